@@ -1,0 +1,122 @@
+//! Turns flags, environment and a file into one valid `Config`; it never starts anything.
+
+mod limits;
+
+pub use limits::{LIMITS, Limit, Limits};
+
+use crate::error::{Error, Result};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+/// What a person wrote: flags, environment variables, and a file for what neither says.
+#[derive(Clone, Debug, Default, clap::Args, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawConfig {
+    /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, env = "HEARTH_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// Folder for everything that lasts: catalog, uploads, compiled code [default: ./hearth-data]
+    #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The onnxruntime library (libonnxruntime.so) [default: DATA/lib, then the loader's path]
+    #[arg(long, env = "HEARTH_ORT_LIB", value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// Threads that one model run may use [default: the machine's cores]
+    #[arg(long, env = "HEARTH_MODEL_THREADS", value_name = "N")]
+    pub model_threads: Option<usize>,
+    /// Serve on an address that other machines reach, without authentication
+    #[arg(long, env = "HEARTH_INSECURE")]
+    pub insecure: bool,
+    /// Set a limit; repeat for several. `hearth status` lists them all
+    #[arg(long = "limit", env = "HEARTH_LIMITS", value_name = "NAME=VALUE", value_delimiter = ',')]
+    pub limits: Vec<String>,
+    /// A TOML file with the same settings, used where flags and environment are silent
+    #[arg(long, env = "HEARTH_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+}
+
+/// Valid settings; below this point nothing is optional that is known.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The data folder; made absolute.
+    pub data: PathBuf,
+    /// The onnxruntime library, where one was named.
+    pub ort_lib: Option<PathBuf>,
+    /// Threads of one model run.
+    pub model_threads: usize,
+    /// Every limit.
+    pub limits: Limits,
+}
+
+impl RawConfig {
+    /// Reads the file named by `--config`, if any, and gives valid settings. Flags and environment win over the file.
+    pub fn resolve(self) -> Result<Config> {
+        let file = match &self.config {
+            None => RawConfig::default(),
+            Some(path) => read(path)?,
+        };
+        let listen = self.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+        let listen = address(&listen)?;
+        let insecure = self.insecure || file.insecure;
+        if !listen.ip().is_loopback() && !insecure {
+            return Err(Error::invalid_argument(format!(
+                "{listen} can be reached from other machines and hearth has no authentication there; \
+                 listen on 127.0.0.1, or say --insecure if the network is trusted"
+            )));
+        }
+        let data = self.data.or(file.data).unwrap_or_else(|| PathBuf::from("hearth-data"));
+        let data = std::path::absolute(&data)
+            .map_err(|error| Error::invalid_argument(format!("--data {}: {error}", data.display())))?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let model_threads = self.model_threads.or(file.model_threads).unwrap_or(cores);
+        if !(1..=1024).contains(&model_threads) {
+            return Err(Error::invalid_argument(format!("--model-threads is {model_threads}, but takes 1 to 1024")));
+        }
+        let mut limits = Limits::default();
+        for assignment in file.limits.iter().chain(&self.limits) {
+            limits.set(assignment)?;
+        }
+        let ort_lib = self.ort_lib.or(file.ort_lib);
+        Ok(Config { listen, data, ort_lib, model_threads, limits })
+    }
+}
+
+fn read(path: &Path) -> Result<RawConfig> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::invalid_argument(format!("--config {}: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| Error::malformed(format!("{}: {error}", path.display())))
+}
+
+fn address(text: &str) -> Result<SocketAddr> {
+    let found = text.to_socket_addrs().ok().and_then(|mut all| all.next());
+    found.ok_or_else(|| {
+        Error::invalid_argument(format!("--listen '{text}' is no address and port; write it like 127.0.0.1:8080"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(listen: &str) -> RawConfig {
+        RawConfig { listen: Some(listen.to_owned()), ..RawConfig::default() }
+    }
+
+    #[test]
+    fn an_open_listener_needs_insecure() {
+        let refused = raw("0.0.0.0:80").resolve().unwrap_err();
+        assert!(refused.message().contains("--insecure"), "{refused}");
+        assert!(RawConfig { insecure: true, ..raw("0.0.0.0:80") }.resolve().is_ok());
+        assert!(raw("localhost:0").resolve().unwrap().listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn wrong_settings_name_the_flag() {
+        assert!(raw("nowhere").resolve().unwrap_err().message().contains("--listen"));
+        let threads = RawConfig { model_threads: Some(0), ..RawConfig::default() };
+        assert!(threads.resolve().unwrap_err().message().contains("--model-threads"));
+    }
+}
