@@ -1,0 +1,87 @@
+//! Tensors, the operators on them and the memory they take, behind one `Device` trait; it never knows guests, HTTP or models.
+
+mod cpu;
+mod decode;
+mod dtype;
+mod ledger;
+mod op;
+#[cfg(test)]
+mod reference_tests;
+mod resample;
+mod shape;
+mod stop;
+mod tensor;
+
+pub use cpu::Cpu;
+pub use decode::decode_image;
+pub use dtype::DType;
+pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind};
+pub use op::{
+    Arithmetic, Coordinates, Cost, ImageLayout, Interpolation, Op, PadMode, Plan, Resize, SliceRange, StridedCopy, Work,
+};
+pub use shape::Shape;
+pub use stop::Stop;
+pub use tensor::{Buffer, DeviceMemory, HostMemory, Tensor};
+
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
+
+// Sizes are u64 in plans and usize in host memory; a shape that was checked fits both.
+const _: () = assert!(usize::BITS == 64, "hearth needs a 64-bit host");
+
+/// Memory and operators. Callers hold it as `Arc<dyn Device>` and know nothing else about it.
+///
+/// Every method that makes a tensor charges the account before it allocates, and fails with `limit-exceeded` (the account)
+/// or `overloaded` (the device) when the bytes do not fit.
+pub trait Device: Send + Sync {
+    /// The device's name: `cpu`, `cuda:0`, …
+    fn name(&self) -> &str;
+
+    /// Who owns which bytes of this device.
+    fn ledger(&self) -> &Arc<Ledger>;
+
+    /// The limits that plans are checked against.
+    fn limits(&self) -> &Limits;
+
+    /// Makes a tensor from row-major little-endian bytes.
+    ///
+    /// Errors: `invalid-argument` when `bytes` is not exactly as long as dtype and shape say, when a boolean is neither 0
+    /// nor 1, or when dtype is text.
+    fn create(&self, account: &Arc<Account>, dtype: DType, shape: Shape, bytes: &[u8]) -> Result<Tensor>;
+
+    /// Makes a tensor from host memory that someone else allocated, such as an engine's output, without a copy where the
+    /// device can use it in place. Its length must be that of dtype and shape; booleans must be 0 or 1.
+    fn adopt(&self, account: &Arc<Account>, dtype: DType, shape: Shape, memory: Box<dyn HostMemory>) -> Result<Tensor>;
+
+    /// Waits for the tensor and copies a range of its bytes to the host.
+    ///
+    /// Errors: `invalid-argument` when the range does not lie within the tensor; what the device found while computing it.
+    fn read(&self, tensor: &Tensor, range: Range<u64>) -> Result<Vec<u8>>;
+
+    /// Does planned work; `inputs` are those that were planned for. Callers use [`Device::run`].
+    fn execute(&self, account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>>;
+
+    /// Plans an operator, checks it against the limits and enqueues it. A device of host memory computes at once.
+    ///
+    /// Errors: those of [`Op::plan`]; `limit-exceeded` and `overloaded`; `deadline-exceeded` and `cancelled` from `stop`;
+    /// `unsupported` when an input lies on another device.
+    fn run(&self, account: &Arc<Account>, op: &Op, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
+        for tensor in inputs {
+            if !std::ptr::addr_eq(Arc::as_ptr(tensor.device()), self) {
+                let (there, here) = (tensor.device().name(), self.name());
+                return Err(Error::unsupported(format!("an input lies on {there}, but the operator runs on {here}")));
+            }
+        }
+        let described: Vec<_> = inputs.iter().map(|tensor| (tensor.dtype(), tensor.shape())).collect();
+        let plan = op.plan(&described, self.limits())?;
+        stop.check()?;
+        match (&plan.work, plan.outputs.first(), inputs.first()) {
+            (Work::View { byte_offset }, Some((_, shape)), Some(tensor)) => {
+                Ok(vec![tensor.view(*byte_offset, shape.clone())?])
+            }
+            _ => self.execute(account, &plan, inputs, stop),
+        }
+    }
+}

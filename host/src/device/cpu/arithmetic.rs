@@ -1,0 +1,179 @@
+//! Element-wise operators of two tensors that broadcast; it never copies an operand to make it larger, but for short
+//! patterns.
+
+use super::element::{Bit, Element, Float, Number, with_float};
+use super::memory::{Fresh, elements};
+use super::strided::Odometer;
+use super::vectorised::vectorised;
+use crate::device::stop::Pace;
+use crate::device::{Arithmetic, DType, Tensor};
+use crate::error::Result;
+use bytemuck::Pod;
+
+/// The loops over the result.
+pub(super) struct Loops {
+    outer: Vec<usize>,
+    outer_strides: Vec<[isize; 2]>,
+    /// The innermost loop, and whether each operand moves along it.
+    columns: usize,
+    moves: [bool; 2],
+}
+
+impl Loops {
+    /// Loops of a plan.
+    pub(super) fn new(dims: &[u64], a_strides: &[u64], b_strides: &[u64]) -> Loops {
+        let outer = dims.len().saturating_sub(1);
+        let strides = a_strides.iter().zip(b_strides).map(|(a, b)| [*a as isize, *b as isize]);
+        Loops {
+            outer: dims[..outer].iter().map(|dim| *dim as usize).collect(),
+            outer_strides: strides.take(outer).collect(),
+            columns: dims.last().map_or(1, |dim| *dim as usize),
+            moves: [a_strides, b_strides].map(|strides| strides.last().is_none_or(|stride| *stride != 0)),
+        }
+    }
+
+    /// Where one operand is a short run that repeats along all of the other: which one.
+    fn pattern(&self) -> Option<usize> {
+        let [.., strides] = &self.outer_strides[..] else { return None };
+        let whole = |operand: usize| self.outer_strides.len() == 1 && strides[operand] == self.columns as isize;
+        let repeats = |operand: usize| strides[operand] == 0;
+        let short = self.columns < 64 && self.moves == [true, true];
+        [0, 1].into_iter().find(|operand| short && repeats(*operand) && whole(1 - operand))
+    }
+}
+
+/// Computes the result.
+pub(super) fn run(
+    arithmetic: Arithmetic,
+    loops: &Loops,
+    inputs: [&Tensor; 2],
+    result: &mut Fresh,
+    pace: &mut Pace<'_>,
+) -> Result<()> {
+    macro_rules! number {
+        ($type:ty, $minimum:ty, $maximum:ty) => {{
+            let (a, b): (&[$type], &[$type]) = (elements(inputs[0])?, elements(inputs[1])?);
+            let result = result.elements_mut()?;
+            match arithmetic {
+                Arithmetic::Add => each::<$type, Add>(loops, a, b, result, pace),
+                Arithmetic::Subtract => each::<$type, Subtract>(loops, a, b, result, pace),
+                Arithmetic::Multiply => each::<$type, Multiply>(loops, a, b, result, pace),
+                Arithmetic::Divide => each::<$type, Divide>(loops, a, b, result, pace),
+                Arithmetic::Minimum => each::<$type, $minimum>(loops, a, b, result, pace),
+                Arithmetic::Maximum => each::<$type, $maximum>(loops, a, b, result, pace),
+            }
+        }};
+    }
+    match inputs[0].dtype() {
+        // The smaller of two booleans is `and`, the larger `or`; their other operators are refused when planned.
+        DType::Boolean => {
+            let (a, b): (&[Bit], &[Bit]) = (elements(inputs[0])?, elements(inputs[1])?);
+            let result = result.elements_mut()?;
+            match arithmetic {
+                Arithmetic::Minimum => each::<Bit, Smaller>(loops, a, b, result, pace),
+                Arithmetic::Maximum => each::<Bit, Larger>(loops, a, b, result, pace),
+                Arithmetic::Add | Arithmetic::Subtract | Arithmetic::Multiply | Arithmetic::Divide => {
+                    Err(super::element::unplanned(DType::Boolean))
+                }
+            }
+        }
+        DType::U8 => number!(u8, Smaller, Larger),
+        DType::S8 => number!(i8, Smaller, Larger),
+        DType::U16 => number!(u16, Smaller, Larger),
+        DType::S16 => number!(i16, Smaller, Larger),
+        DType::U32 => number!(u32, Smaller, Larger),
+        DType::S32 => number!(i32, Smaller, Larger),
+        DType::U64 => number!(u64, Smaller, Larger),
+        DType::S64 => number!(i64, Smaller, Larger),
+        float => with_float!(float, T => number!(T, SmallerOrNan, LargerOrNan)),
+    }
+}
+
+/// An operator of two elements.
+trait Pairwise<T> {
+    fn apply(a: T, b: T) -> T;
+}
+
+macro_rules! pairwise {
+    ($($name:ident: $bound:ident, |$a:ident, $b:ident| $body:expr;)*) => {$(
+        struct $name;
+        impl<T: $bound> Pairwise<T> for $name {
+            #[inline(always)]
+            fn apply($a: T, $b: T) -> T { $body }
+        }
+    )*};
+}
+
+pairwise! {
+    Add: Number, |a, b| a.add(b);
+    Subtract: Number, |a, b| a.subtract(b);
+    Multiply: Number, |a, b| a.multiply(b);
+    Divide: Number, |a, b| a.divide(b);
+    Smaller: Element, |a, b| if b.key() < a.key() { b } else { a };
+    Larger: Element, |a, b| if b.key() > a.key() { b } else { a };
+    SmallerOrNan: Float, |a, b| if choose_first(a, b, a.widen() <= b.widen()) { a } else { b };
+    LargerOrNan: Float, |a, b| if choose_first(a, b, a.widen() >= b.widen()) { a } else { b };
+}
+
+/// The first where it is NaN, else the second where that is NaN, else as compared.
+#[inline(always)]
+#[expect(clippy::eq_op, reason = "only NaN differs from itself")]
+fn choose_first<T: Float>(a: T, b: T, compared: bool) -> bool {
+    let (a, b) = (a.widen(), b.widen());
+    (a != a) | (compared & (b == b))
+}
+
+fn each<T: Pod, O: Pairwise<T>>(
+    loops: &Loops,
+    a: &[T],
+    b: &[T],
+    result: &mut [T],
+    pace: &mut Pace<'_>,
+) -> Result<()> {
+    if let Some(operand) = loops.pattern() {
+        let (short, long) = if operand == 0 { (a, b) } else { (b, a) };
+        let run: Vec<T> = short.iter().copied().cycle().take(short.len() * 64_usize.div_ceil(short.len())).collect();
+        for (long, to) in long.chunks(run.len()).zip(result.chunks_mut(run.len())) {
+            pace.spend(to.len())?;
+            let run = &run[..to.len()];
+            if operand == 0 { both::<T, O>(run, long, to) } else { both::<T, O>(long, run, to) }
+        }
+        return Ok(());
+    }
+    let mut rows = Odometer::new(loops.outer.clone(), loops.outer_strides.clone(), [0, 0]);
+    for row in result.chunks_exact_mut(loops.columns) {
+        let [a_at, b_at] = rows.at.map(|at| at as usize);
+        for (index, to) in row.chunks_mut(Pace::CHUNK).enumerate() {
+            pace.spend(to.len() + 8)?;
+            let part = |operand: &'_ [T], at: usize| (at + index * Pace::CHUNK).min(operand.len());
+            match loops.moves {
+                [true, true] => both::<T, O>(&a[part(a, a_at)..], &b[part(b, b_at)..], to),
+                [true, false] => right::<T, O>(&a[part(a, a_at)..], b[b_at], to),
+                [false, true] => left::<T, O>(a[a_at], &b[part(b, b_at)..], to),
+                [false, false] => to.fill(O::apply(a[a_at], b[b_at])),
+            }
+        }
+        rows.step();
+    }
+    Ok(())
+}
+
+vectorised! {
+    fn both [T, O] [T: Pod, O: Pairwise<T>] (a: &[T], b: &[T], to: &mut [T]) {
+        for ((a, b), to) in a.iter().zip(b).zip(to) {
+            *to = O::apply(*a, *b);
+        }
+    }
+
+    fn right [T, O] [T: Pod, O: Pairwise<T>] (a: &[T], b: T, to: &mut [T]) {
+        for (a, to) in a.iter().zip(to) {
+            *to = O::apply(*a, b);
+        }
+    }
+
+    fn left [T, O] [T: Pod, O: Pairwise<T>] (a: T, b: &[T], to: &mut [T]) {
+        for (b, to) in b.iter().zip(to) {
+            *to = O::apply(a, *b);
+        }
+    }
+}

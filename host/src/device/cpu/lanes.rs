@@ -1,0 +1,261 @@
+//! Operators along one axis: softmax, argmax, l2-normalize and the masked mean; it never holds more than a few lanes.
+//!
+//! The axis is the middle of [outer, length, inner]. Where `inner` is 1 a lane is contiguous and is worked on as a whole;
+//! otherwise neighbouring lanes are worked on together, so that the inner loop is contiguous either way.
+
+use super::element::{Element, Float, Sample, Wide};
+use super::vectorised::vectorised;
+use crate::device::stop::Pace;
+use crate::error::Result;
+
+/// Lanes that are worked on together.
+const BLOCK: usize = 64;
+/// Independent sums of one lane, so that they become one vector.
+const SUMS: usize = 16;
+/// Elements that are added up in the type itself before their sum is added to one in f64.
+const RUN: usize = 1_024;
+
+/// Calls `work` with the first element and the number of neighbouring lanes of each block, in a tensor whose lanes are
+/// `length` long.
+fn blocks(
+    [outer, length, inner]: [usize; 3],
+    pace: &mut Pace<'_>,
+    mut work: impl FnMut(usize, usize, &mut Pace<'_>) -> Result<()>,
+) -> Result<()> {
+    for row in 0..outer {
+        for column in (0..inner).step_by(BLOCK) {
+            work(row * length * inner + column, BLOCK.min(inner - column), pace)?;
+        }
+    }
+    Ok(())
+}
+
+/// exp(x - max) / sum(exp(x - max)).
+pub(super) fn softmax<T: Float>(sizes: [u64; 3], input: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
+    let [outer, length, inner] = sizes.map(|size| size as usize);
+    if inner == 1 {
+        for (from, to) in input.chunks_exact(length).zip(result.chunks_exact_mut(length)) {
+            pace.spend(length * 4)?;
+            softmax_lane(from, to);
+        }
+        return Ok(());
+    }
+    blocks([outer, length, inner], pace, |start, count, pace| {
+        pace.spend(length * count * 4)?;
+        softmax_lanes(&input[start..], &mut result[start..], [length, inner, count]);
+        Ok(())
+    })
+}
+
+vectorised! {
+    fn softmax_lane [T] [T: Float] (from: &[T], to: &mut [T]) {
+        let mut most = [T::Wide::NEGATIVE_INFINITY; SUMS];
+        for run in from.chunks(SUMS) {
+            for (most, x) in most.iter_mut().zip(run) {
+                let x = x.widen();
+                *most = if x > *most { x } else { *most };
+            }
+        }
+        let most = most.into_iter().fold(T::Wide::NEGATIVE_INFINITY, |a, b| if b > a { b } else { a });
+        let mut total = 0.0;
+        for (from, to) in from.chunks(RUN).zip(to.chunks_mut(RUN)) {
+            let mut sums = [T::Wide::ZERO; SUMS];
+            for (from, to) in from.chunks(SUMS).zip(to.chunks_mut(SUMS)) {
+                for ((x, to), sum) in from.iter().zip(to).zip(&mut sums) {
+                    let power = (x.widen() - most).exp();
+                    *sum += power;
+                    *to = T::narrow(power);
+                }
+            }
+            total += sums.iter().map(|sum| sum.into_f64()).sum::<f64>();
+        }
+        let total = T::Wide::of_f64(total);
+        for (x, to) in from.iter().zip(to) {
+            // A narrow type has lost digits of the power already.
+            let power = if T::IS_WIDE { to.widen() } else { (x.widen() - most).exp() };
+            *to = T::narrow(power / total);
+        }
+    }
+
+    fn softmax_lanes [T] [T: Float] (from: &[T], to: &mut [T], sizes: [usize; 3]) {
+        let [length, inner, count] = sizes;
+        let mut most = [T::Wide::NEGATIVE_INFINITY; BLOCK];
+        for row in from.chunks(inner).take(length) {
+            for (most, x) in most[..count].iter_mut().zip(&row[..count]) {
+                let x = x.widen();
+                *most = if x > *most { x } else { *most };
+            }
+        }
+        let mut totals = [0.0; BLOCK];
+        for (row, to) in from.chunks(inner).zip(to.chunks_mut(inner)).take(length) {
+            for (((x, to), most), total) in row[..count].iter().zip(&mut to[..count]).zip(&most).zip(&mut totals) {
+                let power = (x.widen() - *most).exp();
+                *total += power.into_f64();
+                *to = T::narrow(power);
+            }
+        }
+        for (row, to) in from.chunks(inner).zip(to.chunks_mut(inner)).take(length) {
+            for (((x, to), most), total) in row[..count].iter().zip(&mut to[..count]).zip(&most).zip(&totals) {
+                let power = if T::IS_WIDE { to.widen() } else { (x.widen() - *most).exp() };
+                *to = T::narrow(power / T::Wide::of_f64(*total));
+            }
+        }
+    }
+}
+
+/// x / max(sqrt(sum(x * x)), epsilon).
+pub(super) fn l2_normalize<T: Float>(
+    sizes: [u64; 3],
+    epsilon: f64,
+    input: &[T],
+    result: &mut [T],
+    pace: &mut Pace<'_>,
+) -> Result<()> {
+    let [outer, length, inner] = sizes.map(|size| size as usize);
+    if inner == 1 {
+        for (from, to) in input.chunks_exact(length).zip(result.chunks_exact_mut(length)) {
+            pace.spend(length * 2)?;
+            l2_lane(from, to, epsilon);
+        }
+        return Ok(());
+    }
+    blocks([outer, length, inner], pace, |start, count, pace| {
+        pace.spend(length * count * 2)?;
+        l2_lanes(&input[start..], &mut result[start..], [length, inner, count], epsilon);
+        Ok(())
+    })
+}
+
+/// The larger of both, and NaN where the length is NaN.
+#[inline(always)]
+fn divisor(sum: f64, epsilon: f64) -> f64 {
+    let length = sum.sqrt();
+    if length < epsilon { epsilon } else { length }
+}
+
+vectorised! {
+    fn l2_lane [T] [T: Float] (from: &[T], to: &mut [T], epsilon: f64) {
+        // In f64, so that the squares of large and small numbers stay numbers.
+        let mut sums = [0.0; SUMS];
+        for run in from.chunks(SUMS) {
+            for (sum, x) in sums.iter_mut().zip(run) {
+                let x = x.widen().into_f64();
+                *sum += x * x;
+            }
+        }
+        let divisor = divisor(sums.iter().sum(), epsilon);
+        for (x, to) in from.iter().zip(to) {
+            *to = T::narrow(T::Wide::of_f64(x.widen().into_f64() / divisor));
+        }
+    }
+
+    fn l2_lanes [T] [T: Float] (from: &[T], to: &mut [T], sizes: [usize; 3], epsilon: f64) {
+        let [length, inner, count] = sizes;
+        let mut sums = [0.0; BLOCK];
+        for row in from.chunks(inner).take(length) {
+            for (sum, x) in sums.iter_mut().zip(&row[..count]) {
+                let x = x.widen().into_f64();
+                *sum += x * x;
+            }
+        }
+        let divisors = sums.map(|sum| divisor(sum, epsilon));
+        for (row, to) in from.chunks(inner).zip(to.chunks_mut(inner)).take(length) {
+            for ((x, to), divisor) in row[..count].iter().zip(&mut to[..count]).zip(&divisors) {
+                *to = T::narrow(T::Wide::of_f64(x.widen().into_f64() / divisor));
+            }
+        }
+    }
+}
+
+/// The first index of the largest.
+pub(super) fn argmax<T: Element>(sizes: [u64; 3], input: &[T], result: &mut [i64], pace: &mut Pace<'_>) -> Result<()> {
+    let [outer, length, inner] = sizes.map(|size| size as usize);
+    if inner == 1 {
+        for (lane, to) in input.chunks_exact(length).zip(result) {
+            pace.spend(length)?;
+            *to = argmax_lane(lane) as i64;
+        }
+        return Ok(());
+    }
+    blocks([outer, length, inner], pace, |start, count, pace| {
+        pace.spend(length * count)?;
+        let to = start / (length * inner) * inner + start % inner;
+        argmax_lanes(&input[start..], &mut result[to..to + count], [length, inner, count]);
+        Ok(())
+    })
+}
+
+vectorised! {
+    fn argmax_lane [T] [T: Element] (lane: &[T]) -> usize {
+        let Some(first) = lane.first() else { return 0 };
+        let mut most = [first.key(); SUMS];
+        for run in lane.chunks(SUMS) {
+            for (most, x) in most.iter_mut().zip(run) {
+                *most = (*most).max(x.key());
+            }
+        }
+        let most = most.into_iter().fold(first.key(), Ord::max);
+        lane.iter().position(|x| x.key() == most).unwrap_or(0)
+    }
+
+    fn argmax_lanes [T] [T: Element] (from: &[T], to: &mut [i64], sizes: [usize; 3]) {
+        let [length, inner, count] = sizes;
+        let Some(first) = from.first() else { return };
+        let mut most = [first.key(); BLOCK];
+        for (most, x) in most[..count].iter_mut().zip(from) {
+            *most = x.key();
+        }
+        to.fill(0);
+        for (index, row) in from.chunks(inner).take(length).enumerate() {
+            for ((most, to), x) in most[..count].iter_mut().zip(to.iter_mut()).zip(&row[..count]) {
+                let key = x.key();
+                *to = if key > *most { index as i64 } else { *to };
+                *most = if key > *most { key } else { *most };
+            }
+        }
+    }
+}
+
+/// A mask as weights.
+pub(super) fn weights<T: Element>(mask: &[T], pace: &mut Pace<'_>) -> Result<Vec<f64>> {
+    pace.spend(mask.len())?;
+    Ok(mask.iter().map(|weight| weight.to_f64()).collect())
+}
+
+/// sum(x * mask) / max(sum(mask), 1e-9) over the tokens of [batch, tokens, features]; tokens of weight 0 are passed over.
+pub(super) fn masked_mean_pool<T: Float>(
+    [batch, tokens, features]: [u64; 3],
+    weights: &[f64],
+    input: &[T],
+    result: &mut [T],
+    pace: &mut Pace<'_>,
+) -> Result<()> {
+    const FEATURES: usize = 256;
+    let [batch, tokens, features] = [batch, tokens, features].map(|size| size as usize);
+    for (row, to) in (0..batch).zip(result.chunks_exact_mut(features)) {
+        let weights = &weights[row * tokens..(row + 1) * tokens];
+        let sum: f64 = weights.iter().sum();
+        let sum = if sum < 1e-9 { 1e-9 } else { sum };
+        for (index, to) in to.chunks_mut(FEATURES).enumerate() {
+            let mut sums = [0.0; FEATURES];
+            let sums = &mut sums[..to.len()];
+            for (token, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
+                pace.spend(to.len())?;
+                let start = (row * tokens + token) * features + index * FEATURES;
+                add_weighted(&input[start..start + to.len()], *weight, sums);
+            }
+            for (sum_of_feature, to) in sums.iter().zip(to) {
+                *to = T::narrow(T::Wide::of_f64(*sum_of_feature / sum));
+            }
+        }
+    }
+    Ok(())
+}
+
+vectorised! {
+    fn add_weighted [T] [T: Sample] (from: &[T], weight: f64, sums: &mut [f64]) {
+        for (x, sum) in from.iter().zip(sums) {
+            *sum += x.widen().into_f64() * weight;
+        }
+    }
+}

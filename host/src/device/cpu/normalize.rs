@@ -1,0 +1,58 @@
+//! `normalize`: a factor and a summand per channel; it always gives f32.
+
+use super::element::Element;
+use super::vectorised::vectorised;
+use crate::device::stop::Pace;
+use crate::error::Result;
+
+/// [outer, channels, inner] of any dtype to f32.
+pub(super) fn run<T: Element>(
+    [outer, inner]: [usize; 2],
+    scale: &[f32],
+    offset: &[f32],
+    input: &[T],
+    result: &mut [f32],
+    pace: &mut Pace<'_>,
+) -> Result<()> {
+    if inner >= LONG || scale.len() == 1 {
+        let mut channels = (0..outer).flat_map(|_| scale.iter().zip(offset));
+        for (from, to) in input.chunks_exact(inner).zip(result.chunks_exact_mut(inner)) {
+            let Some((&scale, &offset)) = channels.next() else { break };
+            for (from, to) in from.chunks(Pace::CHUNK).zip(to.chunks_mut(Pace::CHUNK)) {
+                pace.spend(from.len())?;
+                plane(from, to, scale, offset);
+            }
+        }
+        return Ok(());
+    }
+    // Short runs of channels: the numbers are repeated until the loops over them are long.
+    let period = scale.len() * inner;
+    let repeats = LONG.div_ceil(period);
+    let spread = |numbers: &[f32]| -> Vec<f32> {
+        let once = numbers.iter().flat_map(|number| std::iter::repeat_n(*number, inner));
+        once.cycle().take(period * repeats).collect()
+    };
+    let (scale, offset) = (spread(scale), spread(offset));
+    for (from, to) in input.chunks(scale.len()).zip(result.chunks_mut(scale.len())) {
+        pace.spend(from.len())?;
+        pattern(from, to, &scale, &offset);
+    }
+    Ok(())
+}
+
+/// Runs of at least so many elements are worth a loop of their own.
+const LONG: usize = 96;
+
+vectorised! {
+    fn plane [T] [T: Element] (from: &[T], to: &mut [f32], scale: f32, offset: f32) {
+        for (from, to) in from.iter().zip(to) {
+            *to = from.to_f32() * scale + offset;
+        }
+    }
+
+    fn pattern [T] [T: Element] (from: &[T], to: &mut [f32], scale: &[f32], offset: &[f32]) {
+        for (((from, to), scale), offset) in from.iter().zip(to).zip(scale).zip(offset) {
+            *to = from.to_f32() * scale + offset;
+        }
+    }
+}

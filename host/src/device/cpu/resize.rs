@@ -1,0 +1,240 @@
+//! `resize`: the rows of a target row are blended first, over contiguous memory, then its columns; it never holds more than
+//! two rows beside the images.
+
+use super::element::{Sample, Wide};
+use super::vectorised::vectorised;
+use crate::device::resample::{Axis, Taps};
+use crate::device::stop::Pace;
+use crate::device::{Account, Interpolation, Resize};
+use crate::error::Result;
+use std::sync::Arc;
+
+/// The sizes of images before and after.
+pub(super) struct Picture {
+    images: usize,
+    source: [usize; 2],
+    target: [usize; 2],
+    channels: usize,
+    resize: Resize,
+    axes: [Axis; 2],
+}
+
+impl Picture {
+    /// Images of a source height and width.
+    pub(super) fn new(images: u64, source: [u64; 2], channels: u64, resize: Resize) -> Picture {
+        Picture {
+            images: images as usize,
+            source: source.map(|side| side as usize),
+            target: [resize.height as usize, resize.width as usize],
+            channels: channels as usize,
+            resize,
+            axes: [Axis::rows(&resize, source[0]), Axis::columns(&resize, source[1])],
+        }
+    }
+}
+
+/// Resizes all images.
+pub(super) fn run<T: Sample>(
+    picture: &Picture,
+    input: &[T],
+    result: &mut [T],
+    account: &Arc<Account>,
+    pace: &mut Pace<'_>,
+) -> Result<()> {
+    let Picture { images, source: [_, source_width], target: [height, width], channels, .. } = *picture;
+    let [row, target_row] = [source_width * channels, width * channels];
+    // A pixel may be read and written as four samples, so rows are a little longer than they need be.
+    let samples = row + target_row + 8;
+    let weights = picture.axes.map(|axis| axis.bytes().saturating_mul(2));
+    let scratch = weights[0].saturating_add(weights[1]).saturating_add((samples * size_of::<T::Wide>()) as u64);
+    let _scratch = account.charge(scratch)?;
+    let rows = Weighted::<T::Wide>::new(picture.axes[0].taps(pace)?);
+    let columns = Weighted::<T::Wide>::new(picture.axes[1].taps(pace)?);
+    if picture.resize.interpolation == Interpolation::Nearest {
+        return nearest(picture, &rows.starts, &columns.starts, input, result, pace);
+    }
+    let mut blended = vec![T::Wide::ZERO; row + 4];
+    let mut resized = vec![T::Wide::ZERO; target_row + 4];
+    let image_length = picture.source[0] * row;
+    for image in 0..images {
+        let image_rows = &input[image * image_length..(image + 1) * image_length];
+        let target = &mut result[image * height * target_row..(image + 1) * height * target_row];
+        for (to, (start, weights)) in target.chunks_exact_mut(target_row).zip(rows.runs()) {
+            pace.spend(row * weights.len() + target_row * columns.width)?;
+            blend(&image_rows[start * row..], row, weights, &mut blended[..row]);
+            match (channels, columns.pairs.is_some()) {
+                (1, true) => pairs_of_one(&columns, &blended, &mut resized),
+                (3, true) => pairs::<T::Wide, 3>(&columns, &blended, &mut resized),
+                (4, true) => pairs::<T::Wide, 4>(&columns, &blended, &mut resized),
+                (3, false) => pixels::<T::Wide, 3>(&columns, &blended, &mut resized),
+                (4, false) => pixels::<T::Wide, 4>(&columns, &blended, &mut resized),
+                _ => any_channels(&columns, channels, &blended, &mut resized),
+            }
+            finish(&resized[..target_row], to);
+        }
+    }
+    Ok(())
+}
+
+/// Taps in the type that is computed in.
+struct Weighted<W> {
+    width: usize,
+    starts: Vec<u32>,
+    counts: Vec<u32>,
+    weights: Vec<W>,
+    /// Where no run is longer than two: both samples and weights of each run.
+    pairs: Option<Vec<([u32; 2], [W; 2])>>,
+}
+
+impl<W: Wide> Weighted<W> {
+    fn new(taps: Taps) -> Weighted<W> {
+        let weights: Vec<W> = taps.weights.iter().map(|weight| W::of_f64(*weight)).collect();
+        let mut columns = Weighted { width: taps.width, starts: taps.starts, counts: taps.counts, weights, pairs: None };
+        if taps.width <= 2 {
+            let pair = |(start, run): (usize, &[W])| match run {
+                [first, second] => ([start as u32, start as u32 + 1], [*first, *second]),
+                // Two halves of one sample, and not nothing of another, which could be NaN or infinite.
+                _ => ([start as u32; 2], [W::of_f64(0.5); 2]),
+            };
+            columns.pairs = Some(columns.runs().map(pair).collect());
+        }
+        columns
+    }
+
+    /// The first sample and the weights of each run.
+    fn runs(&self) -> impl Iterator<Item = (usize, &[W])> {
+        let rows = self.weights.chunks_exact(self.width);
+        let runs = self.starts.iter().zip(&self.counts).zip(rows);
+        runs.map(|((start, count), weights)| (*start as usize, &weights[..*count as usize]))
+    }
+}
+
+/// Copies samples.
+fn nearest<T: Sample>(
+    picture: &Picture,
+    rows: &[u32],
+    columns: &[u32],
+    input: &[T],
+    result: &mut [T],
+    pace: &mut Pace<'_>,
+) -> Result<()> {
+    let Picture { images, source: [source_height, source_width], target: [height, width], channels, .. } = *picture;
+    let (row, target_row) = (source_width * channels, width * channels);
+    for image in 0..images {
+        let mut before = None;
+        for (index, &source) in rows.iter().enumerate() {
+            pace.spend(target_row)?;
+            let at = (image * height + index) * target_row;
+            if before == Some(source) {
+                result.copy_within(at - target_row..at, at);
+                continue;
+            }
+            before = Some(source);
+            let from = &input[(image * source_height + source as usize) * row..][..row];
+            let to = &mut result[at..at + target_row];
+            match channels {
+                1 => pick::<T, 1>(columns, from, to),
+                3 => pick::<T, 3>(columns, from, to),
+                4 => pick::<T, 4>(columns, from, to),
+                _ => {
+                    for (to, column) in to.chunks_exact_mut(channels).zip(columns) {
+                        to.copy_from_slice(&from[*column as usize * channels..][..channels]);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pick<T: Sample, const N: usize>(columns: &[u32], from: &[T], to: &mut [T]) {
+    let (from, to) = (from.as_chunks::<N>().0, to.as_chunks_mut::<N>().0);
+    for (to, column) in to.iter_mut().zip(columns) {
+        *to = from[*column as usize];
+    }
+}
+
+/// Blends rows of `row` samples that lie one after the other.
+fn blend<T: Sample>(rows: &[T], row: usize, weights: &[T::Wide], blended: &mut [T::Wide]) {
+    let mut rows = rows.chunks_exact(row);
+    let mut weights = weights.iter().copied();
+    let mut next = || Some((rows.next()?, weights.next()?));
+    let mut first = true;
+    while let Some((a, a_weight)) = next() {
+        match (next(), first) {
+            (Some((b, b_weight)), true) => blend_two(a, b, [a_weight, b_weight], blended),
+            (Some((b, b_weight)), false) => add_two(a, b, [a_weight, b_weight], blended),
+            (None, true) => blend_one(a, a_weight, blended),
+            (None, false) => add_one(a, a_weight, blended),
+        }
+        first = false;
+    }
+}
+
+vectorised! {
+    fn blend_one [T] [T: Sample] (a: &[T], weight: T::Wide, to: &mut [T::Wide]) {
+        for (a, to) in a.iter().zip(to) {
+            *to = a.widen() * weight;
+        }
+    }
+
+    fn blend_two [T] [T: Sample] (a: &[T], b: &[T], weights: [T::Wide; 2], to: &mut [T::Wide]) {
+        for ((a, b), to) in a.iter().zip(b).zip(to) {
+            *to = a.widen() * weights[0] + b.widen() * weights[1];
+        }
+    }
+
+    fn add_one [T] [T: Sample] (a: &[T], weight: T::Wide, to: &mut [T::Wide]) {
+        for (a, to) in a.iter().zip(to) {
+            *to += a.widen() * weight;
+        }
+    }
+
+    fn add_two [T] [T: Sample] (a: &[T], b: &[T], weights: [T::Wide; 2], to: &mut [T::Wide]) {
+        for ((a, b), to) in a.iter().zip(b).zip(to) {
+            *to = *to + a.widen() * weights[0] + b.widen() * weights[1];
+        }
+    }
+
+    fn finish [T] [T: Sample] (from: &[T::Wide], to: &mut [T]) {
+        for (from, to) in from.iter().zip(to) {
+            *to = T::narrow(*from);
+        }
+    }
+
+    fn pairs_of_one [W] [W: Wide] (columns: &Weighted<W>, from: &[W], to: &mut [W]) {
+        for (([left, right], weights), to) in columns.pairs.iter().flatten().zip(to) {
+            *to = from[*left as usize] * weights[0] + from[*right as usize] * weights[1];
+        }
+    }
+
+    /// Pixels of three or four channels, read and written as four samples: what is too much is overwritten by the next
+    /// pixel.
+    fn pairs [W, N] [W: Wide, const N: usize] (columns: &Weighted<W>, from: &[W], to: &mut [W]) {
+        for (index, ([left, right], weights)) in columns.pairs.iter().flatten().enumerate() {
+            let (left, right) = (&from[*left as usize * N..][..4], &from[*right as usize * N..][..4]);
+            let pixel: [W; 4] = std::array::from_fn(|channel| left[channel] * weights[0] + right[channel] * weights[1]);
+            to[index * N..][..4].copy_from_slice(&pixel);
+        }
+    }
+
+    fn pixels [W, N] [W: Wide, const N: usize] (columns: &Weighted<W>, from: &[W], to: &mut [W]) {
+        for (index, (start, weights)) in columns.runs().enumerate() {
+            let mut pixel = [W::ZERO; 4];
+            for (tap, weight) in weights.iter().enumerate() {
+                let sample = &from[(start + tap) * N..][..4];
+                pixel = std::array::from_fn(|channel| pixel[channel] + sample[channel] * *weight);
+            }
+            to[index * N..][..4].copy_from_slice(&pixel);
+        }
+    }
+
+    fn any_channels [W] [W: Wide] (columns: &Weighted<W>, channels: usize, from: &[W], to: &mut [W]) {
+        for ((start, weights), to) in columns.runs().zip(to.chunks_exact_mut(channels)) {
+            to.fill(W::ZERO);
+            for (sample, weight) in from[start * channels..].chunks_exact(channels).zip(weights) {
+                to.iter_mut().zip(sample).for_each(|(to, sample)| *to += *sample * *weight);
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The types of elements; it never touches data.
+
+use std::fmt;
+
+/// The type of a tensor's elements, as in `wit/tensors.wit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DType {
+    /// One byte, 0 or 1.
+    Boolean,
+    /// Unsigned 8-bit integer.
+    U8,
+    /// Signed 8-bit integer.
+    S8,
+    /// Unsigned 16-bit integer.
+    U16,
+    /// Signed 16-bit integer.
+    S16,
+    /// Unsigned 32-bit integer.
+    U32,
+    /// Signed 32-bit integer.
+    S32,
+    /// Unsigned 64-bit integer.
+    U64,
+    /// Signed 64-bit integer.
+    S64,
+    /// IEEE 754 binary16.
+    F16,
+    /// bfloat16: the upper half of an IEEE 754 binary32.
+    BF16,
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary64.
+    F64,
+    /// UTF-8 strings of any length; no device holds them.
+    Text,
+}
+
+impl DType {
+    /// Every type, in the order of declaration.
+    pub const ALL: [DType; 14] = [
+        DType::Boolean,
+        DType::U8,
+        DType::S8,
+        DType::U16,
+        DType::S16,
+        DType::U32,
+        DType::S32,
+        DType::U64,
+        DType::S64,
+        DType::F16,
+        DType::BF16,
+        DType::F32,
+        DType::F64,
+        DType::Text,
+    ];
+
+    /// The word for this type in WIT, JSON and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DType::Boolean => "boolean",
+            DType::U8 => "u8",
+            DType::S8 => "s8",
+            DType::U16 => "u16",
+            DType::S16 => "s16",
+            DType::U32 => "u32",
+            DType::S32 => "s32",
+            DType::U64 => "u64",
+            DType::S64 => "s64",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+            DType::Text => "text",
+        }
+    }
+
+    /// The type that a word names.
+    pub fn from_word(word: &str) -> Option<DType> {
+        DType::ALL.into_iter().find(|dtype| dtype.as_str() == word)
+    }
+
+    /// Bytes of one element; `None` for text.
+    pub const fn size_bytes(self) -> Option<u64> {
+        match self {
+            DType::Boolean | DType::U8 | DType::S8 => Some(1),
+            DType::U16 | DType::S16 | DType::F16 | DType::BF16 => Some(2),
+            DType::U32 | DType::S32 | DType::F32 => Some(4),
+            DType::U64 | DType::S64 | DType::F64 => Some(8),
+            DType::Text => None,
+        }
+    }
+
+    /// Whether it is f16, bf16, f32 or f64.
+    pub const fn is_float(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

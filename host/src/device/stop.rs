@@ -1,0 +1,107 @@
+//! Tells long work that nobody waits for it any more; it never interrupts anything by itself.
+
+use crate::error::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// A switch that is off until someone cancels or a deadline passes. Clones share the switch.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    cancelled: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
+
+impl Stop {
+    /// A switch with a deadline, if any.
+    pub fn new(deadline: Option<Instant>) -> Stop {
+        Stop { cancelled: Arc::default(), deadline }
+    }
+
+    /// Withdraws the work of all clones.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Stop::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// When work must end.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// An error once the work should stop: `cancelled` or `deadline-exceeded`.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() {
+            return Err(Error::cancelled("the work was withdrawn"));
+        }
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => {
+                Err(Error::deadline_exceeded("the deadline passed; do less in one invocation or raise its time limit"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Counts a loop's operations and checks a [`Stop`] about every millisecond of them.
+#[derive(Debug)]
+pub(crate) struct Pace<'a> {
+    stop: &'a Stop,
+    left: usize,
+}
+
+impl<'a> Pace<'a> {
+    /// The most operations between two checks, in long runs of elements too.
+    pub(crate) const CHUNK: usize = 1 << 20;
+
+    /// A count that checks first after [`Pace::CHUNK`] operations.
+    pub(crate) fn new(stop: &'a Stop) -> Pace<'a> {
+        Pace { stop, left: Pace::CHUNK }
+    }
+
+    /// To be called before so many operations.
+    #[inline]
+    pub(crate) fn spend(&mut self, operations: usize) -> Result<()> {
+        match self.left.checked_sub(operations) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => {
+                self.left = Pace::CHUNK;
+                self.stop.check()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_clone_sees_the_cancellation_and_the_deadline() {
+        let stop = Stop::default();
+        let clone = stop.clone();
+        assert!(clone.check().is_ok());
+        stop.cancel();
+        assert_eq!(clone.check().unwrap_err().kind(), Kind::Cancelled);
+        let late = Stop::new(Some(Instant::now()));
+        assert_eq!(late.check().unwrap_err().kind(), Kind::DeadlineExceeded);
+    }
+
+    #[test]
+    fn a_loop_notices_within_a_chunk() {
+        let stop = Stop::default();
+        let mut pace = Pace::new(&stop);
+        stop.cancel();
+        assert!(pace.spend(Pace::CHUNK).is_ok());
+        assert_eq!(pace.spend(1).unwrap_err().kind(), Kind::Cancelled);
+        assert!(pace.spend(usize::MAX).is_err());
+    }
+}
