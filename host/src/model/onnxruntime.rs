@@ -1,0 +1,229 @@
+//! The engine onnxruntime, on the CPU: finds its library, loads models, runs them over tensors that lie in host memory; it
+//! never copies one. Only this module knows `ort`.
+
+mod glue;
+mod library;
+mod reason;
+
+use super::engine::{Engine, Execution, Session};
+use super::package::Package;
+use super::signature::{Dim, Signature, TensorSignature};
+use crate::config::Config;
+use crate::device::{Account, DType, Device, HostMemory, Shape, Tensor};
+use crate::error::{Error, Kind, Result};
+use glue::{Borrowed, Outlet, Output, RawSession, Side};
+use library::Library;
+use ort::session::RunOptions;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::sys::ONNXTensorElementDataType as Element;
+use reason::Reason;
+use std::ffi::CString;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The engine. Its library is one for the whole process; see [`Library`].
+pub(super) struct OnnxRuntime {
+    config: Config,
+}
+
+impl OnnxRuntime {
+    /// The engine with the library and the number of threads that `config` says.
+    pub(super) fn new(config: &Config) -> OnnxRuntime {
+        OnnxRuntime { config: config.clone() }
+    }
+
+    fn options(&self, library: &Library) -> ort::Result<SessionBuilder> {
+        let builder = SessionBuilder::new(&library.environment)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(self.config.model_threads)?
+            .with_inter_threads(1)?
+            // Threads that wait for work must not take the cores from guests.
+            .with_config_entry("session.intra_op.allow_spinning", "0")?
+            // onnxruntime keeps a pattern for every shape it has seen, and guests choose shapes.
+            .with_memory_pattern(false)?;
+        Ok(builder)
+    }
+}
+
+impl Engine for OnnxRuntime {
+    fn version(&self) -> Result<String> {
+        Library::get(&self.config).map(|library| library.version)
+    }
+
+    fn load(&self, folder: &Path) -> Result<Arc<dyn Session>> {
+        let library = Library::get(&self.config)?;
+        let reason = Reason::without(folder);
+        let options = self.options(&library).map_err(|error| Error::host("setting up onnxruntime", error))?;
+        let path = folder.join(Package::MODEL);
+        let raw = RawSession::load(&library.environment, &options, &path).map_err(|error| reason.of_load(error))?;
+        let raw = Arc::new(raw);
+        let inputs = outlets(&raw, Side::Inputs)?;
+        let outputs = outlets(&raw, Side::Outputs)?;
+        let signature = Signature::new(inputs, outputs)?;
+        let names = |tensors: &[TensorSignature]| -> Result<Vec<CString>> {
+            let names = tensors.iter().map(|tensor| CString::new(tensor.name.as_str())).collect::<Result<_, _>>();
+            names.map_err(|error| Error::host("reading the names of a model", error))
+        };
+        let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
+        Ok(Arc::new(OrtSession { raw, signature, input_names, output_names, reason }))
+    }
+}
+
+struct OrtSession {
+    raw: Arc<RawSession>,
+    signature: Signature,
+    input_names: Vec<CString>,
+    output_names: Vec<CString>,
+    reason: Reason,
+}
+
+impl Session for OrtSession {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn begin(self: Arc<Self>) -> Result<Arc<dyn Execution>> {
+        let options = RunOptions::new().map_err(|error| Error::host("preparing a model run", error))?;
+        Ok(Arc::new(OrtExecution { session: self, options }))
+    }
+}
+
+struct OrtExecution {
+    session: Arc<OrtSession>,
+    options: RunOptions,
+}
+
+impl Execution for OrtExecution {
+    fn run(&self, device: &dyn Device, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let OrtSession { raw, signature, input_names, output_names, reason } = &*self.session;
+        let borrowed: Vec<_> = inputs.iter().map(borrow).collect::<Result<_>>()?;
+        let outputs =
+            raw.run(&self.options, input_names, &borrowed, output_names).map_err(|error| reason.of_run(error))?;
+        drop(borrowed);
+        let adopt = |(output, declared)| adopt(device, account, inputs, declared, output);
+        outputs.into_iter().zip(&signature.outputs).map(adopt).collect()
+    }
+
+    fn terminate(&self) {
+        if let Err(error) = self.options.terminate() {
+            tracing::warn!("a model run could not be terminated: {error}");
+        }
+    }
+}
+
+fn borrow(tensor: &Tensor) -> Result<Borrowed<'_>> {
+    let (Some(bytes), Some(element)) = (tensor.host_bytes(), element_of(tensor.dtype())) else {
+        let message = format!("onnxruntime runs on the CPU and takes no {tensor:?}");
+        return Err(Error::unsupported(message));
+    };
+    // A shape's elements fit in isize, but a dimension beside an empty one need not.
+    let dims: Vec<i64> = tensor.shape().dims().iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect();
+    Borrowed::new(bytes, &dims, element).map_err(|error| Error::host("passing a tensor to onnxruntime", error))
+}
+
+fn adopt(
+    device: &dyn Device,
+    account: &Arc<Account>,
+    inputs: &[Tensor],
+    declared: &TensorSignature,
+    output: Output,
+) -> Result<Tensor> {
+    let wrong = || Error::new(Kind::Internal, format!("output '{}' is not what the model declares", declared.name));
+    if dtype_of(output.element) != Some(declared.dtype) {
+        return Err(wrong());
+    }
+    let dims: Vec<u64> =
+        output.dims.iter().map(|&dim| u64::try_from(dim)).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    let shape = Shape::new(&dims, device.limits().tensor_rank)
+        .map_err(|error| error.context(format_args!("output '{}'", declared.name)))?;
+    // A graph may hand an input through as an output; the memory is then that of the input.
+    let memory = output.bytes().as_ptr_range();
+    let overlaps = |tensor: &&Tensor| {
+        let range = tensor.host_bytes().unwrap_or_default().as_ptr_range();
+        range.start < memory.end && memory.start < range.end
+    };
+    let passed_through = inputs.iter().find(overlaps).cloned();
+    device.adopt(account, declared.dtype, shape, Box::new(Adopted { output, _passed_through: passed_through }))
+}
+
+struct Adopted {
+    output: Output,
+    _passed_through: Option<Tensor>,
+}
+
+impl HostMemory for Adopted {
+    fn bytes(&self) -> &[u8] {
+        self.output.bytes()
+    }
+}
+
+fn outlets(raw: &RawSession, side: Side) -> Result<Vec<TensorSignature>> {
+    let read = |error| Error::host("reading a model's signature", error);
+    let count = raw.count(side).map_err(read)?;
+    let what = match side {
+        Side::Inputs => "inputs",
+        Side::Outputs => "outputs",
+    };
+    Signature::check_count(what, count)?;
+    (0..count).map(|index| described(side, raw.outlet(side, index).map_err(read)?)).collect()
+}
+
+fn described(side: Side, outlet: Outlet) -> Result<TensorSignature> {
+    let what = match side {
+        Side::Inputs => "input",
+        Side::Outputs => "output",
+    };
+    let name: String = outlet.name.chars().take(64).collect();
+    let Some(tensor) = outlet.tensor else {
+        let message =
+            format!("{what} '{name}' is no tensor (a sequence, map or optional); export the model without it");
+        return Err(Error::unsupported(message));
+    };
+    let dtype = match dtype_of(tensor.element) {
+        Some(DType::Text) => {
+            return Err(Error::unsupported(format!("{what} '{name}' is text, which models cannot take yet")));
+        }
+        Some(dtype) => dtype,
+        None => {
+            let message =
+                format!("{what} '{name}' has an element type that hearth has no tensors of; export it as f32");
+            return Err(Error::unsupported(message));
+        }
+    };
+    let Some(dims) = tensor.dims else {
+        let message = format!("{what} '{name}' does not declare how many dimensions it has; export it with a shape");
+        return Err(Error::unsupported(message));
+    };
+    let dim = |(length, symbol): (i64, String)| match u64::try_from(length) {
+        Ok(length) => Dim::Fixed(length),
+        Err(_) => Dim::free(symbol),
+    };
+    let shape = dims.into_iter().map(dim).collect();
+    Ok(TensorSignature { name: outlet.name, dtype, shape, batch_axis: None })
+}
+
+fn element_of(dtype: DType) -> Option<Element> {
+    Some(match dtype {
+        DType::Boolean => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        DType::U8 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        DType::S8 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        DType::U16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        DType::S16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        DType::U32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        DType::S32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        DType::U64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        DType::S64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        DType::F16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        DType::BF16 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+        DType::F32 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        DType::F64 => Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+        DType::Text => return None,
+    })
+}
+
+fn dtype_of(element: i32) -> Option<DType> {
+    if element == Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING as i32 {
+        return Some(DType::Text);
+    }
+    DType::ALL.into_iter().find(|dtype| element_of(*dtype).is_some_and(|known| known as i32 == element))
+}

@@ -1,0 +1,341 @@
+//! The calls to onnxruntime's C API that `ort` has no safe form of: sessions shared by threads, and tensors over memory
+//! that stays the caller's; it decides nothing.
+//!
+//! Its types are safe to use. Every pointer they hold comes from the API, is not null, and is released once.
+#![allow(unsafe_code)]
+
+use ort::AsPointer;
+use ort::environment::Environment;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{RunOptions, builder::SessionBuilder};
+use ort::sys::{
+    ONNXTensorElementDataType, OrtAllocator, OrtApiBase, OrtSession, OrtStatusPtr, OrtTensorTypeAndShapeInfo,
+    OrtTypeInfo, OrtValue,
+};
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::marker::PhantomData;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+
+/// The code of the API for tensors, as opposed to sequences, maps and others.
+const TYPE_TENSOR: i32 = ort::sys::ONNXType::ONNX_TYPE_TENSOR as i32;
+/// The code of the API for elements that are strings, which have no plain bytes.
+const ELEMENT_STRING: i32 = ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING as i32;
+
+/// Calls a function of the API and turns its status into a result.
+macro_rules! call {
+    ($name:ident($($argument:expr),* $(,)?)) => {
+        checked((ort::api().$name)($($argument),*))
+    };
+}
+
+/// # Safety
+/// `status` was returned by the API and not released.
+unsafe fn checked(status: OrtStatusPtr) -> ort::Result<()> {
+    // SAFETY: by this function's contract.
+    unsafe { ort::Error::result_from_status(status) }
+}
+
+fn not_null<T>(pointer: *mut T, what: &str) -> ort::Result<NonNull<T>> {
+    NonNull::new(pointer).ok_or_else(|| ort::Error::new(format!("onnxruntime gave no {what}")))
+}
+
+/// The version of an onnxruntime library, such as `1.32.0`. Loads it, and the libraries it needs, for good.
+pub(super) fn version(path: &Path) -> Result<String, String> {
+    // SAFETY: whoever runs the server names the libraries it loads, by configuration or by what is installed; a library's
+    // initialisers run as those of the process's own do.
+    let library = unsafe { libloading::Library::new(path) }.map_err(|error| error.to_string())?;
+    // The same library is loaded again by `ort`; unloading it in between is not safe for all versions.
+    let library = std::mem::ManuallyDrop::new(library);
+    // SAFETY: a symbol of this name has this type in every version of the C API.
+    let base = unsafe { library.get::<unsafe extern "C" fn() -> *const OrtApiBase>(b"OrtGetApiBase") };
+    let base = base.map_err(|_| "it is not onnxruntime: it has no OrtGetApiBase".to_owned())?;
+    // SAFETY: the function takes nothing and gives a static table or null, whose first two entries never changed; the
+    // version is a static string that ends in NUL.
+    unsafe {
+        let table = base().as_ref().ok_or("its OrtGetApiBase gives nothing")?;
+        let version = (table.GetVersionString)();
+        if version.is_null() {
+            return Err("it has no version".to_owned());
+        }
+        Ok(CStr::from_ptr(version).to_string_lossy().into_owned())
+    }
+}
+
+/// The inputs or the outputs of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Inputs,
+    Outputs,
+}
+
+/// An input or output as the model declares it.
+pub(super) struct Outlet {
+    pub(super) name: String,
+    /// What a tensor holds; none for what is no tensor.
+    pub(super) tensor: Option<OutletTensor>,
+}
+
+/// The type and dimensions of an input or output.
+pub(super) struct OutletTensor {
+    /// An `ONNXTensorElementDataType`; newer libraries know more of them than this build.
+    pub(super) element: i32,
+    /// Each dimension, negative where it is free, and its symbol, empty where it has none. None where not even the number
+    /// of dimensions is declared.
+    pub(super) dims: Option<Vec<(i64, String)>>,
+}
+
+/// A model loaded by onnxruntime.
+pub(super) struct RawSession {
+    pointer: NonNull<OrtSession>,
+    /// The environment must outlive its sessions.
+    _environment: Environment,
+}
+
+// SAFETY: the C API lets a session be used and released by any thread, and lets many threads call Run and the queries on
+// one session at once ("OrtApi::Run … is thread-safe"); nothing else is called on it.
+unsafe impl Send for RawSession {}
+// SAFETY: as above.
+unsafe impl Sync for RawSession {}
+
+impl Drop for RawSession {
+    fn drop(&mut self) {
+        // SAFETY: created by CreateSession, released only here; runs borrow the session and so are over.
+        unsafe { (ort::api().ReleaseSession)(self.pointer.as_ptr()) };
+    }
+}
+
+impl RawSession {
+    /// Loads the model in a file.
+    pub(super) fn load(environment: &Environment, options: &SessionBuilder, path: &Path) -> ort::Result<RawSession> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut session: *mut OrtSession = null_mut();
+        // SAFETY: environment and options are alive, the path ends in NUL, `session` is written before it is read.
+        unsafe { call!(CreateSession(environment.ptr(), path.as_ptr(), options.ptr(), &raw mut session))? };
+        Ok(RawSession { pointer: not_null(session, "session")?, _environment: environment.clone() })
+    }
+
+    /// How many inputs or outputs there are.
+    pub(super) fn count(&self, side: Side) -> ort::Result<usize> {
+        let mut count = 0;
+        let session = self.pointer.as_ptr();
+        // SAFETY: the session is alive; `count` is written.
+        unsafe {
+            match side {
+                Side::Inputs => call!(SessionGetInputCount(session, &raw mut count))?,
+                Side::Outputs => call!(SessionGetOutputCount(session, &raw mut count))?,
+            }
+        }
+        Ok(count)
+    }
+
+    /// What one of them is. `index` is less than [`RawSession::count`].
+    pub(super) fn outlet(&self, side: Side, index: usize) -> ort::Result<Outlet> {
+        let mut info: *mut OrtTypeInfo = null_mut();
+        let session = self.pointer.as_ptr();
+        // SAFETY: the session is alive; `info` is written, and released by `TypeInfo`.
+        unsafe {
+            match side {
+                Side::Inputs => call!(SessionGetInputTypeInfo(session, index, &raw mut info))?,
+                Side::Outputs => call!(SessionGetOutputTypeInfo(session, index, &raw mut info))?,
+            }
+        }
+        let info = TypeInfo(not_null(info, "type")?);
+        Ok(Outlet { name: self.name(side, index)?, tensor: info.tensor()? })
+    }
+
+    fn name(&self, side: Side, index: usize) -> ort::Result<String> {
+        let mut allocator: *mut OrtAllocator = null_mut();
+        let mut name: *mut c_char = null_mut();
+        let session = self.pointer.as_ptr();
+        // SAFETY: the session is alive and the default allocator is never released; the name is a string that ends in NUL,
+        // which is copied before it is freed by the allocator that made it.
+        unsafe {
+            call!(GetAllocatorWithDefaultOptions(&raw mut allocator))?;
+            match side {
+                Side::Inputs => call!(SessionGetInputName(session, index, allocator, &raw mut name))?,
+                Side::Outputs => call!(SessionGetOutputName(session, index, allocator, &raw mut name))?,
+            }
+            let name = not_null(name, "name")?;
+            let text = CStr::from_ptr(name.as_ptr()).to_str().map(str::to_owned);
+            call!(AllocatorFree(allocator, name.as_ptr().cast()))?;
+            Ok(text?)
+        }
+    }
+
+    /// Runs the model. Any number of threads may do so at once, each with options of its own.
+    pub(super) fn run(
+        self: &Arc<Self>,
+        options: &RunOptions,
+        input_names: &[CString],
+        inputs: &[Borrowed<'_>],
+        output_names: &[CString],
+    ) -> ort::Result<Vec<Output>> {
+        if input_names.len() != inputs.len() {
+            return Err(ort::Error::new("a run needs one name for each input"));
+        }
+        let input_names: Vec<_> = input_names.iter().map(|name| name.as_ptr()).collect();
+        let output_names: Vec<_> = output_names.iter().map(|name| name.as_ptr()).collect();
+        let values: Vec<*const OrtValue> = inputs.iter().map(|input| input.value.0.as_ptr().cast_const()).collect();
+        let mut outputs: Vec<*mut OrtValue> = vec![null_mut(); output_names.len()];
+        // SAFETY: session, options, names and input values are alive and borrowed until the call returns; there are as many
+        // of each as the lengths say; null outputs ask onnxruntime to allocate. Run may be called by many threads at once,
+        // and does not write to its inputs.
+        let status = unsafe {
+            call!(Run(
+                self.pointer.as_ptr(),
+                options.ptr(),
+                input_names.as_ptr(),
+                values.as_ptr(),
+                values.len(),
+                output_names.as_ptr(),
+                output_names.len(),
+                outputs.as_mut_ptr(),
+            ))
+        };
+        let outputs: Vec<_> = outputs.into_iter().map(|output| NonNull::new(output).map(Value)).collect();
+        status?;
+        let missing = || ort::Error::new("onnxruntime gave fewer outputs than the model has");
+        outputs.into_iter().map(|value| Output::new(value.ok_or_else(missing)?, self.clone())).collect()
+    }
+}
+
+struct TypeInfo(NonNull<OrtTypeInfo>);
+
+impl Drop for TypeInfo {
+    fn drop(&mut self) {
+        // SAFETY: owned, released only here.
+        unsafe { (ort::api().ReleaseTypeInfo)(self.0.as_ptr()) };
+    }
+}
+
+impl TypeInfo {
+    fn tensor(&self) -> ort::Result<Option<OutletTensor>> {
+        // Enums of the API are read as integers: a newer library may write values that this build's enums lack.
+        let (mut kind, mut element, mut rank) = (0i32, 0i32, 0usize);
+        let mut info: *const OrtTensorTypeAndShapeInfo = null_mut();
+        // SAFETY: the type is alive, and what it is cast to lives as long as it; both enums are 32-bit integers in C; all
+        // variables are written before they are read.
+        unsafe {
+            call!(GetOnnxTypeFromTypeInfo(self.0.as_ptr(), (&raw mut kind).cast()))?;
+            if kind != TYPE_TENSOR {
+                return Ok(None);
+            }
+            call!(CastTypeInfoToTensorInfo(self.0.as_ptr(), &raw mut info))?;
+            let info = not_null(info.cast_mut(), "tensor type")?.as_ptr();
+            call!(GetTensorElementType(info, (&raw mut element).cast()))?;
+            if !(ort::api().TensorTypeAndShape_HasShape)(info) {
+                return Ok(Some(OutletTensor { element, dims: None }));
+            }
+            call!(GetDimensionsCount(info, &raw mut rank))?;
+            let mut lengths = vec![0i64; rank];
+            let mut symbols: Vec<*const c_char> = vec![null_mut(); rank];
+            call!(GetDimensions(info, lengths.as_mut_ptr(), rank))?;
+            call!(GetSymbolicDimensions(info, symbols.as_mut_ptr(), rank))?;
+            let symbol = |pointer: *const c_char| match pointer.is_null() {
+                true => String::new(),
+                false => CStr::from_ptr(pointer).to_string_lossy().into_owned(),
+            };
+            let dims = lengths.into_iter().zip(symbols.into_iter().map(symbol)).collect();
+            Ok(Some(OutletTensor { element, dims: Some(dims) }))
+        }
+    }
+}
+
+struct Value(NonNull<OrtValue>);
+
+// SAFETY: a value is reference-counted memory; any thread may read and release it.
+unsafe impl Send for Value {}
+// SAFETY: as above; nothing writes to it.
+unsafe impl Sync for Value {}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        // SAFETY: owned, released only here.
+        unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) };
+    }
+}
+
+/// A tensor over memory that stays the caller's.
+pub(super) struct Borrowed<'a> {
+    value: Value,
+    bytes: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Borrowed<'a> {
+    /// A tensor over `bytes`, which hold as many elements as `dims` say.
+    pub(super) fn new(bytes: &'a [u8], dims: &[i64], element: ONNXTensorElementDataType) -> ort::Result<Borrowed<'a>> {
+        let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
+        let mut value: *mut OrtValue = null_mut();
+        let data: *mut c_void = bytes.as_ptr().cast_mut().cast();
+        // SAFETY: the bytes outlive the value by its lifetime parameter, the call checks that they suffice for the
+        // dimensions, and nothing writes through the pointer: inputs of a run are only read.
+        unsafe {
+            call!(CreateTensorWithDataAsOrtValue(
+                host.ptr(),
+                data,
+                bytes.len(),
+                dims.as_ptr(),
+                dims.len(),
+                element,
+                &raw mut value,
+            ))?;
+        }
+        Ok(Borrowed { value: Value(not_null(value, "value")?), bytes: PhantomData })
+    }
+}
+
+/// A tensor that a run gave, in memory of onnxruntime's.
+pub(super) struct Output {
+    /// An `ONNXTensorElementDataType`.
+    pub(super) element: i32,
+    /// The dimensions.
+    pub(super) dims: Vec<i64>,
+    data: NonNull<u8>,
+    bytes: usize,
+    _value: Value,
+    /// An output may be one of the model's constants, which the session owns.
+    _session: Arc<RawSession>,
+}
+
+// SAFETY: `data` points into `_value`, which any thread may read.
+unsafe impl Send for Output {}
+// SAFETY: as above; nothing writes to it.
+unsafe impl Sync for Output {}
+
+impl Output {
+    fn new(value: Value, session: Arc<RawSession>) -> ort::Result<Output> {
+        let (mut element, mut rank, mut bytes) = (0i32, 0usize, 0usize);
+        let mut dims: *const i64 = null_mut();
+        let mut data: *mut c_void = null_mut();
+        let pointer = value.0.as_ptr();
+        // SAFETY: the value is alive; the call fails unless it is a tensor; the dimensions lie in the value and are copied.
+        let dims = unsafe {
+            let kind = (&raw mut element).cast();
+            call!(GetTensorElementTypeAndShapeDataReference(pointer, kind, &raw mut dims, &raw mut rank))?;
+            if rank == 0 || dims.is_null() { Vec::new() } else { std::slice::from_raw_parts(dims, rank).to_vec() }
+        };
+        if element == ELEMENT_STRING {
+            return Err(ort::Error::new("text outputs are not supported"));
+        }
+        // SAFETY: the value is alive and a tensor of plain elements; both are written.
+        unsafe {
+            call!(GetTensorSizeInBytes(pointer, &raw mut bytes))?;
+            call!(GetTensorMutableData(pointer, &raw mut data))?;
+        }
+        let data = match NonNull::new(data.cast::<u8>()) {
+            Some(data) => data,
+            None if bytes == 0 => NonNull::dangling(),
+            None => return Err(ort::Error::new("onnxruntime gave an output without data")),
+        };
+        Ok(Output { element, dims, data, bytes, _value: value, _session: session })
+    }
+
+    /// The elements.
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: the value holds this many initialised bytes at `data` as long as it lives, and nothing writes to them.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.bytes) }
+    }
+}

@@ -1,0 +1,138 @@
+//! Finds and loads onnxruntime's library, once for the process; its absence is an error value, never a panic.
+
+use super::glue;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The file's name, which on Linux a version may follow.
+const NAME: &str = "libonnxruntime.so";
+
+/// The oldest version that has what hearth calls; the feature `api-24` of `ort`.
+const OLDEST: &str = "1.24";
+
+/// The library in use. `ort` and the library itself allow one for the process: the first that works is kept.
+static LOADED: Mutex<Option<Library>> = Mutex::new(None);
+
+/// A library that works, and its environment.
+#[derive(Clone)]
+pub(super) struct Library {
+    /// The engine's name and version.
+    pub(super) version: String,
+    path: PathBuf,
+    /// What sessions are made in.
+    pub(super) environment: Environment,
+}
+
+impl Library {
+    /// The library that `config` names; where it names none, the one in the data folder, beside the executable, or in the
+    /// loader's path, in that order. Nothing is remembered of a failure, so that a library that is installed later is found.
+    ///
+    /// Errors: `unavailable` where there is none that works; its source says what was tried.
+    pub(super) fn get(config: &Config) -> Result<Library> {
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = &*loaded {
+            return match &config.ort_lib {
+                Some(named) if named.canonicalize().ok() != library.path.canonicalize().ok() => match version(named) {
+                    Err(reason) => Err(unavailable(&[format!("{}: {reason}", named.display())])),
+                    Ok(_) => Ok(library.clone()),
+                },
+                Some(_) | None => Ok(library.clone()),
+            };
+        }
+        let mut failures = Vec::new();
+        for path in candidates(config) {
+            match load(&path) {
+                Ok(library) => return Ok(loaded.insert(library).clone()),
+                Err(reason) => failures.push(format!("{}: {reason}", path.display())),
+            }
+        }
+        Err(unavailable(&failures))
+    }
+}
+
+fn unavailable(failures: &[String]) -> Error {
+    let message = format!(
+        "onnxruntime is not installed here, so no model can run; `cargo xtask setup` fetches it, or set HEARTH_ORT_LIB to \
+         a {NAME} of version {OLDEST} or later and restart the server"
+    );
+    let tried = if failures.is_empty() { "found none".to_owned() } else { format!("tried {}", failures.join("; ")) };
+    Error::unavailable(message).with_source(tried)
+}
+
+fn candidates(config: &Config) -> Vec<PathBuf> {
+    if let Some(named) = &config.ort_lib {
+        return vec![std::path::absolute(named).unwrap_or_else(|_| named.clone())];
+    }
+    let mut found = libraries_in(&config.data.join("lib"));
+    let executable = std::env::current_exe().ok();
+    if let Some(folder) = executable.as_deref().and_then(Path::parent) {
+        found.extend(libraries_in(folder));
+        // `ort` resolves a bare name beside the executable first, and panics where there is no such folder.
+        found.push(PathBuf::from(NAME));
+        found.push(PathBuf::from(format!("{NAME}.1")));
+    }
+    found
+}
+
+/// The libraries in a folder, those with the highest version in their name first.
+fn libraries_in(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let version = |path: &PathBuf| -> Option<Vec<u32>> {
+        let rest = path.file_name()?.to_str()?.strip_prefix(NAME)?;
+        match rest.strip_prefix('.') {
+            None if rest.is_empty() => Some(Vec::new()),
+            None => None,
+            Some(version) => version.split('.').map(|part| part.parse().ok()).collect(),
+        }
+    };
+    let mut found: Vec<_> =
+        entries.flatten().filter_map(|entry| Some((version(&entry.path())?, entry.path()))).collect();
+    found.sort_by(|a, b| b.cmp(a));
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// The version of a library that is new enough.
+fn version(path: &Path) -> Result<String, String> {
+    let version = glue::version(path)?;
+    let number = |text: &str| -> Vec<u32> { text.split('.').map_while(|part| part.parse().ok()).collect() };
+    if number(&version) < number(OLDEST) {
+        return Err(format!("its version is {version}, but {OLDEST} or later is needed"));
+    }
+    Ok(version)
+}
+
+fn load(path: &Path) -> Result<Library, String> {
+    let version = version(path)?;
+    let builder = ort::init_from(path).map_err(|error| error.to_string())?;
+    // Models choose the names in the engine's messages, and failures come back as errors: nothing is louder than debug.
+    let log = |_: LogLevel, category: &str, _: &str, place: &str, message: &str| {
+        tracing::debug!(target: "onnxruntime", category, place, "{message}");
+    };
+    let builder = builder.with_name("hearth").with_telemetry(false).with_logger(Arc::new(log));
+    let environment = builder.build().map_err(|error| error.to_string())?;
+    environment.set_log_level(LogLevel::Warning);
+    tracing::info!(path = %path.display(), version, "onnxruntime is loaded");
+    Ok(Library { version: format!("onnxruntime {version}"), path: path.to_owned(), environment })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_tried_newest_first_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["", ".1", ".1.9.0", ".1.32.0", "x", ".old"] {
+            std::fs::write(folder.path().join(format!("{NAME}{name}")), b"").unwrap();
+        }
+        std::fs::write(folder.path().join("libonnxruntime_providers_shared.so"), b"").unwrap();
+        let found = libraries_in(folder.path());
+        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()?.strip_prefix(NAME)).collect();
+        assert_eq!(names, [".1.32.0", ".1.9.0", ".1", ""]);
+        assert!(libraries_in(&folder.path().join("none")).is_empty());
+    }
+}

@@ -1,0 +1,102 @@
+//! What a model consists of, and the two questions `model` asks of whoever stores it; it never stores anything itself.
+
+use crate::error::Result;
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// One file of a package.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PackageFile {
+    /// The SHA-256 of its bytes, in lower-case hexadecimal.
+    pub digest: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// The files of a model, by their names: always `model.onnx`; beside it external data, and below `assets/` what guests read.
+///
+/// Names are relative, with `/` between folders; whoever makes a package has refused all others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Package {
+    /// Each file by its name.
+    pub files: BTreeMap<String, PackageFile>,
+}
+
+impl Package {
+    /// The name of the file that holds the graph.
+    pub const MODEL: &str = "model.onnx";
+    /// What the names of assets begin with.
+    pub const ASSETS: &str = "assets/";
+
+    /// The bytes that loading the model brings into memory: its graph and external data, without assets, samples and
+    /// settings.
+    pub fn weights_bytes(&self) -> u64 {
+        let weighs =
+            |name: &str| !name.starts_with(Self::ASSETS) && !name.starts_with("samples/") && name != "model.toml";
+        let sizes = self.files.iter().filter(|(name, _)| weighs(name)).map(|(_, file)| file.bytes);
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    /// The asset of a name, which is its path below `assets/`.
+    pub fn asset(&self, name: &str) -> Option<&PackageFile> {
+        self.files.get(&format!("{}{name}", Self::ASSETS))
+    }
+
+    /// The names of all assets, sorted.
+    pub fn asset_names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().filter_map(|name| name.strip_prefix(Self::ASSETS))
+    }
+}
+
+/// Where the bytes of files are. `catalog` implements it.
+pub trait Blobs: Send + Sync {
+    /// The local file with the bytes of this digest.
+    fn path(&self, digest: &str) -> PathBuf;
+
+    /// A local folder in which the package's files lie under their names. `digest` is the package's. May copy or link, so
+    /// it is called on a blocking thread. The files must be ordinary files: onnxruntime refuses external data that is
+    /// reached through a link out of the folder.
+    ///
+    /// Errors: those of the disk.
+    fn package_folder(&self, digest: &str, package: &Package) -> Result<PathBuf>;
+}
+
+/// What a name means. `catalog` implements it.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// The model that a tenant means by `name`, `name@version` or `name@alias`.
+    ///
+    /// Errors: `not-found`, whose message names what there is none of.
+    async fn resolve(&self, tenant: &str, name: &str) -> Result<Resolved>;
+}
+
+/// A model that was found by name.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The name without version or alias.
+    pub name: String,
+    /// The version.
+    pub version: u64,
+    /// The digest of the package: models of one digest are loaded once.
+    pub digest: String,
+    /// The package's files.
+    pub package: Package,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assets_are_found_by_their_path_below_assets_and_do_not_weigh() {
+        let names =
+            [("model.onnx", 10), ("weights.bin", 5), ("assets/vocab.txt", 7), ("samples/1.json", 3), ("model.toml", 2)];
+        let file = |bytes| PackageFile { digest: String::new(), bytes };
+        let package = Package { files: names.iter().map(|&(name, bytes)| (name.to_owned(), file(bytes))).collect() };
+        assert_eq!(package.weights_bytes(), 15);
+        assert_eq!(package.asset_names().collect::<Vec<_>>(), ["vocab.txt"]);
+        assert_eq!(package.asset("vocab.txt").map(|file| file.bytes), Some(7));
+        assert!(package.asset("../model.onnx").is_none());
+    }
+}
