@@ -1,0 +1,91 @@
+//! The one place for the catalog's schema and the steps that lead to it; it never reads or writes a row of it.
+
+use super::database;
+use crate::error::{Error, Result};
+use sqlx::SqlitePool;
+
+/// Each entry leads from the version before it to its own, counted from 1. An entry that was released never changes.
+///
+/// Keys begin with the tenant. `kind` is 'function' or 'model': both have names, versions, aliases and blobs alike, and
+/// `detail` is the JSON that only one of them has. Times are milliseconds since 1970. A row of `names` outlives the
+/// deletion of its versions, so that a version number is never given twice.
+const STEPS: &[&str] = &["
+    CREATE TABLE names (
+        tenant       TEXT    NOT NULL,
+        kind         TEXT    NOT NULL CHECK (kind IN ('function', 'model')),
+        name         TEXT    NOT NULL,
+        next_version INTEGER NOT NULL DEFAULT 1,
+        live         INTEGER,
+        PRIMARY KEY (tenant, kind, name)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE versions (
+        tenant     TEXT    NOT NULL,
+        kind       TEXT    NOT NULL,
+        name       TEXT    NOT NULL,
+        version    INTEGER NOT NULL CHECK (version > 0),
+        digest     TEXT    NOT NULL,
+        bytes      INTEGER NOT NULL,
+        detail     TEXT    NOT NULL,
+        created_at INTEGER NOT NULL,
+        PRIMARY KEY (tenant, kind, name, version),
+        UNIQUE (tenant, kind, name, digest),
+        FOREIGN KEY (tenant, kind, name) REFERENCES names (tenant, kind, name)
+    ) STRICT;
+    CREATE INDEX versions_by_digest ON versions (digest);
+
+    CREATE TABLE aliases (
+        tenant  TEXT    NOT NULL,
+        kind    TEXT    NOT NULL,
+        name    TEXT    NOT NULL,
+        alias   TEXT    NOT NULL,
+        version INTEGER NOT NULL,
+        PRIMARY KEY (tenant, kind, name, alias),
+        FOREIGN KEY (tenant, kind, name, version) REFERENCES versions (tenant, kind, name, version) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX aliases_by_version ON aliases (tenant, kind, name, version);
+
+    CREATE TABLE version_blobs (
+        tenant  TEXT    NOT NULL,
+        kind    TEXT    NOT NULL,
+        name    TEXT    NOT NULL,
+        version INTEGER NOT NULL,
+        digest  TEXT    NOT NULL,
+        PRIMARY KEY (tenant, kind, name, version, digest),
+        FOREIGN KEY (tenant, kind, name, version) REFERENCES versions (tenant, kind, name, version) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX version_blobs_by_digest ON version_blobs (digest);
+"];
+
+/// Brings the schema to the newest version, each step in a transaction of its own.
+///
+/// Errors: `conflict` where a newer hearth made the catalog.
+pub(super) async fn migrate(pool: &SqlitePool) -> Result<()> {
+    let failed = |error| database("preparing the catalog", error);
+    sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL PRIMARY KEY) STRICT")
+        .execute(pool)
+        .await
+        .map_err(failed)?;
+    let found: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM schema_version")
+        .fetch_one(pool)
+        .await
+        .map_err(failed)?;
+    let newest = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    if found > newest {
+        return Err(Error::conflict(format!(
+            "the catalog has schema version {found} and this hearth knows up to {newest}; run the newer hearth, or name \
+             another folder with --data"
+        )));
+    }
+    for (version, step) in (1_i64..).zip(STEPS).skip(usize::try_from(found).unwrap_or(0)) {
+        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        sqlx::raw_sql(*step).execute(&mut *transaction).await.map_err(failed)?;
+        sqlx::query("INSERT INTO schema_version (version) VALUES (?)")
+            .bind(version)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+    }
+    Ok(())
+}
