@@ -1,0 +1,262 @@
+//! One request through one fresh instance, under its limits; it never outlives its deadline or its caller.
+
+use super::{Function, Runtime, Slot};
+use crate::error::{Error, Kind, Result};
+use crate::interface::{self, Call, Ctx, LogLevel, LogLine, Request, Response, Usage};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use wasmtime::{ResourceLimiter, Store, Trap};
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+/// What a store carries: the host's side of the contract, WASI for guests that import it, and the memory limits.
+pub(super) struct State {
+    pub(super) ctx: Ctx,
+    wasi: Option<Box<Wasi>>,
+    limiter: Limiter,
+}
+
+/// WASI of one invocation: no files, no network, output to the log.
+struct Wasi {
+    ctx: WasiCtx,
+    stdout: MemoryOutputPipe,
+    stderr: MemoryOutputPipe,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let State { ctx, wasi, .. } = self;
+        // Made when first asked for: it costs more than the rest of an invocation, and most guests do not want it.
+        let wasi = wasi.get_or_insert_with(|| Box::new(Wasi::new(ctx)));
+        WasiCtxView { ctx: &mut wasi.ctx, table: ctx.table() }
+    }
+}
+
+impl Wasi {
+    fn new(ctx: &Ctx) -> Wasi {
+        let capacity = usize::try_from(ctx.log.room_bytes()).unwrap_or(usize::MAX);
+        let (stdout, stderr) = (MemoryOutputPipe::new(capacity), MemoryOutputPipe::new(capacity));
+        let mut builder = WasiCtx::builder();
+        builder.stdout(stdout.clone()).stderr(stderr.clone());
+        for (key, value) in &ctx.call().grant.config {
+            builder.env(key, value);
+        }
+        Wasi { ctx: builder.build(), stdout, stderr }
+    }
+}
+
+/// Counts a guest's memory over all of its linear memories.
+#[derive(Default)]
+struct Limiter {
+    memory_bytes: usize,
+    largest_bytes: usize,
+    largest_table: usize,
+    refused: Option<String>,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        if total > self.largest_bytes {
+            self.refused = Some(format!(
+                "it asked for {total} bytes of memory; guest_memory_bytes allows {}",
+                self.largest_bytes
+            ));
+            return Ok(false);
+        }
+        self.memory_bytes = total;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > self.largest_table {
+            self.refused = Some(format!(
+                "it asked for a table of {desired} elements; guest_table_elements allows {}",
+                self.largest_table
+            ));
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+/// What one invocation used. Times are in microseconds of wall time.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Receipt {
+    /// From the start of the invocation to its answer, without the transfer of bodies.
+    pub wall_us: u64,
+    /// Running the guest's own code, making its instance included.
+    pub guest_us: u64,
+    /// In operators and image decoding.
+    pub operators_us: u64,
+    /// In model runs.
+    pub model_us: u64,
+    /// Waiting: for a place in the pool, for models' turns and their loading.
+    pub queue_us: u64,
+    /// Model runs.
+    pub model_runs: u64,
+    /// The most linear memory the guest had, in bytes.
+    pub guest_memory_bytes: u64,
+    /// The most tensor bytes alive at once.
+    pub tensor_bytes: u64,
+    /// Bytes copied from guest and host to the device.
+    pub uploaded_bytes: u64,
+    /// Bytes copied from the device to the guest.
+    pub downloaded_bytes: u64,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the response's body.
+    pub response_bytes: u64,
+}
+
+/// One request for a function.
+pub struct Invocation {
+    /// Who calls what, until when.
+    pub call: Call,
+    /// What the client sent.
+    pub request: Request,
+    /// The place it runs in.
+    pub slot: Slot,
+    /// How long it waited for that place.
+    pub waited: Duration,
+}
+
+/// How an invocation ended.
+pub struct Outcome {
+    /// The handler's response, or why there is none.
+    pub result: Result<Response>,
+    /// What it used.
+    pub receipt: Receipt,
+    /// What it logged.
+    pub log: Vec<LogLine>,
+    /// How many lines were dropped past the log's limit.
+    pub log_dropped: u64,
+}
+
+impl Runtime {
+    /// Runs one invocation to its end, its deadline, or until the future is dropped, which ends guest and host work.
+    pub async fn invoke(&self, function: &Function, invocation: Invocation) -> Outcome {
+        let started = Instant::now();
+        let Invocation { call, request, slot, waited } = invocation;
+        let limits = &self.services.limits;
+        let ending = EndOnDrop(call.stop.clone());
+        let deadline = call.deadline;
+        let request_bytes = request.body.len() as u64;
+        let limiter = Limiter {
+            largest_bytes: limits.guest_memory_bytes as usize,
+            largest_table: limits.guest_table_elements as usize,
+            ..Limiter::default()
+        };
+        let ctx = Ctx::new(self.services.clone(), call);
+        let mut store = Store::new(&self.engine, State { ctx, wasi: None, limiter });
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(limits.hostcall_bytes as usize);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+
+        let mut polled = Duration::ZERO;
+        let answer = {
+            let run = Metered { inner: pin!(function.handler.handle(&mut store, request)), polled: &mut polled };
+            tokio::time::timeout_at(deadline.into(), run).await
+        };
+        let State { mut ctx, wasi, limiter } = store.into_data();
+        if let Some(wasi) = wasi {
+            log_output(&mut ctx, LogLevel::Stdout, &wasi.stdout);
+            log_output(&mut ctx, LogLevel::Stderr, &wasi.stderr);
+        }
+        let result = match answer {
+            Err(_) => Err(Error::deadline_exceeded(format!(
+                "the handler did not answer within {} ms; make it faster or raise invocation_ms",
+                limits.invocation_ms
+            ))),
+            Ok(Err(trap)) => Err(trapped(&trap, &ctx, &limiter)),
+            Ok(Ok(answer)) => answer,
+        };
+        drop(ending);
+        let usage = std::mem::take(&mut ctx.usage);
+        let receipt = Receipt {
+            wall_us: micros(started.elapsed()),
+            guest_memory_bytes: limiter.memory_bytes as u64,
+            tensor_bytes: ctx.account().peak_bytes(),
+            request_bytes,
+            response_bytes: result.as_ref().map_or(0, |response| response.body.len() as u64),
+            ..receipt(&usage, polled, waited)
+        };
+        let (log, log_dropped) = std::mem::replace(&mut ctx.log, interface::LogBuffer::new(0)).into_lines();
+        drop(ctx);
+        drop(slot);
+        Outcome { result, receipt, log, log_dropped }
+    }
+}
+
+fn receipt(usage: &Usage, polled: Duration, waited: Duration) -> Receipt {
+    Receipt {
+        guest_us: micros(polled).saturating_sub(usage.inline_us),
+        operators_us: usage.operators_us,
+        model_us: usage.model_us,
+        queue_us: usage.queue_us + micros(waited),
+        model_runs: usage.model_runs,
+        uploaded_bytes: usage.uploaded_bytes,
+        downloaded_bytes: usage.downloaded_bytes,
+        ..Receipt::default()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn log_output(ctx: &mut Ctx, level: LogLevel, pipe: &MemoryOutputPipe) {
+    let bytes = pipe.contents();
+    for line in String::from_utf8_lossy(&bytes).lines() {
+        ctx.log.push(level, line.to_owned(), Vec::new());
+    }
+}
+
+/// Why a guest trapped, in words for its author: a panic's own message, the limit that was hit, or wasmtime's reason.
+fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> Error {
+    if let Some(exit) = trap.downcast_ref::<I32Exit>() {
+        return Error::handler_failed(format!("the handler exited with status {} instead of answering", exit.0));
+    }
+    let said = ctx.log.lines().iter().rev().find(|line| line.message.contains("panicked at"));
+    let reason = match (&limiter.refused, said, trap.downcast_ref::<Trap>()) {
+        (Some(refused), _, Some(Trap::UnreachableCodeReached)) => format!("the handler ran out of memory: {refused}"),
+        (_, Some(line), _) => format!("the handler panicked: {}", line.message),
+        (_, None, Some(Trap::StackOverflow)) => {
+            "the handler's stack overflowed: its calls nest too deep; guest_stack_bytes bounds it".to_owned()
+        }
+        (_, None, Some(other)) => format!("the handler trapped: {other}"),
+        (_, None, None) => format!("the handler trapped: {}", interface::causes(trap)),
+    };
+    let backtrace = trap.downcast_ref::<wasmtime::WasmBacktrace>().map(|frames| frames.to_string());
+    tracing::debug!(request = %ctx.call().request_id, "{reason}\n{}", backtrace.unwrap_or_default());
+    Error::new(Kind::HandlerFailed, reason)
+}
+
+/// Tells host work that the invocation is over, however it ended.
+struct EndOnDrop(crate::device::Stop);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Measures the time spent inside a future's polls.
+struct Metered<'a, F> {
+    inner: Pin<&'a mut F>,
+    polled: &'a mut Duration,
+}
+
+impl<F: Future> Future for Metered<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let started = Instant::now();
+        let poll = self.inner.as_mut().poll(context);
+        *self.polled += started.elapsed();
+        poll
+    }
+}
