@@ -1,0 +1,98 @@
+//! `hearth deploy`: uploads a component; it never looks into it.
+
+use super::client::{Client, encode};
+use super::output::{field, print, print_json, printable, short_digest};
+use super::{Target, upload};
+use anyhow::Result;
+use http::{HeaderMap, HeaderValue, Method, header};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Arguments of `hearth deploy`.
+#[derive(Debug, clap::Args)]
+pub struct Deploy {
+    /// The component, a .wasm file
+    file: PathBuf,
+    /// The function's name [default: the file's, without .wasm and with - for _]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Deploy {
+    pub(super) async fn run(self) -> Result<()> {
+        let name = self.name.map_or_else(|| upload::suggested_name(&self.file), Ok)?;
+        let client = Client::new(&self.target)?;
+        let upload = upload::file(&self.file, "the server is compiling").await?;
+        let value = put(&client, &format!("/v1/functions/{}", encode(&name)), upload, "application/wasm").await?;
+        if self.target.json {
+            return print_json(&value);
+        }
+        let mut text = format!(
+            "{}@{} is live ({}, {})\n",
+            printable(&field(&value, "name")),
+            field(&value, "version"),
+            printable(&field(&value, "world")),
+            short_digest(&value)
+        );
+        let asks = wishes(value.get("grants_requested"));
+        if !asks.is_empty() {
+            text.push_str(&format!("it asks for {asks}\n"));
+        }
+        let missing = wishes(value.get("missing_grants"));
+        if !missing.is_empty() {
+            text.push_str(&format!("it cannot run before it is granted {missing}\n"));
+        }
+        text.push_str(&format!("call it at {}\n", client.url(&format!("/fn/{}", encode(&name)))));
+        print(&text)
+    }
+}
+
+/// Puts an upload at a path.
+pub(super) async fn put(
+    client: &Client,
+    path: &str,
+    upload: upload::Upload,
+    content_type: &'static str,
+) -> Result<Value> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(bytes) = upload.bytes {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+    }
+    let answer = client.call(Method::PUT, path, headers, upload.body).await;
+    upload.progress.finish_and_clear();
+    answer
+}
+
+/// What a manifest lists, in words: `models magika, ocr; hosts example.org`.
+fn wishes(value: Option<&Value>) -> String {
+    let words = match value {
+        Some(Value::Object(all)) => all
+            .keys()
+            .map(|key| (key, field(&Value::Object(all.clone()), key)))
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(key, list)| format!("{key} {list}"))
+            .collect::<Vec<_>>()
+            .join("; "),
+        Some(Value::Array(list)) => list.iter().map(super::output::word).collect::<Vec<_>>().join(", "),
+        _ => String::new(),
+    };
+    printable(&words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn wishes_are_told_in_words() {
+        let manifest = json!({"config": [], "hosts": ["example.org"], "models": ["magika", "ocr"]});
+        assert_eq!(wishes(Some(&manifest)), "hosts example.org; models magika, ocr");
+        assert_eq!(wishes(Some(&json!(["models magika"]))), "models magika");
+        assert_eq!(wishes(Some(&json!([]))), "");
+        assert_eq!(wishes(None), "");
+    }
+}

@@ -1,0 +1,190 @@
+//! The front door: listeners, routes, bodies, statuses and metrics; it never runs a model or touches a tensor.
+
+mod body;
+mod deployed;
+mod invoke;
+mod metrics;
+mod routes;
+mod status;
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::device::{Cpu, Device, Ledger};
+use crate::error::{Error, Result};
+use crate::interface::Services;
+use crate::model::Models;
+use crate::sandbox::Runtime;
+use bytes::Bytes;
+use deployed::DeployedFunctions;
+use http::{HeaderValue, Uri};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+/// Functions answer with bytes, the control plane with whatever axum makes.
+type Body = Either<Full<Bytes>, axum::body::Body>;
+type Answer = http::Response<Body>;
+
+/// What every request needs.
+struct App {
+    config: Config,
+    catalog: Arc<Catalog>,
+    models: Arc<Models>,
+    runtime: Arc<Runtime>,
+    deployed: DeployedFunctions,
+    metrics: metrics::Metrics,
+    started: Instant,
+}
+
+/// A server that listens, ready to serve.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    app: Arc<App>,
+}
+
+/// The tenant that a request is for: `default`, or the one in `/t/{tenant}/…`.
+#[derive(Clone)]
+struct Tenant(String);
+
+impl Server {
+    /// Opens the data folder, sets up device, models and sandbox, and starts to listen.
+    ///
+    /// Errors: a data folder that cannot be used, an address that is taken; the message says what to change.
+    pub async fn bind(config: Config) -> Result<Server> {
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            let reason = match error.kind() {
+                std::io::ErrorKind::AddrInUse => "another program listens there",
+                std::io::ErrorKind::PermissionDenied => "this user may not listen there; ports below 1024 need root",
+                std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+                _ => "the system refuses",
+            };
+            let message = format!("cannot listen on {}: {reason}; choose another with --listen", config.listen);
+            Error::conflict(message).with_source(error)
+        })?;
+        let address = listener.local_addr().map_err(|error| Error::host("asking for the own address", error))?;
+        let catalog = Arc::new(Catalog::open(&config.data, &config.limits).await?);
+        let limits = Arc::new(config.limits.clone());
+        let device: Arc<dyn Device> = Cpu::new(Ledger::new(limits.device_bytes), config.limits.clone());
+        let models = Arc::new(Models::new(&config, device.clone(), catalog.clone(), catalog.clone())?);
+        let services = Arc::new(Services { device, models: models.clone(), limits });
+        let runtime = Arc::new(Runtime::new(&config, services)?);
+        let metrics = metrics::Metrics::new();
+        let deployed = DeployedFunctions::default();
+        let app = App { config, catalog, models, runtime, deployed, metrics, started: Instant::now() };
+        Ok(Server { listener, address, app: Arc::new(app) })
+    }
+
+    /// The address it listens on, with the port that was free where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is ready, then lets running requests finish for `shutdown_ms`.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let Server { listener, app, .. } = self;
+        let limits = app.config.limits.clone();
+        let control = routes::router(app.clone());
+        let places = Arc::new(Semaphore::new(limits.connections as usize));
+        let graceful = hyper_util::server::graceful::GracefulShutdown::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let next = async {
+                // The semaphore is never closed, so this only waits.
+                let place = places.clone().acquire_owned().await;
+                (listener.accept().await, place)
+            };
+            let (accepted, place) = tokio::select! {
+                accepted = next => accepted,
+                () = &mut shutdown => break,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, usually: connections that end make room.
+                    tracing::warn!("a connection was not accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            // Small answers go out at once.
+            stream.set_nodelay(true).ok();
+            let (app, control) = (app.clone(), control.clone());
+            let service = hyper::service::service_fn(move |request| route(app.clone(), control.clone(), request));
+            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+            builder.http2().timer(TokioTimer::new()).max_concurrent_streams(200);
+            let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!("a connection ended: {error}");
+                }
+                drop(place);
+            });
+        }
+        drop(listener);
+        let patience = Duration::from_millis(limits.shutdown_ms);
+        if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
+            tracing::warn!("requests still ran after {} ms (shutdown_ms) and were ended", limits.shutdown_ms);
+        }
+        Catalog::clone(&app.catalog).close().await;
+        Ok(())
+    }
+}
+
+/// Sends a request to a function or to the control plane, after the tenant was taken from its path.
+async fn route(
+    app: Arc<App>,
+    control: axum::Router,
+    mut request: http::Request<Incoming>,
+) -> Result<Answer, Infallible> {
+    let request_id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
+    let mut tenant = None;
+    if let Some(below) = request.uri().path().strip_prefix("/t/") {
+        let (name, rest) = below.split_once('/').unwrap_or((below, ""));
+        tenant = Some(name.to_owned());
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let inner = format!("/{rest}{query}").parse::<Uri>().unwrap_or_default();
+        *request.uri_mut() = inner;
+    }
+    let tenant = tenant.as_deref().unwrap_or("default");
+    let path = request.uri().path();
+    let mut answer = if let Some(path) = path.strip_prefix("/fn/") {
+        let path = path.to_owned();
+        let answer = invoke::invoke(&app, tenant, &path, &request_id, request).await;
+        answer.unwrap_or_else(|error| refuse(&error, &request_id))
+    } else {
+        request.extensions_mut().insert(Tenant(tenant.to_owned()));
+        let Ok(answer) = control.oneshot(request.map(axum::body::Body::new)).await;
+        match answer.extensions().get::<routes::Refusal>() {
+            Some(routes::Refusal(error)) => {
+                let mut refusal = refuse(error, &request_id);
+                *refusal.status_mut() = answer.status();
+                refusal
+            }
+            None => answer.map(Body::Right),
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        answer.headers_mut().insert("hearth-request-id", value);
+    }
+    Ok(answer)
+}
+
+/// The answer that tells an error; failures of the host go to its log with their causes.
+fn refuse(error: &Error, request_id: &str) -> Answer {
+    if error.kind() == crate::error::Kind::Internal {
+        tracing::error!(request = request_id, "{}", error.chain());
+    } else {
+        tracing::debug!(request = request_id, kind = %error.kind(), "{}", error.chain());
+    }
+    status::answer(error, request_id)
+}

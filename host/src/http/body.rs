@@ -1,0 +1,103 @@
+//! Reads request bodies under their limits; it never buffers more than the caller allows.
+
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::BodyExt;
+use std::time::Duration;
+
+/// A body read part by part, with a limit on all its bytes and on the time between two parts.
+pub(super) struct Limited<B> {
+    body: B,
+    left_bytes: u64,
+    limit_bytes: u64,
+    limit_name: &'static str,
+    idle: Duration,
+}
+
+impl<B> Limited<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Takes a body whose bytes `limit_name` limits to `limit_bytes`. A body that announces more is refused at once.
+    pub(super) fn new(body: B, limit_name: &'static str, limit_bytes: u64, idle_ms: u64) -> Result<Limited<B>> {
+        let idle = Duration::from_millis(idle_ms);
+        let limited = Limited { body, left_bytes: limit_bytes, limit_bytes, limit_name, idle };
+        if limited.body.size_hint().lower() > limit_bytes {
+            return Err(limited.too_large());
+        }
+        Ok(limited)
+    }
+
+    /// The bytes that the client announced, where it did.
+    pub(super) fn announced_bytes(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    /// The next part, or `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let frame = tokio::time::timeout(self.idle, self.body.frame()).await;
+            let frame = frame.map_err(|_| {
+                let message = format!("no part of the body came for {} ms (body_idle_ms)", self.idle.as_millis());
+                Error::malformed(message)
+            })?;
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    return Err(Error::malformed("the body ended before it was whole").with_source(error));
+                }
+                Some(Ok(frame)) => {
+                    // Trailers carry nothing that hearth reads.
+                    let Ok(data) = frame.into_data() else { continue };
+                    self.left_bytes =
+                        self.left_bytes.checked_sub(data.len() as u64).ok_or_else(|| self.too_large())?;
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+
+    /// The whole body.
+    pub(super) async fn collect(mut self) -> Result<Vec<u8>> {
+        // An announced length is a claim: memory is taken as bytes arrive beyond the first MiB.
+        let announced = self.announced_bytes().unwrap_or(0).min(1 << 20);
+        let mut bytes = Vec::with_capacity(announced as usize);
+        while let Some(part) = self.next().await? {
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes)
+    }
+
+    fn too_large(&self) -> Error {
+        let (name, limit) = (self.limit_name, self.limit_bytes);
+        Error::too_large(format!("the body is larger than {limit} bytes; {name} sets that"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use http_body_util::{Full, StreamBody};
+
+    #[tokio::test]
+    async fn a_body_over_its_limit_is_too_large_announced_or_not() {
+        let announced = Limited::new(Full::new(Bytes::from_static(b"12345")), "body_bytes", 4, 1000);
+        assert_eq!(announced.err().unwrap().kind(), Kind::TooLarge);
+        let parts = (0..5).map(|_| Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"1"))));
+        let streamed = StreamBody::new(futures_util::stream::iter(parts));
+        let streamed = Limited::new(streamed, "body_bytes", 4, 1000).unwrap();
+        assert_eq!(streamed.collect().await.unwrap_err().kind(), Kind::TooLarge);
+        let exact = Limited::new(Full::new(Bytes::from_static(b"1234")), "body_bytes", 4, 1000).unwrap();
+        assert_eq!(exact.collect().await.unwrap(), b"1234");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_is_given_up() {
+        let stalled = StreamBody::new(futures_util::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>());
+        let error = Limited::new(stalled, "body_bytes", 4, 1000).unwrap().collect().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Malformed);
+    }
+}

@@ -1,0 +1,154 @@
+//! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never touches the control plane.
+
+use super::body::Limited;
+use super::{Answer, App, Body};
+use crate::device::Stop;
+use crate::error::{Error, Result};
+use crate::interface::{Call, Request, Response};
+use crate::sandbox::{Invocation, Outcome};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Answers one request to a function. `path` is what follows `/fn/`.
+pub(super) async fn invoke(
+    app: &App,
+    tenant: &str,
+    path: &str,
+    request_id: &Arc<str>,
+    request: http::Request<hyper::body::Incoming>,
+) -> Result<Answer> {
+    let (selector, below) = match path.find('/') {
+        Some(slash) => path.split_at(slash),
+        None => (path, ""),
+    };
+    let deployed = app.deployed(tenant, selector).await?;
+    let limits = &app.config.limits;
+    let (parts, body) = request.into_parts();
+    let body = Limited::new(body, "body_bytes", limits.body_bytes, limits.body_idle_ms)?.collect().await?;
+
+    let arrived = Instant::now();
+    let deadline = arrived + Duration::from_millis(limits.invocation_ms);
+    let slot = tokio::time::timeout_at(deadline.into(), app.runtime.slot()).await;
+    let slot = slot.map_err(|_| Error::overloaded("no place became free within the deadline; try again later"))??;
+    let wants_receipt = parts.headers.get("hearth-receipt").is_some_and(|value| value == "1");
+    let call = Call {
+        request_id: request_id.clone(),
+        tenant: deployed.tenant.clone(),
+        function: deployed.name.clone(),
+        grant: deployed.grant.clone(),
+        deadline,
+        stop: Stop::new(Some(deadline)),
+    };
+    let request = Request {
+        method: parts.method.as_str().to_owned(),
+        path: below.to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: request_headers(&parts.headers),
+        body,
+    };
+    let invocation = Invocation { call, request, slot, waited: arrived.elapsed() };
+    let Outcome { result, receipt, log, log_dropped } = app.runtime.invoke(&deployed.function, invocation).await;
+
+    app.metrics.invocation(&deployed, &result, &receipt);
+    if !log.is_empty() || log_dropped > 0 {
+        deployed.log.extend(request_id, deployed.version, log, log_dropped);
+    }
+    let response = result.and_then(|response| answer(limits, response));
+    let mut answer = response.unwrap_or_else(|error| super::status::answer(&error, request_id));
+    let headers = answer.headers_mut();
+    headers.insert("hearth-version", HeaderValue::from(deployed.version));
+    // Pages of a guest get an opaque origin, so that they cannot act as the dashboard of the same listener.
+    headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    if wants_receipt
+        && let Ok(json) = serde_json::to_string(&receipt)
+        && let Ok(value) = HeaderValue::from_str(&json)
+    {
+        headers.insert("hearth-receipt", value);
+    }
+    Ok(answer)
+}
+
+fn request_headers(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let shown = headers.iter().filter(|(name, _)| !hop_by_hop(name));
+    shown.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+/// Headers that belong to one connection and not to the message (RFC 9110, 7.6.1).
+fn hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+    )
+}
+
+/// Checks what a handler answered and makes it a response.
+fn answer(limits: &crate::config::Limits, response: Response) -> Result<Answer> {
+    let wrong = |what: String| Error::handler_failed(format!("the handler's response {what}"));
+    let status = StatusCode::from_u16(response.status).ok().filter(|status| (200..600).contains(&status.as_u16()));
+    let status = status.ok_or_else(|| wrong(format!("has status {}; it takes 200 to 599", response.status)))?;
+    let (bytes, most) = (response.body.len() as u64, limits.response_bytes);
+    if bytes > most {
+        return Err(wrong(format!("has a body of {bytes} bytes; response_bytes allows {most}")));
+    }
+    let (count, most) = (response.headers.len() as u64, limits.response_headers);
+    if count > most {
+        return Err(wrong(format!("has {count} header lines; response_headers allows {most}")));
+    }
+    let bytes: usize = response.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes as u64 > limits.response_header_bytes {
+        let most = limits.response_header_bytes;
+        return Err(wrong(format!("has headers of {bytes} bytes; response_header_bytes allows {most}")));
+    }
+    let mut headers = HeaderMap::with_capacity(response.headers.len() + 4);
+    for (name, value) in response.headers {
+        let shown: String = name.chars().take(64).collect();
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| wrong(format!("has a header named '{shown}', which is no header name")))?;
+        if hop_by_hop(&name) || name == header::CONTENT_LENGTH || name.as_str().starts_with("hearth-") {
+            return Err(wrong(format!("sets the header '{name}', which belongs to the host")));
+        }
+        let value = HeaderValue::from_bytes(&value)
+            .map_err(|_| wrong(format!("has a value of the header '{name}' with control characters")))?;
+        headers.append(name, value);
+    }
+    let mut answer = Answer::new(Body::Left(Bytes::from(response.body).into()));
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+
+    fn response(status: u16, headers: &[(&str, &[u8])]) -> Response {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec()));
+        Response { status, headers: headers.collect(), body: b"hello".to_vec() }
+    }
+
+    #[test]
+    fn a_response_that_is_none_says_what_is_wrong() {
+        let limits = Limits { response_headers: 2, response_header_bytes: 64, ..Limits::default() };
+        let long = [b'x'; 100];
+        let cases: &[(u16, &[(&str, &[u8])], &str)] = &[
+            (42, &[], "status 42"),
+            (600, &[], "status 600"),
+            (101, &[], "status 101"),
+            (200, &[("hearth-version", b"9")], "belongs to the host"),
+            (200, &[("Content-Length", b"9")], "belongs to the host"),
+            (200, &[("transfer-encoding", b"chunked")], "belongs to the host"),
+            (200, &[("a b", b"9")], "no header name"),
+            (200, &[("a", b"9\r\nb: 1")], "control characters"),
+            (200, &[("a", b"1"), ("a", b"2"), ("a", b"3")], "3 header lines"),
+            (200, &[("a", &long)], "101 bytes"),
+        ];
+        for (status, headers, part) in cases {
+            let error = answer(&limits, response(*status, headers)).err().map(|error| error.message().to_owned());
+            assert!(error.as_ref().is_some_and(|message| message.contains(part)), "{part}: {error:?}");
+        }
+        assert!(answer(&limits, response(200, &[("a", b"1"), ("a", b"2")])).is_ok());
+    }
+}

@@ -1,0 +1,74 @@
+//! Numbers for Prometheus; never a decision.
+
+use super::deployed::Deployed;
+use crate::error::Result;
+use crate::interface::Response;
+use crate::sandbox::Receipt;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// Upper bounds of the histogram of invocations, from a warm echo to a long batch.
+const SECONDS: &[f64] =
+    &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The recorder of one server; servers in one process have one each.
+pub(super) struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Metrics {
+        // Without buckets the exporter keeps every sample until it is scraped.
+        let recorder = match PrometheusBuilder::new().set_buckets(SECONDS) {
+            Ok(builder) => builder.build_recorder(),
+            Err(_) => PrometheusBuilder::new().build_recorder(),
+        };
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::describe_counter!("hearth_invocations_total", "Invocations by function and how they ended");
+            metrics::describe_counter!("hearth_model_runs_total", "Model runs by function");
+            metrics::describe_histogram!(
+                "hearth_invocation_seconds",
+                metrics::Unit::Seconds,
+                "Time from the start of an invocation to its answer"
+            );
+            metrics::describe_gauge!("hearth_device_bytes", metrics::Unit::Bytes, "Bytes in use on the device");
+            metrics::describe_gauge!("hearth_invocations_running", "Invocations that run now");
+            metrics::describe_gauge!("hearth_invocations_waiting", "Invocations that wait for an instance now");
+        });
+        Metrics { recorder, handle }
+    }
+
+    /// Counts one invocation.
+    pub(super) fn invocation(&self, deployed: &Deployed, result: &Result<Response>, receipt: &Receipt) {
+        let outcome = match result {
+            Ok(_) => "ok",
+            Err(error) => error.kind().as_str(),
+        };
+        let function = if &*deployed.tenant == "default" {
+            metrics::SharedString::from(deployed.name.clone())
+        } else {
+            format!("{}/{}", deployed.tenant, deployed.name).into()
+        };
+        metrics::with_local_recorder(&self.recorder, || {
+            metrics::counter!("hearth_invocations_total", "function" => function.clone(), "outcome" => outcome)
+                .increment(1);
+            metrics::histogram!("hearth_invocation_seconds", "function" => function.clone())
+                .record(receipt.wall_us as f64 / 1e6);
+            if receipt.model_runs > 0 {
+                metrics::counter!("hearth_model_runs_total", "function" => function).increment(receipt.model_runs);
+            }
+        });
+    }
+
+    /// Everything in Prometheus' text format.
+    pub(super) fn render(&self, device_bytes: u64, running: u64, waiting: u64) -> String {
+        metrics::with_local_recorder(&self.recorder, || {
+            metrics::gauge!("hearth_device_bytes").set(device_bytes as f64);
+            metrics::gauge!("hearth_invocations_running").set(running as f64);
+            metrics::gauge!("hearth_invocations_waiting").set(waiting as f64);
+        });
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}

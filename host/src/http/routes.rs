@@ -1,0 +1,332 @@
+//! The control plane's routes; invocations do not pass through here.
+
+use super::body::Limited;
+use super::{App, Tenant};
+use crate::catalog::check_name;
+use crate::config::Limits;
+use crate::error::{Error, Kind, Result};
+use crate::model::Blobs;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, FromRequestParts, RawPathParams, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Every route but those of functions.
+pub(super) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(server_status))
+        .route("/v1/functions", get(functions))
+        .route("/v1/functions/{name}", put(put_function).get(function).delete(delete_function))
+        .route("/v1/functions/{name}/versions", get(function_versions))
+        .route("/v1/functions/{name}/aliases/{alias}", put(put_function_alias).delete(delete_function_alias))
+        .route("/v1/functions/{name}/logs", get(function_logs))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{name}", put(put_model).get(model).delete(delete_model))
+        .route("/v1/models/{name}/versions", get(model_versions))
+        .route("/v1/models/{name}/aliases/{alias}", put(put_model_alias).delete(delete_model_alias))
+        .route("/v1/models/{name}/load", axum::routing::post(load_model))
+        .route("/v1/models/{name}/unload", axum::routing::post(unload_model))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
+}
+
+/// An error on its way out; the listener makes it the client's answer, since it knows the request's identity.
+#[derive(Clone)]
+pub(super) struct Refusal(pub(super) Arc<Error>);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal(Arc::new(error))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = Response::default();
+        *response.status_mut() = super::status::of(self.0.kind());
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+type Reply = Result<Response, Refusal>;
+
+/// What a path names: a function or model of a tenant, with valid names, and perhaps an alias.
+struct Target {
+    tenant: String,
+    name: String,
+    alias: String,
+}
+
+impl FromRequestParts<Arc<App>> for Target {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, app: &Arc<App>) -> Result<Target, Refusal> {
+        let Extension(Tenant(tenant)) = Extension::from_request_parts(parts, app).await.map_err(unreachable_part)?;
+        check_name("tenant", &tenant, &app.config.limits)?;
+        let mut target = Target { tenant, name: String::new(), alias: String::new() };
+        let Ok(path) = RawPathParams::from_request_parts(parts, app).await else { return Ok(target) };
+        for (key, value) in &path {
+            if key == "name" {
+                check_name("name", value, &app.config.limits)?;
+                target.name = value.to_owned();
+            } else {
+                target.alias = value.to_owned();
+            }
+        }
+        Ok(target)
+    }
+}
+
+fn unreachable_part(rejection: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::host("reading a request", rejection)
+}
+
+async fn unknown(request: axum::extract::Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    let hint = "the control plane is /v1/functions, /v1/models and /v1/status; functions are called at /fn/NAME";
+    Error::not_found(format!("there is nothing at {path}; {hint}")).into()
+}
+
+async fn wrong_method(request: axum::extract::Request) -> Response {
+    let error = Error::invalid_argument(format!("{} is not something to do here", request.method()));
+    (StatusCode::METHOD_NOT_ALLOWED, Refusal::from(error)).into_response()
+}
+
+fn ok(value: &Value) -> Reply {
+    Ok(json_of(StatusCode::OK, value))
+}
+
+fn json_of(status: StatusCode, value: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Refusal> {
+    let answer = app.catalog.functions("default").await.map_err(|error| {
+        Error::unavailable("the catalog does not answer; the server's log has the cause").with_source(error)
+    });
+    Ok(answer.map(|_| "ready\n")?)
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let (running, waiting) = app.runtime.load_now();
+    let text = app.metrics.render(app.runtime.services().device.ledger().used_bytes(), running, waiting);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn server_status(State(app): State<Arc<App>>) -> Response {
+    let services = app.runtime.services();
+    let ledger = services.device.ledger();
+    let (running, waiting) = app.runtime.load_now();
+    let limits = app.config.limits.values().into_iter().map(|(limit, value)| {
+        json!({ "name": limit.name, "value": value, "default": limit.default, "reason": limit.reason.trim() })
+    });
+    let used = crate::device::OwnerKind::ALL.map(|kind| (kind.as_str().to_owned(), json!(ledger.used_by(kind))));
+    let engine = match app.models.engine() {
+        Ok(name) => json!({ "name": name, "available": true }),
+        Err(error) => json!({ "available": false, "reason": error.message() }),
+    };
+    let status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": app.started.elapsed().as_secs(),
+        "device": {
+            "name": services.device.name(),
+            "budget_bytes": ledger.budget_bytes(),
+            "used_bytes": ledger.used_bytes(),
+            "used_by": used.into_iter().collect::<serde_json::Map<_, _>>(),
+        },
+        "engine": engine,
+        "invocations": { "running": running, "waiting": waiting },
+        "models": model_states(&app),
+        "limits": limits.collect::<Vec<_>>(),
+    });
+    json_of(StatusCode::OK, &status)
+}
+
+fn model_states(app: &App) -> Vec<Value> {
+    let states = app.models.states().into_iter();
+    let one = |state: crate::model::ModelState| {
+        json!({
+            "name": state.name, "digest": state.digest, "state": state.state.as_str(), "bytes": state.bytes,
+            "runs": state.runs, "leases": state.leases,
+        })
+    };
+    states.map(one).collect()
+}
+
+async fn functions(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> Reply {
+    ok(&json!({ "functions": app.catalog.functions(&tenant).await? }))
+}
+
+async fn function(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    ok(&json!(app.catalog.function(&tenant, &name).await?))
+}
+
+async fn function_versions(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    ok(&json!({ "versions": app.catalog.function(&tenant, &name).await?.versions }))
+}
+
+/// Stores, compiles and checks a component; it is live when this answers.
+async fn put_function(
+    State(app): State<Arc<App>>,
+    Target { tenant, name, .. }: Target,
+    request: axum::extract::Request,
+) -> Reply {
+    let limits = &app.config.limits;
+    let mut body = limited(request, limits, "component_bytes", limits.component_bytes)?;
+    let mut writer = app.catalog.begin_blob().await?;
+    while let Some(part) = body.next().await? {
+        writer.write(&part).await?;
+    }
+    let blob = writer.finish().await?;
+    let function = app.runtime.function(&blob.digest, app.catalog.path(&blob.digest)).await?;
+    let put = app.catalog.put_function(&tenant, &name, &blob, function.world, &function.manifest).await?;
+    tracing::info!(tenant, name, version = put.version, "function {}", if put.created { "added" } else { "is live" });
+    let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
+    let value = json!({
+        "name": name, "version": put.version, "digest": blob.digest, "world": function.world,
+        "grants_requested": function.manifest, "missing_grants": [],
+    });
+    Ok(json_of(status, &value))
+}
+
+async fn delete_function(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    let versions = app.catalog.function(&tenant, &name).await?.versions;
+    app.catalog.delete_function(&tenant, &name).await?;
+    app.deployed.forget(&tenant, &name);
+    for version in versions {
+        // Compiled code is a cache: another function of the same digest compiles it anew.
+        app.runtime.forget(&version.digest);
+    }
+    ok(&json!({ "name": name, "deleted": true }))
+}
+
+async fn function_logs(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    app.catalog.function(&tenant, &name).await?;
+    let log = app.deployed.log(&tenant, &name, app.config.limits.log_lines);
+    ok(&json!({ "lines": log.lines() }))
+}
+
+/// The body `{"version": 3}` of an alias.
+async fn alias_version(app: &App, request: axum::extract::Request) -> Result<u64> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Alias {
+        version: u64,
+    }
+    let limits = &app.config.limits;
+    let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
+    let alias: Result<Alias, _> = serde_json::from_slice(&bytes);
+    alias.map(|alias| alias.version).map_err(|error| {
+        let kind = if error.is_data() { Kind::InvalidArgument } else { Kind::Malformed };
+        Error::new(kind, format!("the body is not {{\"version\": NUMBER}}: {error}"))
+    })
+}
+
+async fn put_function_alias(
+    State(app): State<Arc<App>>,
+    Target { tenant, name, alias }: Target,
+    request: axum::extract::Request,
+) -> Reply {
+    let version = alias_version(&app, request).await?;
+    app.catalog.set_function_alias(&tenant, &name, &alias, version).await?;
+    ok(&json!({ "name": name, "alias": alias, "version": version }))
+}
+
+async fn delete_function_alias(State(app): State<Arc<App>>, Target { tenant, name, alias }: Target) -> Reply {
+    app.catalog.delete_function_alias(&tenant, &name, &alias).await?;
+    ok(&json!({ "name": name, "alias": alias, "deleted": true }))
+}
+
+async fn models(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> Reply {
+    let states = app.models.states();
+    let models = app.catalog.models(&tenant).await?;
+    let one = |model: crate::catalog::ModelSummary| {
+        let state = states.iter().find(|state| state.digest == model.digest);
+        let mut value = json!(model);
+        value["state"] = json!(state.map_or("stored", |state| state.state.as_str()));
+        value["engines"] = json!(["onnxruntime"]);
+        value
+    };
+    ok(&json!({ "models": models.into_iter().map(one).collect::<Vec<_>>() }))
+}
+
+async fn model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    ok(&json!(app.catalog.model(&tenant, &name).await?))
+}
+
+async fn model_versions(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    ok(&json!({ "versions": app.catalog.model(&tenant, &name).await?.versions }))
+}
+
+/// Stores a model, loads it once to see that it is one, and makes it live.
+async fn put_model(
+    State(app): State<Arc<App>>,
+    Target { tenant, name, .. }: Target,
+    request: axum::extract::Request,
+) -> Reply {
+    let limits = &app.config.limits;
+    let mut body = limited(request, limits, "model_bytes", limits.model_bytes)?;
+    let mut writer = app.catalog.begin_model()?;
+    while let Some(part) = body.next().await? {
+        writer.write(&part).await?;
+    }
+    let upload = writer.finish().await?;
+    let signature = app.models.inspect(&upload.package, &upload.digest).await?;
+    let put = app.catalog.put_model(&tenant, &name, &upload, &json!(signature)).await?;
+    tracing::info!(tenant, name, version = put.version, "model {}", if put.created { "added" } else { "is live" });
+    let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
+    let value = json!({
+        "name": name, "version": put.version, "digest": upload.digest, "signature": signature,
+        "engines": ["onnxruntime"],
+    });
+    Ok(json_of(status, &value))
+}
+
+async fn delete_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    let versions = app.catalog.model(&tenant, &name).await?.versions;
+    app.catalog.delete_model(&tenant, &name).await?;
+    for version in versions {
+        app.models.forget(&version.digest).await;
+    }
+    ok(&json!({ "name": name, "deleted": true }))
+}
+
+async fn put_model_alias(
+    State(app): State<Arc<App>>,
+    Target { tenant, name, alias }: Target,
+    request: axum::extract::Request,
+) -> Reply {
+    let version = alias_version(&app, request).await?;
+    app.catalog.set_model_alias(&tenant, &name, &alias, version).await?;
+    ok(&json!({ "name": name, "alias": alias, "version": version }))
+}
+
+async fn delete_model_alias(State(app): State<Arc<App>>, Target { tenant, name, alias }: Target) -> Reply {
+    app.catalog.delete_model_alias(&tenant, &name, &alias).await?;
+    ok(&json!({ "name": name, "alias": alias, "deleted": true }))
+}
+
+async fn load_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    let lease = app.models.open(&tenant, &name).await?;
+    ok(&json!({ "name": name, "version": lease.version(), "state": "resident" }))
+}
+
+async fn unload_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
+    let selector = crate::catalog::Selector::parse(&name, &app.config.limits)?;
+    let found = app.catalog.resolve_model(&tenant, &selector).await?;
+    let unloaded = app.models.unload(&found.digest).await;
+    ok(&json!({ "name": name, "version": found.version, "unloaded": unloaded }))
+}
+
+fn limited(request: axum::extract::Request, limits: &Limits, name: &'static str, bytes: u64) -> Result<Limited<Body>> {
+    Limited::new(request.into_body(), name, bytes, limits.body_idle_ms)
+}

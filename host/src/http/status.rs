@@ -1,0 +1,54 @@
+//! The one table from error kinds to HTTP statuses, and the JSON of an error; it never decides what an error is.
+
+use super::Answer;
+use crate::error::{Error, Kind};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+
+/// The status of each kind of error.
+pub(super) fn of(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::Malformed => StatusCode::BAD_REQUEST,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Kind::PermissionDenied => StatusCode::FORBIDDEN,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Conflict => StatusCode::CONFLICT,
+        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::InvalidArgument | Kind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::LimitExceeded | Kind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        // Nobody reads it: the client is gone. The number is nginx's, for the log.
+        Kind::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Kind::HandlerFailed => StatusCode::BAD_GATEWAY,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Kind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+    }
+}
+
+/// The response that tells an error.
+pub(super) fn answer(error: &Error, request_id: &str) -> Answer {
+    let body = serde_json::json!({
+        "error": { "kind": error.kind().as_str(), "message": error.message(), "request_id": request_id }
+    });
+    let mut response = Answer::new(super::Body::Left(Bytes::from(body.to_string()).into()));
+    *response.status_mut() = of(error.kind());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if matches!(error.kind(), Kind::Overloaded) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_an_error_status() {
+        for kind in Kind::ALL {
+            assert!(of(kind).as_u16() >= 400, "{kind}");
+        }
+    }
+}

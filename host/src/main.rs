@@ -1,0 +1,61 @@
+//! Arguments to configuration to server to exit code; never a decision of its own.
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use hearth::cli;
+use hearth::config::RawConfig;
+use hearth::http::Server;
+use std::process::ExitCode;
+
+/// Runs inference handlers, uploaded as WebAssembly components, next to models that stay loaded.
+#[derive(Parser)]
+#[command(name = "hearth", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(#[command(flatten)] RawConfig),
+    #[command(flatten)]
+    Client(cli::Command),
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| "warn,hearth=info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hearth: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the threads")?;
+    match command {
+        Command::Client(command) => runtime.block_on(command.run()),
+        Command::Serve(raw) => runtime.block_on(async {
+            let server = Server::bind(raw.resolve()?).await?;
+            println!("hearth listens on http://{}", server.address());
+            server.serve(stop_signal()?).await?;
+            Ok(())
+        }),
+    }
+}
+
+/// Ready when the process is asked to end: ctrl-c, or the signal that service supervisors send.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
