@@ -1,0 +1,72 @@
+//! Models on the host. Nothing of a model is ever copied to the guest but its assets and the tensors that are read.
+
+use crate::bindings::hearth::inference::models as host;
+use crate::{Error, Result, Tensor};
+
+#[doc(inline)]
+pub use host::{Dim, Signature, TensorSignature};
+
+/// A handle on a model, which stays loaded at least as long as the handle.
+pub struct Model(host::Model);
+
+impl Model {
+    /// Opens a model by name: `name`, `name@3` (a version) or `name@stable` (an alias). Without either, the newest version.
+    /// Waits where it has to be loaded first.
+    ///
+    /// Errors: `not-found`; `permission-denied` where the function was not granted the model (name it in
+    /// `#[handler(models = […])]`); `unavailable` where it cannot be loaded.
+    pub fn open(name: &str) -> Result<Model> {
+        host::Model::open(name).map(Model).map_err(Error)
+    }
+
+    /// What the model takes and gives.
+    pub fn signature(&self) -> Signature {
+        self.0.signature()
+    }
+
+    /// A file that was uploaded with the model under `assets/`, by its path below that folder.
+    ///
+    /// Errors: `not-found` (the message lists the names there are); `too-large`.
+    pub fn asset(&self, name: &str) -> Result<Vec<u8>> {
+        self.0.asset(name).map_err(Error)
+    }
+
+    /// Runs the model once, with every input of the signature exactly once, in any order.
+    ///
+    /// Errors: `invalid-argument` naming the input, the dimension and what was expected; `deadline-exceeded`, `cancelled`,
+    /// `overloaded`, `unavailable`.
+    pub fn infer<'a>(&self, inputs: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<Outputs> {
+        let inputs: Vec<host::Argument<'_>> =
+            inputs.into_iter().map(|(name, tensor)| host::Argument { name, tensor: &tensor.0 }).collect();
+        self.0.infer(&inputs).map(Outputs).map_err(Error)
+    }
+}
+
+/// The tensors that a model gave.
+pub struct Outputs(Vec<host::NamedTensor>);
+
+impl Outputs {
+    /// Takes an output out by its name; `not-found` where there is none (the message lists the names there are).
+    pub fn take(&mut self, name: &str) -> Result<Tensor> {
+        match self.0.iter().position(|output| output.name == name) {
+            Some(index) => Ok(Tensor(self.0.remove(index).tensor)),
+            None => {
+                let names: Vec<&str> = self.names().collect();
+                Err(Error::not_found(format!("the model has no output `{name}` left; there is {}", names.join(", "))))
+            }
+        }
+    }
+
+    /// Takes the first output that was not taken yet; `not-found` where none is left.
+    pub fn take_first(&mut self) -> Result<Tensor> {
+        if self.0.is_empty() {
+            return Err(Error::not_found("the model has no output left"));
+        }
+        Ok(Tensor(self.0.remove(0).tensor))
+    }
+
+    /// The names of the outputs that were not taken yet, in the signature's order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|output| output.name.as_str())
+    }
+}
