@@ -1,0 +1,110 @@
+//! Tensors and operators, used wrongly and rightly.
+
+use hearth_guest::{DType, Error, PadMode, Request, Response, Result, SliceRange, Tensor};
+
+/// Runs one case below `/tensor/`.
+pub fn run(case: &str, request: &Request) -> Result<Response> {
+    let numbers: Vec<f32> = (0..6).map(|number| number as f32).collect();
+    let tensor = || Tensor::from_slice(&[2, 3], &numbers);
+    match case {
+        "roundtrip" => roundtrip(),
+        // Wrong use. Each is an error of kind invalid-argument, but where noted.
+        "length" => done(Tensor::from_bytes(DType::F32, &[2, 3], &[0; 20])?),
+        "boolean" => done(Tensor::from_bytes(DType::Boolean, &[1], &[2])?),
+        "text" => done(Tensor::from_bytes(DType::Text, &[1], b"x")?),
+        // The number of elements does not fit in 64 bits.
+        "overflow" => done(Tensor::from_bytes(DType::U8, &[usize::MAX; 3], &[])?),
+        // The same, but the product is 0.
+        "overflow-empty" => done(Tensor::from_bytes(DType::U8, &[usize::MAX, usize::MAX, usize::MAX, 0], &[])?),
+        "rank" => done(Tensor::from_bytes(DType::U8, &[1; 1000], &[1])?),
+        "range" => Ok(Response::text(format!("{:?}", tensor()?.to_bytes_range(20, 8)?))),
+        "range-overflow" => Ok(Response::text(format!("{:?}", tensor()?.to_bytes_range(u64::MAX, 2)?))),
+        "reshape" => done(tensor()?.reshape(&[4, 2])?),
+        "reshape-two-inferred" => done(tensor()?.reshape(&[-1, -1])?),
+        "slice-axis" => done(tensor()?.slice(2, 0..1)?),
+        "slice-step" => done(tensor()?.slice_with(&[SliceRange { axis: 0, start: 0, end: 1, step: 0 }])?),
+        "slice-twice" => {
+            let range = SliceRange { axis: 1, start: 0, end: 1, step: 1 };
+            done(tensor()?.slice_with(&[range, SliceRange { axis: -1, ..range }])?)
+        }
+        "permute" => done(tensor()?.permute(&[0, 0])?),
+        "softmax-integers" => done(tensor()?.cast(DType::S32)?.softmax(-1)?),
+        "add-dtypes" => done(tensor()?.add(&tensor()?.cast(DType::F64)?)?),
+        "add-shapes" => done(tensor()?.add(&tensor()?.reshape(&[3, 2])?)?),
+        "normalize-channels" => done(tensor()?.normalize(&[0.5; 2], &[0.5; 2])?),
+        "top-k" => done(tensor()?.top_k(4)?.0),
+        "concat-none" => done(Tensor::concat(&[], 0)?),
+        "dtype" => Ok(Response::text(format!("{:?}", tensor()?.to_vec::<i64>()?))),
+        // limit-exceeded or too-large, before anything is allocated.
+        "resize-huge" => {
+            let pixel = Tensor::from_slice(&[1, 1, 3], &[1u8, 2, 3])?;
+            done(pixel.resize(u32::MAX, u32::MAX)?)
+        }
+        "pad-huge" => done(tensor()?.pad(&[usize::MAX; 2], &[usize::MAX; 2], PadMode::Constant(0.0))?),
+        // `/tensor/double?times=40`: a tensor joined with itself again and again.
+        "double" => {
+            let mut tensor = tensor()?;
+            for _ in 0..crate::number(request, "times", 40)? {
+                tensor = Tensor::concat(&[&tensor, &tensor], 0)?;
+            }
+            done(tensor)
+        }
+        // `/tensor/many?count=100000`: many handles alive at once.
+        "many" => {
+            let mut kept = Vec::new();
+            for _ in 0..crate::number(request, "count", 100_000)? {
+                kept.push(Tensor::from_slice(&[1], &[1u8])?);
+            }
+            Ok(Response::text(kept.len().to_string()))
+        }
+        // `/tensor/churn?count=1000`: as many, one after the other.
+        "churn" => {
+            let count = crate::number(request, "count", 1000)?;
+            for _ in 0..count {
+                Tensor::from_slice(&[1024], &[1u8; 1024])?;
+            }
+            Ok(Response::text(count.to_string()))
+        }
+        // The body is an image.
+        "image" => Ok(Response::text(format!("{:?}", Tensor::decode_image(request.body())?.shape()))),
+        _ => Err(Error::not_found(format!("the probe has no tensor `{case}`"))),
+    }
+}
+
+fn done(tensor: Tensor) -> Result<Response> {
+    Ok(Response::text(format!("{:?} {:?} on {}", tensor.dtype(), tensor.shape(), tensor.device())))
+}
+
+fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<()> {
+    if found == wanted { Ok(()) } else { Err(Error::internal(format!("{what}: {found:?}, not {wanted:?}"))) }
+}
+
+/// What goes in comes out, through every element type, views, slices, empty tensors and scalars.
+fn roundtrip() -> Result<Response> {
+    macro_rules! all {
+        ($($rust:ty),*) => {$(
+            let elements: Vec<$rust> = (0u8..6).map(|number| number as $rust).collect();
+            let tensor = Tensor::from_slice(&[2, 3], &elements)?;
+            expect("dtype", tensor.dtype(), <$rust as hearth_guest::Element>::DTYPE)?;
+            expect("elements", tensor.to_vec::<$rust>()?, elements.clone())?;
+            expect("range", tensor.to_vec_range::<$rust>(2..4)?, elements[2..4].to_vec())?;
+            expect("bytes", tensor.byte_length(), (6 * size_of::<$rust>()) as u64)?;
+            expect("row", tensor.slice(0, 1..)?.to_vec::<$rust>()?, elements[3..].to_vec())?;
+            expect("column", tensor.slice(1, -1..)?.to_vec::<$rust>()?, vec![elements[2], elements[5]])?;
+            expect("reshape", tensor.reshape(&[-1, 2])?.shape(), vec![3, 2])?;
+        )*};
+    }
+    all!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
+    let flags = [true, false, true];
+    expect("boolean", Tensor::from_slice(&[3], &flags)?.to_vec::<bool>()?, flags.to_vec())?;
+    let scalar = Tensor::from_slice(&[], &[7u16])?;
+    expect("scalar", (scalar.shape(), scalar.to_vec::<u16>()?), (vec![], vec![7]))?;
+    let empty = Tensor::from_slice::<f32>(&[0, 3], &[])?;
+    expect("empty", (empty.shape(), empty.to_vec::<f32>()?), (vec![0, 3], vec![]))?;
+    let tensor = Tensor::from_slice(&[5], &[0u8, 1, 2, 3, 4])?;
+    let backwards = SliceRange { axis: 0, start: i64::MAX, end: i64::MIN, step: -2 };
+    expect("backwards", tensor.slice_with(&[backwards])?.to_vec::<u8>()?, vec![4, 2, 0])?;
+    let sum = tensor.add(&Tensor::from_slice(&[], &[10u8])?)?;
+    expect("broadcast", sum.to_vec::<u8>()?, vec![10, 11, 12, 13, 14])?;
+    Ok(Response::text("fine"))
+}
