@@ -1,4 +1,5 @@
-//! Tensors, the operators on them and the memory they take, behind one `Device` trait; it never knows guests, HTTP or models.
+//! Tensors, the operators on them and the memory they take, behind one `Device` trait; it never knows guests, HTTP or
+//! models.
 
 mod cpu;
 mod decode;
@@ -33,8 +34,8 @@ const _: () = assert!(usize::BITS == 64, "hearth needs a 64-bit host");
 
 /// Memory and operators. Callers hold it as `Arc<dyn Device>` and know nothing else about it.
 ///
-/// Every method that makes a tensor charges the account before it allocates, and fails with `limit-exceeded` (the account)
-/// or `overloaded` (the device) when the bytes do not fit.
+/// Every method that makes a tensor charges the account before it allocates, and fails with `limit-exceeded` (the
+/// account) or `overloaded` (the device) when the bytes do not fit.
 pub trait Device: Send + Sync {
     /// The device's name: `cpu`, `cuda:0`, …
     fn name(&self) -> &str;
@@ -47,17 +48,18 @@ pub trait Device: Send + Sync {
 
     /// Makes a tensor from row-major little-endian bytes.
     ///
-    /// Errors: `invalid-argument` when `bytes` is not exactly as long as dtype and shape say, when a boolean is neither 0
-    /// nor 1, or when dtype is text.
+    /// Errors: `invalid-argument` when `bytes` is not exactly as long as dtype and shape say, when a boolean is neither
+    /// 0 nor 1, or when dtype is text.
     fn create(&self, account: &Arc<Account>, dtype: DType, shape: Shape, bytes: &[u8]) -> Result<Tensor>;
 
-    /// Makes a tensor from host memory that someone else allocated, such as an engine's output, without a copy where the
-    /// device can use it in place. Its length must be that of dtype and shape; booleans must be 0 or 1.
+    /// Makes a tensor from host memory that someone else allocated, such as an engine's output, without a copy where
+    /// the device can use it in place. Its length must be that of dtype and shape; booleans must be 0 or 1.
     fn adopt(&self, account: &Arc<Account>, dtype: DType, shape: Shape, memory: Box<dyn HostMemory>) -> Result<Tensor>;
 
     /// Waits for the tensor and copies a range of its bytes to the host.
     ///
-    /// Errors: `invalid-argument` when the range does not lie within the tensor; what the device found while computing it.
+    /// Errors: `invalid-argument` when the range does not lie within the tensor; what the device found while computing
+    /// it.
     fn read(&self, tensor: &Tensor, range: Range<u64>) -> Result<Vec<u8>>;
 
     /// Does planned work; `inputs` are those that were planned for. Callers use [`Device::run`].
@@ -65,8 +67,8 @@ pub trait Device: Send + Sync {
 
     /// Plans an operator, checks it against the limits and enqueues it. A device of host memory computes at once.
     ///
-    /// Errors: those of [`Op::plan`]; `limit-exceeded` and `overloaded`; `deadline-exceeded` and `cancelled` from `stop`;
-    /// `unsupported` when an input lies on another device.
+    /// Errors: those of [`Op::plan`]; `limit-exceeded` and `overloaded`; `deadline-exceeded` and `cancelled` from
+    /// `stop`; `unsupported` when an input lies on another device.
     fn run(&self, account: &Arc<Account>, op: &Op, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
         for tensor in inputs {
             if !std::ptr::addr_eq(Arc::as_ptr(tensor.device()), self) {

@@ -92,9 +92,9 @@ impl Kind {
     pub fn of_guest(word: &str) -> Kind {
         match Kind::ALL.into_iter().find(|kind| kind.as_str() == word) {
             None
-            | Some(Kind::Internal | Kind::Malformed | Kind::Unauthenticated | Kind::HandlerFailed | Kind::StorageFull) => {
-                Kind::HandlerFailed
-            }
+            | Some(
+                Kind::Internal | Kind::Malformed | Kind::Unauthenticated | Kind::HandlerFailed | Kind::StorageFull,
+            ) => Kind::HandlerFailed,
             Some(kind) => kind,
         }
     }

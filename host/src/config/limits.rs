@@ -129,8 +129,9 @@ impl Limits {
             .split_once('=')
             .ok_or_else(|| Error::invalid_argument(format!("limit '{assignment}' is not NAME=VALUE")))?;
         let name = name.trim().replace('-', "_");
-        let value = parse(text.trim())
-            .ok_or_else(|| Error::invalid_argument(format!("limit {name}: '{text}' is no number (try 1000, 64KiB, 1GiB)")))?;
+        let value = parse(text.trim()).ok_or_else(|| {
+            Error::invalid_argument(format!("limit {name}: '{text}' is no number (try 1000, 64KiB, 1GiB)"))
+        })?;
         self.set_value(&name, value)
     }
 
@@ -138,7 +139,10 @@ impl Limits {
     pub fn set_value(&mut self, name: &str, value: u64) -> Result<()> {
         let Some(row) = LIMITS.iter().find(|row| row.name == name) else {
             let names: Vec<_> = LIMITS.iter().map(|row| row.name).collect();
-            return Err(Error::invalid_argument(format!("no limit is called '{name}'; there are {}", names.join(", "))));
+            return Err(Error::invalid_argument(format!(
+                "no limit is called '{name}'; there are {}",
+                names.join(", ")
+            )));
         };
         if value < row.least || value > row.most {
             let message = format!("limit {name} is {value}, but takes {} to {}", row.least, row.most);

@@ -99,10 +99,7 @@ fn check(dtype: DType, shape: &Shape, bytes: &[u8]) -> Result<()> {
         return Err(Error::invalid_argument("dtype: tensors of text cannot be made; pass strings another way"));
     };
     if bytes.len() as u64 != length {
-        return Err(Error::invalid_argument(format!(
-            "data: {} bytes, but {dtype}{shape} takes {length}",
-            bytes.len()
-        )));
+        return Err(Error::invalid_argument(format!("data: {} bytes, but {dtype}{shape} takes {length}", bytes.len())));
     }
     if dtype == DType::Boolean && bytes.iter().fold(0, |all, byte| all | byte) > 1 {
         let index = bytes.iter().position(|byte| *byte > 1).unwrap_or(0);
@@ -111,16 +108,11 @@ fn check(dtype: DType, shape: &Shape, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn compute(
-    account: &Arc<Account>,
-    plan: &Plan,
-    inputs: &[&Tensor],
-    results: &mut [Fresh],
-    stop: &Stop,
-) -> Result<()> {
+fn compute(account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], results: &mut [Fresh], stop: &Stop) -> Result<()> {
     let lost = || Error::new(Kind::Internal, "an operator was run with other tensors than it was planned for");
     let (first, second) = (inputs.first(), inputs.get(1));
-    let (Some(input), Some((result, more)), Some((_, shape))) = (first, results.split_first_mut(), plan.outputs.first())
+    let (Some(input), Some((result, more)), Some((_, shape))) =
+        (first, results.split_first_mut(), plan.outputs.first())
     else {
         return Err(lost());
     };
@@ -140,7 +132,7 @@ fn compute(
         }
         Work::Normalize { outer, inner, scale, offset } => with_element!(dtype, T => {
             let sizes = [*outer as usize, *inner as usize];
-            normalize::run::<T>(sizes, scale, offset, elements(input)?, result.elements_mut()?, pace)
+            normalize::run::<T>(sizes, scale, offset, elements(input)?, result.elements_mut()?, account, pace)
         }),
         Work::Cast => cast::run(dtype, plan.outputs[0].0, input, result, pace),
         Work::Copy(copy) => strided::run(copy, dtype, input, result, pace),
@@ -176,5 +168,127 @@ fn compute(
             let loops = arithmetic::Loops::new(dims, a_strides, b_strides);
             arithmetic::run(*arithmetic, &loops, [*input, *second.ok_or_else(lost)?], result, pace)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Arithmetic, Op, Owner, SliceRange};
+
+    fn account(device: &Arc<Cpu>, bytes: u64, count: u64) -> Arc<Account> {
+        device.ledger().account(Owner::Invocation { tenant: "default".into() }, bytes, count)
+    }
+
+    fn shape(dims: &[u64]) -> Shape {
+        Shape::new(dims, 8).unwrap()
+    }
+
+    #[test]
+    fn bytes_that_are_no_tensor_are_refused() {
+        let device = Cpu::new(Ledger::new(1 << 20), Limits::default());
+        let account = account(&device, 1 << 20, 10);
+        for (dtype, dims, bytes, part) in [
+            (DType::F32, &[2, 2][..], &[0; 15][..], "15 bytes, but f32[2, 2] takes 16"),
+            (DType::U8, &[], &[], "0 bytes, but u8[] takes 1"),
+            (DType::Boolean, &[3], &[1, 0, 2], "byte 2 is 2"),
+            (DType::Text, &[0], &[], "text"),
+        ] {
+            let created = device.create(&account, dtype, shape(dims), bytes).unwrap_err();
+            let adopted = device.adopt(&account, dtype, shape(dims), Box::new(bytes.to_vec())).unwrap_err();
+            for error in [created, adopted] {
+                assert_eq!(error.kind(), Kind::InvalidArgument);
+                assert!(error.message().contains(part), "{error}");
+            }
+        }
+        assert_eq!((account.used_bytes(), account.tensor_count()), (0, 0));
+        let empty = device.create(&account, DType::F64, shape(&[3, 0]), &[]).unwrap();
+        assert_eq!((empty.byte_length(), empty.read(0..0).unwrap()), (0, vec![]));
+    }
+
+    #[test]
+    fn views_share_their_bytes_and_count_as_tensors() {
+        let device = Cpu::new(Ledger::new(1 << 20), Limits::default());
+        let account = account(&device, 24, 3);
+        let bytes: Vec<u8> = (0..24).collect();
+        let whole = device.create(&account, DType::U16, shape(&[4, 3]), &bytes).unwrap();
+        let rows = |start, end| vec![SliceRange { axis: 0, start, end, step: 1 }];
+        let part = whole.slice(rows(1, 3), &Stop::default()).unwrap();
+        let line = part.reshape(&[-1]).unwrap();
+        drop((whole, part));
+        assert_eq!((account.used_bytes(), account.tensor_count()), (24, 1));
+        assert_eq!(line.read(0..12).unwrap(), bytes[6..18]);
+        assert_eq!(line.read(2..3).unwrap(), bytes[8..9]);
+        assert_eq!(line.host_bytes().unwrap(), &bytes[6..18]);
+        assert_eq!(line.read(2..13).unwrap_err().kind(), Kind::InvalidArgument);
+        #[expect(clippy::reversed_empty_ranges, reason = "a guest may ask for it")]
+        let reversed = line.read(3..2);
+        assert_eq!(reversed.unwrap_err().kind(), Kind::InvalidArgument);
+        let copies = (line.reshape(&[2, 3]).unwrap(), line.reshape(&[3, 2]).unwrap());
+        assert_eq!(line.reshape(&[6]).unwrap_err().kind(), Kind::LimitExceeded);
+        drop((copies, line));
+        assert_eq!((account.used_bytes(), account.tensor_count(), device.ledger().used_bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn results_are_charged_before_they_are_made() {
+        let device = Cpu::new(Ledger::new(100), Limits::default());
+        let account = account(&device, 90, 10);
+        let run = |op: &Op, inputs: &[&Tensor]| device.run(&account, op, inputs, &Stop::default());
+        let tensor = device.create(&account, DType::U8, shape(&[40]), &[1; 40]).unwrap();
+        let wide = run(&Op::Cast { dtype: DType::F64 }, &[&tensor]).unwrap_err();
+        assert_eq!(wide.kind(), Kind::LimitExceeded);
+        let sum = run(&Op::Arithmetic(Arithmetic::Add), &[&tensor, &tensor]).unwrap();
+        assert_eq!((account.used_bytes(), sum[0].read(0..2).unwrap()), (80, vec![2, 2]));
+        let other = device.ledger().account(Owner::Workspace, 90, 10);
+        let full = device.create(&other, DType::U8, shape(&[21]), &[0; 21]).unwrap_err();
+        assert_eq!(full.kind(), Kind::Overloaded);
+        // The search of top-k needs room of its own for a while.
+        let search = run(&Op::TopK { k: 1, axis: 0, largest: true }, &[&tensor]).unwrap_err();
+        assert_eq!(search.kind(), Kind::LimitExceeded);
+        assert_eq!(account.used_bytes(), 80);
+    }
+
+    #[test]
+    fn adopted_memory_is_used_in_place_where_it_is_aligned() {
+        struct Offset(Vec<u64>, usize);
+        impl HostMemory for Offset {
+            fn bytes(&self) -> &[u8] {
+                &bytemuck::cast_slice(&self.0)[self.1..self.1 + 8]
+            }
+        }
+        let device = Cpu::new(Ledger::new(100), Limits::default());
+        let account = account(&device, 90, 10);
+        for (offset, in_place) in [(0, true), (8, true), (4, false)] {
+            let memory = Box::new(Offset(vec![1, 2, 3], offset));
+            let (address, bytes) = (memory.bytes().as_ptr().addr(), memory.bytes().to_vec());
+            let tensor = device.adopt(&account, DType::U64, shape(&[1]), memory).unwrap();
+            let found = tensor.host_bytes().unwrap();
+            assert_eq!((found, found.as_ptr().addr() == address), (&bytes[..], in_place));
+            assert_eq!(account.used_bytes(), 8);
+        }
+    }
+
+    #[test]
+    fn a_stopped_operator_ends_and_leaves_nothing() {
+        let device = Cpu::new(Ledger::new(1 << 30), Limits::default());
+        let account = account(&device, 1 << 30, 10);
+        let length = 1 << 22;
+        let tensor = device.create(&account, DType::U8, shape(&[length]), &vec![1; length as usize]).unwrap();
+        let stop = Stop::default();
+        let planned = Op::Cast { dtype: DType::U16 }.plan(&[(DType::U8, tensor.shape())], device.limits()).unwrap();
+        stop.cancel();
+        let error = device.execute(&account, &planned, &[&tensor], &stop).unwrap_err();
+        assert_eq!((error.kind(), account.used_bytes()), (Kind::Cancelled, length));
+    }
+
+    #[test]
+    fn tensors_of_another_device_are_refused() {
+        let ledger = Ledger::new(100);
+        let [here, there] = [0, 1].map(|_| Cpu::new(Arc::clone(&ledger), Limits::default()));
+        let account = account(&there, 90, 10);
+        let tensor = there.create(&account, DType::U8, Shape::scalar(), &[1]).unwrap();
+        let error = here.run(&account, &Op::Softmax { axis: 0 }, &[&tensor], &Stop::default()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
     }
 }

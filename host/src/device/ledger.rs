@@ -175,7 +175,9 @@ impl Account {
     /// Claims one tensor's place until the result is dropped.
     pub(super) fn slot(self: &Arc<Account>) -> Result<Slot> {
         add_within(&self.count, 1, self.limit_count).map_err(|used| {
-            Error::limit_exceeded(format!("{used} tensors are alive, which is the most (tensor_count); drop some first"))
+            Error::limit_exceeded(format!(
+                "{used} tensors are alive, which is the most (tensor_count); drop some first"
+            ))
         })?;
         Ok(Slot { account: Arc::clone(self) })
     }

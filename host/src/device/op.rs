@@ -1,7 +1,8 @@
-//! The operators of `wit/operators.wit` as data, with pure rules for shapes and costs; it never touches elements or memory.
+//! The operators of `wit/operators.wit` as data, with pure rules for shapes and costs; it never touches elements or
+//! memory.
 //!
-//! [`Op::plan`] checks everything that can be known from dtypes and shapes and lowers the operator to [`Work`]: loops with
-//! resolved axes and strides. Devices execute work and never look at an [`Op`] again.
+//! [`Op::plan`] checks everything that can be known from dtypes and shapes and lowers the operator to [`Work`]: loops
+//! with resolved axes and strides. Devices execute work and never look at an [`Op`] again.
 
 mod arithmetic;
 mod image;
@@ -221,8 +222,8 @@ pub struct Plan {
     pub work: Work,
 }
 
-/// An operator lowered to loops. Sizes are elements; every product of them was checked to be addressable. Unless a variant
-/// says otherwise there is one input and one result, both row-major and contiguous.
+/// An operator lowered to loops. Sizes are elements; every product of them was checked to be addressable. Unless a
+/// variant says otherwise there is one input and one result, both row-major and contiguous.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// The result is a part of the input's own bytes.
@@ -231,8 +232,8 @@ pub enum Work {
         byte_offset: u64,
     },
     /// Every image is resized: [images, source height, source width, channels] → [images, height, width, channels].
-    /// The taps of both axes come from `resample`, and u8 results are accumulated in f32, rows first, tap by tap, so that
-    /// devices agree exactly.
+    /// The taps of both axes come from `resample`, and u8 results are accumulated in f32, rows first, tap by tap, so
+    /// that devices agree exactly.
     Resize {
         /// Images, with the channels among them where they are planes.
         images: u64,
@@ -251,7 +252,7 @@ pub enum Work {
         outer: u64,
         /// Elements after the axis.
         inner: u64,
-        /// A factor per channel.
+        /// A factor per channel; the channels are as many as there are numbers.
         scale: Vec<f32>,
         /// A summand per channel.
         offset: Vec<f32>,
@@ -294,8 +295,8 @@ pub enum Work {
         /// Elements after the axis.
         inner: u64,
     },
-    /// The `k` largest or smallest along the middle of [outer, length, inner]. Two results: values and s64 indices, both
-    /// [outer, k, inner].
+    /// The `k` largest or smallest along the middle of [outer, length, inner]. Two results: values and s64 indices,
+    /// both [outer, k, inner].
     TopK {
         /// Elements before the axis.
         outer: u64,

@@ -1,1 +1,312 @@
-//! Placeholder while writing.
+//! Runs the table of `tests/python/operators.py` on every device that is present; it never makes expectations itself.
+
+use super::{
+    Arithmetic, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Op, Owner, PadMode, Resize, Shape,
+    SliceRange, Stop, Tensor,
+};
+use crate::config::Limits;
+use crate::error::Error;
+use serde::Deserialize;
+use std::path::Path;
+use std::sync::Arc;
+
+#[derive(Deserialize)]
+struct Table {
+    seed: u64,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    call: Call,
+    inputs: Vec<Stored>,
+    #[serde(default)]
+    outputs: Vec<Expected>,
+    error: Option<String>,
+    #[serde(default)]
+    mentions: String,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    dtype: String,
+    shape: Vec<u64>,
+    offset: usize,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    #[serde(flatten)]
+    stored: Stored,
+    check: Check,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Check {
+    Exact,
+    Relative(f64),
+    Rounded(f64),
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+enum Call {
+    Resize { height: u32, width: u32, layout: String, interpolation: String, coordinates: String, antialias: bool },
+    Normalize { axis: i32, scale: Vec<f32>, offset: Vec<f32> },
+    Cast { dtype: String },
+    Crop { layout: String, top: u64, left: u64, height: u64, width: u64 },
+    Pad { before: Vec<u64>, after: Vec<u64>, mode: String, bits: Option<u64> },
+    Permute { axes: Vec<i32> },
+    Slice { ranges: Vec<Range> },
+    Reshape { shape: Vec<i64> },
+    Concat { axis: i32 },
+    Stack { axis: i32 },
+    Softmax { axis: i32 },
+    Argmax { axis: i32, keep_axis: bool },
+    TopK { k: u64, axis: i32, largest: bool },
+    MaskedMeanPool,
+    L2Normalize { axis: i32, epsilon: f32 },
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Minimum,
+    Maximum,
+}
+
+#[derive(Deserialize)]
+struct Range {
+    axis: i32,
+    start: i64,
+    end: i64,
+    step: i64,
+}
+
+fn layout(word: &str) -> ImageLayout {
+    match word {
+        "hwc" => ImageLayout::Hwc,
+        "chw" => ImageLayout::Chw,
+        _ => panic!("no layout is called {word}"),
+    }
+}
+
+impl Call {
+    /// The operator; none for a reshape, which is a tensor's own.
+    fn op(&self) -> Option<Op> {
+        Some(match self {
+            Call::Resize { height, width, layout: word, interpolation, coordinates, antialias } => Op::Resize(Resize {
+                height: *height,
+                width: *width,
+                layout: layout(word),
+                interpolation: match interpolation.as_str() {
+                    "nearest" => Interpolation::Nearest,
+                    "bilinear" => Interpolation::Bilinear,
+                    "bicubic" => Interpolation::Bicubic,
+                    "area" => Interpolation::Area,
+                    word => panic!("no interpolation is called {word}"),
+                },
+                coordinates: match coordinates.as_str() {
+                    "half-pixel" => Coordinates::HalfPixel,
+                    "pytorch-half-pixel" => Coordinates::PytorchHalfPixel,
+                    "align-corners" => Coordinates::AlignCorners,
+                    "asymmetric" => Coordinates::Asymmetric,
+                    word => panic!("no coordinates are called {word}"),
+                },
+                antialias: *antialias,
+            }),
+            Call::Normalize { axis, scale, offset } => {
+                Op::Normalize { axis: *axis, scale: scale.clone(), offset: offset.clone() }
+            }
+            Call::Cast { dtype } => Op::Cast { dtype: DType::from_word(dtype).unwrap() },
+            Call::Crop { layout: word, top, left, height, width } => {
+                Op::Crop { layout: layout(word), top: *top, left: *left, height: *height, width: *width }
+            }
+            Call::Pad { before, after, mode, bits } => Op::Pad {
+                before: before.clone(),
+                after: after.clone(),
+                mode: match mode.as_str() {
+                    "constant" => PadMode::Constant(f64::from_bits(bits.unwrap())),
+                    "edge" => PadMode::Edge,
+                    "reflect" => PadMode::Reflect,
+                    word => panic!("no mode is called {word}"),
+                },
+            },
+            Call::Permute { axes } => Op::Permute { axes: axes.clone() },
+            Call::Slice { ranges } => {
+                let range = |range: &Range| {
+                    let Range { axis, start, end, step } = *range;
+                    SliceRange { axis, start, end, step }
+                };
+                Op::Slice { ranges: ranges.iter().map(range).collect() }
+            }
+            Call::Reshape { .. } => return None,
+            Call::Concat { axis } => Op::Concat { axis: *axis },
+            Call::Stack { axis } => Op::Stack { axis: *axis },
+            Call::Softmax { axis } => Op::Softmax { axis: *axis },
+            Call::Argmax { axis, keep_axis } => Op::Argmax { axis: *axis, keep_axis: *keep_axis },
+            Call::TopK { k, axis, largest } => Op::TopK { k: *k, axis: *axis, largest: *largest },
+            Call::MaskedMeanPool => Op::MaskedMeanPool,
+            Call::L2Normalize { axis, epsilon } => Op::L2Normalize { axis: *axis, epsilon: *epsilon },
+            Call::Add => Op::Arithmetic(Arithmetic::Add),
+            Call::Subtract => Op::Arithmetic(Arithmetic::Subtract),
+            Call::Multiply => Op::Arithmetic(Arithmetic::Multiply),
+            Call::Divide => Op::Arithmetic(Arithmetic::Divide),
+            Call::Minimum => Op::Arithmetic(Arithmetic::Minimum),
+            Call::Maximum => Op::Arithmetic(Arithmetic::Maximum),
+        })
+    }
+}
+
+impl Stored {
+    fn dtype(&self) -> DType {
+        DType::from_word(&self.dtype).unwrap()
+    }
+
+    fn bytes<'a>(&self, dtype: DType, data: &'a [u8]) -> &'a [u8] {
+        let length = Shape::new(&self.shape, 32).unwrap().bytes(dtype).unwrap() as usize;
+        &data[self.offset..self.offset + length]
+    }
+}
+
+/// Every device of this machine.
+fn devices() -> Vec<Arc<dyn Device>> {
+    let ledger = Ledger::new(1 << 30);
+    vec![Cpu::new(ledger, Limits::default())]
+}
+
+#[test]
+fn every_operator_gives_the_reference_result_on_every_device() {
+    let Some(folder) = std::env::var_os("HEARTH_OPERATOR_CASES") else {
+        let how = "make a table with tests/python/operators.py SEED FOLDER and set HEARTH_OPERATOR_CASES=FOLDER";
+        assert!(std::env::var_os("HEARTH_REQUIRE_REFERENCES").is_none_or(|value| value != "1"), "no table: {how}");
+        eprintln!("skipped, there is no table of operators: {how}");
+        return;
+    };
+    let folder = Path::new(&folder);
+    let table: Table = serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();
+    let data = std::fs::read(folder.join("data.bin")).unwrap();
+    for device in devices() {
+        let wrong: Vec<String> = table
+            .cases
+            .iter()
+            .flat_map(|case| [false, true].map(|within| (case, within)))
+            .filter_map(|(case, within)| {
+                run(&device, case, within, &data).err().map(|why| format!("{}\n  {why}", case.name))
+            })
+            .collect();
+        let (count, name, seed) = (table.cases.len(), device.name(), table.seed);
+        eprintln!("{count} cases of seed {seed} on {name}: {} wrong", wrong.len());
+        assert!(wrong.is_empty(), "{}", wrong[..wrong.len().min(20)].join("\n"));
+    }
+}
+
+/// Runs a case, with inputs of their own or with views that lie within larger buffers.
+fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Result<(), String> {
+    let account = device.ledger().account(Owner::Invocation { tenant: "default".into() }, 1 << 30, 1_000);
+    let stop = Stop::default();
+    let place = |stored: &Stored| -> Result<Tensor, Error> {
+        let (dtype, shape) = (stored.dtype(), Shape::new(&stored.shape, 8)?);
+        let bytes = stored.bytes(dtype, data);
+        if !within {
+            return device.create(&account, dtype, shape, bytes);
+        }
+        let size = dtype.size_bytes().unwrap() as usize;
+        let more = [&vec![1; 3 * size][..], bytes, &vec![1; size][..]].concat();
+        let line = device.create(&account, dtype, Shape::new(&[shape.elements() + 4], 8)?, &more)?;
+        let end = shape.elements() as i64 + 3;
+        let dims: Vec<i64> = shape.dims().iter().map(|dim| *dim as i64).collect();
+        line.slice(vec![SliceRange { axis: 0, start: 3, end, step: 1 }], &stop)?.reshape(&dims)
+    };
+    let result = (|| {
+        let inputs: Vec<Tensor> = case.inputs.iter().map(place).collect::<Result<_, _>>()?;
+        let inputs: Vec<&Tensor> = inputs.iter().collect();
+        match (&case.call, case.call.op()) {
+            (Call::Reshape { shape }, _) => Ok(vec![inputs[0].reshape(shape)?]),
+            (_, Some(op)) => device.run(&account, &op, &inputs, &stop),
+            (_, None) => panic!("{} has no operator", case.name),
+        }
+    })();
+    match (&case.error, result) {
+        (Some(kind), Err(error)) if error.kind().as_str() == kind && error.message().contains(&case.mentions) => {}
+        (Some(kind), Err(error)) => {
+            return Err(format!("expected {kind} with '{}', found {}: {error}", case.mentions, error.kind()));
+        }
+        (Some(kind), Ok(_)) => return Err(format!("expected {kind}, found a result")),
+        (None, Err(error)) => return Err(format!("failed with {}: {error}", error.kind())),
+        (None, Ok(outputs)) => {
+            if outputs.len() != case.outputs.len() {
+                return Err(format!("{} results, expected {}", outputs.len(), case.outputs.len()));
+            }
+            for (output, expected) in outputs.iter().zip(&case.outputs) {
+                compare(output, expected, data)?;
+            }
+        }
+    }
+    match (account.used_bytes(), account.tensor_count()) {
+        (0, 0) => Ok(()),
+        (bytes, count) => Err(format!("{bytes} bytes of {count} tensors were left behind")),
+    }
+}
+
+fn compare(output: &Tensor, expected: &Expected, data: &[u8]) -> Result<(), String> {
+    let (dtype, stored) = (expected.stored.dtype(), &expected.stored);
+    if (output.dtype(), output.shape().dims()) != (dtype, &stored.shape[..]) {
+        return Err(format!("a result is {}{}, expected {dtype}{:?}", output.dtype(), output.shape(), stored.shape));
+    }
+    let bytes = output.read(0..output.byte_length()).map_err(|error| error.to_string())?;
+    let size = dtype.size_bytes().unwrap() as usize;
+    let found = bytes.chunks_exact(size);
+    match expected.check {
+        Check::Exact => {
+            for (index, (found, expected)) in found.zip(stored.bytes(dtype, data).chunks_exact(size)).enumerate() {
+                let both_nan = dtype.is_float() && number(dtype, found).is_nan() && number(dtype, expected).is_nan();
+                if found != expected && !both_nan {
+                    let (found, expected) = (number(dtype, found), number(dtype, expected));
+                    return Err(format!("element {index} is {found}, expected exactly {expected}"));
+                }
+            }
+        }
+        Check::Relative(tolerance) | Check::Rounded(tolerance) => {
+            let exact = stored.bytes(DType::F64, data).chunks_exact(8).map(|bytes| number(DType::F64, bytes));
+            for (index, (found, exact)) in found.map(|bytes| number(dtype, bytes)).zip(exact).enumerate() {
+                let most = match expected.check {
+                    Check::Rounded(_) => 0.5 + tolerance,
+                    Check::Exact | Check::Relative(_) => tolerance * exact.abs().max(1.0),
+                };
+                let agrees = found == exact || (found.is_nan() && exact.is_nan()) || (found - exact).abs() <= most;
+                if !agrees && !overflows(dtype, found, exact) {
+                    return Err(format!("element {index} is {found}, expected {exact} within {most:e}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the exact value is so near the largest of a narrow type that it may be rounded to infinity.
+fn overflows(dtype: DType, found: f64, exact: f64) -> bool {
+    let largest = match dtype {
+        DType::F16 => 65_504.0,
+        DType::BF16 | DType::F32 => f64::from(f32::MAX),
+        _ => return false,
+    };
+    found.is_infinite() && found.signum() == exact.signum() && exact.abs() >= largest
+}
+
+fn number(dtype: DType, bytes: &[u8]) -> f64 {
+    let bits = bytes.iter().rev().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
+    match dtype {
+        DType::Boolean | DType::U8 | DType::U16 | DType::U32 | DType::U64 => bits as f64,
+        DType::S8 => f64::from(bits as i8),
+        DType::S16 => f64::from(bits as i16),
+        DType::S32 => f64::from(bits as i32),
+        DType::S64 => bits as i64 as f64,
+        DType::F16 => half::f16::from_bits(bits as u16).to_f64(),
+        DType::BF16 => half::bf16::from_bits(bits as u16).to_f64(),
+        DType::F32 => f64::from(f32::from_bits(bits as u32)),
+        DType::F64 => f64::from_bits(bits),
+        DType::Text => panic!("text is no number"),
+    }
+}

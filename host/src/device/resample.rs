@@ -1,6 +1,7 @@
 //! Which source samples make a target sample of `resize`, and with what weights; the same for every device.
 //!
-//! Coordinates are exact fractions until the weights are made, so that ties and whole positions never depend on rounding.
+//! Coordinates are exact fractions until the weights are made, so that ties and whole positions never depend on
+//! rounding.
 
 use super::stop::Pace;
 use super::{Coordinates, Interpolation, Resize};
@@ -111,7 +112,9 @@ impl Axis {
         }
         let (whole, part) = self.position(index);
         match self.filter {
-            Filter::Nearest => self.push(index, whole + i64::from(part > 0.5), whole + i64::from(part > 0.5), taps, |_| 1.0),
+            Filter::Nearest => {
+                self.push(index, whole + i64::from(part > 0.5), whole + i64::from(part > 0.5), taps, |_| 1.0)
+            }
             Filter::Linear => self.push(index, whole, whole + 1, taps, |at| linear((at - whole) as f64 - part)),
             Filter::Cubic => self.push(index, whole - 1, whole + 2, taps, |at| cubic((at - whole) as f64 - part)),
             Filter::WideLinear | Filter::WideCubic => {
@@ -186,7 +189,8 @@ mod tests {
     use crate::device::{ImageLayout, Stop};
 
     fn axis(source: u64, target: u32, interpolation: Interpolation, coordinates: Coordinates, antialias: bool) -> Axis {
-        let resize = Resize { height: 1, width: target, layout: ImageLayout::Hwc, interpolation, coordinates, antialias };
+        let resize =
+            Resize { height: 1, width: target, layout: ImageLayout::Hwc, interpolation, coordinates, antialias };
         Axis::columns(&resize, source)
     }
 
@@ -217,12 +221,8 @@ mod tests {
     fn every_run_lies_within_the_image_and_sums_to_one() {
         let interpolations =
             [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Area];
-        let coordinates = [
-            Coordinates::HalfPixel,
-            Coordinates::PytorchHalfPixel,
-            Coordinates::AlignCorners,
-            Coordinates::Asymmetric,
-        ];
+        let coordinates =
+            [Coordinates::HalfPixel, Coordinates::PytorchHalfPixel, Coordinates::AlignCorners, Coordinates::Asymmetric];
         for source in [1, 2, 3, 7, 64, 1_000] {
             for target in [1, 2, 3, 5, 64, 999] {
                 for interpolation in interpolations {

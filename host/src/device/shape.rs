@@ -22,14 +22,19 @@ impl Shape {
     /// Errors: `too-large` when there are more dimensions, or more elements than a machine can address.
     pub fn new(dims: &[u64], max_rank: u64) -> Result<Shape> {
         if dims.len() as u64 > max_rank {
-            let message = format!("a tensor of {} dimensions; at most {max_rank} are allowed (tensor_rank)", dims.len());
+            let message =
+                format!("a tensor of {} dimensions; at most {max_rank} are allowed (tensor_rank)", dims.len());
             return Err(Error::too_large(message));
         }
         let mut span = 1u64;
         for &dim in dims {
             span = match span.checked_mul(dim.max(1)) {
                 Some(product) if product <= MOST_ELEMENTS => product,
-                _ => return Err(Error::too_large(format!("a tensor of shape {dims:?} has too many elements to address"))),
+                _ => {
+                    return Err(Error::too_large(format!(
+                        "a tensor of shape {dims:?} has too many elements to address"
+                    )));
+                }
             };
         }
         let elements = if dims.contains(&0) { 0 } else { span };
@@ -128,7 +133,11 @@ pub(crate) fn axis_of(name: &str, axis: i32, rank: usize) -> Result<usize> {
     match usize::try_from(index) {
         Ok(index) if index < rank => Ok(index),
         _ if rank == 0 => Err(Error::invalid_argument(format!("{name}: {axis}, but a scalar has no axes"))),
-        _ => Err(Error::invalid_argument(format!("{name}: {axis} is out of range; it takes {} to {}", -(rank as i64), rank - 1))),
+        _ => Err(Error::invalid_argument(format!(
+            "{name}: {axis} is out of range; it takes {} to {}",
+            -(rank as i64),
+            rank - 1
+        ))),
     }
 }
 
@@ -162,7 +171,8 @@ mod tests {
 
     #[test]
     fn reshape_infers_one_dimension_and_keeps_the_elements() {
-        let check = |from: &[u64], to: &[i64]| Shape::new(from, 8).unwrap().reshaped(to, 8).map(|shape| shape.to_string());
+        let check =
+            |from: &[u64], to: &[i64]| Shape::new(from, 8).unwrap().reshaped(to, 8).map(|shape| shape.to_string());
         assert_eq!(check(&[2, 3, 4], &[4, -1]).unwrap(), "[4, 6]");
         assert_eq!(check(&[], &[1, 1]).unwrap(), "[1, 1]");
         assert_eq!(check(&[1], &[]).unwrap(), "[]");

@@ -109,8 +109,8 @@ impl Tensor {
 
     /// The same elements in other dimensions, of which one may be -1 (inferred). Copies nothing.
     ///
-    /// Errors: `invalid-argument` when the number of elements would differ; `limit-exceeded` when the account has its most
-    /// tensors already.
+    /// Errors: `invalid-argument` when the number of elements would differ; `limit-exceeded` when the account has its
+    /// most tensors already.
     pub fn reshape(&self, dims: &[i64]) -> Result<Tensor> {
         let shape = self.0.shape.reshaped(dims, self.device().limits().tensor_rank)?;
         self.view(0, shape)
@@ -145,7 +145,8 @@ impl Tensor {
     pub fn buffer_range(&self, range: Range<u64>) -> Result<Range<u64>> {
         let length = self.byte_length();
         if range.start > range.end || range.end > length {
-            let message = format!("bytes {} to {} do not lie within the tensor's {length} bytes", range.start, range.end);
+            let message =
+                format!("bytes {} to {} do not lie within the tensor's {length} bytes", range.start, range.end);
             return Err(Error::invalid_argument(message));
         }
         Ok(self.0.byte_offset + range.start..self.0.byte_offset + range.end)

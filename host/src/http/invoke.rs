@@ -32,6 +32,7 @@ pub(super) async fn invoke(
     let deadline = arrived + Duration::from_millis(limits.invocation_ms);
     let slot = tokio::time::timeout_at(deadline.into(), app.runtime.slot()).await;
     let slot = slot.map_err(|_| Error::overloaded("no place became free within the deadline; try again later"))??;
+    let waited = arrived.elapsed();
     let wants_receipt = parts.headers.get("hearth-receipt").is_some_and(|value| value == "1");
     let call = Call {
         request_id: request_id.clone(),
@@ -48,7 +49,7 @@ pub(super) async fn invoke(
         headers: request_headers(&parts.headers),
         body,
     };
-    let invocation = Invocation { call, request, slot, waited: arrived.elapsed() };
+    let invocation = Invocation { call, request, slot, waited };
     let Outcome { result, receipt, log, log_dropped } = app.runtime.invoke(&deployed.function, invocation).await;
 
     app.metrics.invocation(&deployed, &result, &receipt);

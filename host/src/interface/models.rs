@@ -41,7 +41,10 @@ impl models::HostModel for Ctx {
     ) -> Result<Vec<models::NamedTensor>, Fault> {
         if self.usage.model_runs >= self.services.limits.model_runs {
             let most = self.services.limits.model_runs;
-            return Err(Error::limit_exceeded(format!("this invocation ran models {most} times; model_runs allows no more")).into());
+            return Err(Error::limit_exceeded(format!(
+                "this invocation ran models {most} times; model_runs allows no more"
+            ))
+            .into());
         }
         self.usage.model_runs += 1;
         let lease = self.table.get(&model)?.clone();

@@ -102,7 +102,8 @@ impl operators::Host for Ctx {
             let (shape, pixels) = decode_image(&data, &account, &services.limits, &stop)?;
             services.device.create(&account, DType::U8, shape, &pixels)
         };
-        let tensor = tokio::task::spawn_blocking(decode).await.map_err(|error| Error::host("decoding an image", error))?;
+        let tensor =
+            tokio::task::spawn_blocking(decode).await.map_err(|error| Error::host("decoding an image", error))?;
         self.usage.operators_us += micros_since(started);
         let tensor = tensor?;
         self.usage.uploaded_bytes += tensor.byte_length();
@@ -182,13 +183,7 @@ impl operators::Host for Ctx {
         self.unary(Op::Argmax { axis, keep_axis }, input).await
     }
 
-    async fn top_k(
-        &mut self,
-        input: Handle,
-        k: u64,
-        axis: i32,
-        largest: bool,
-    ) -> Result<operators::TopKResult, Fault> {
+    async fn top_k(&mut self, input: Handle, k: u64, axis: i32, largest: bool) -> Result<operators::TopKResult, Fault> {
         let input = self.tensor(&input)?;
         let mut results = self.operate_all(Op::TopK { k, axis, largest }, vec![input]).await?.into_iter();
         match (results.next(), results.next()) {

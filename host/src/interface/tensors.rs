@@ -90,7 +90,9 @@ impl tensors::HostTensor for Ctx {
         let bytes = tensor.byte_length();
         let end = offset.checked_add(length).filter(|end| *end <= bytes);
         let end = end.ok_or_else(|| {
-            Error::invalid_argument(format!("{length} bytes from byte {offset} do not lie within a tensor of {bytes} bytes"))
+            Error::invalid_argument(format!(
+                "{length} bytes from byte {offset} do not lie within a tensor of {bytes} bytes"
+            ))
         })?;
         self.read_tensor(&tensor, offset..end)
     }

@@ -76,6 +76,8 @@ pub(super) struct Table {
 
 struct Entry {
     name: String,
+    /// Deleted: the entry goes with the last lease, unless the model is opened again.
+    forgotten: bool,
     bytes: u64,
     counts: Arc<Counts>,
     slot: Slot,
@@ -176,7 +178,8 @@ impl Models {
 
     /// Every model that was opened since the process started and not forgotten, sorted by name and digest.
     pub fn states(&self) -> Vec<ModelState> {
-        let entries = self.table.entries();
+        let mut entries = self.table.entries();
+        entries.retain(|_, entry| !entry.forgotten || entry.slot.residency() != Residency::Stored);
         let mut states: Vec<_> = entries
             .iter()
             .map(|(digest, entry)| ModelState {
@@ -226,10 +229,13 @@ impl Models {
         }
     }
 
-    /// Unloads a model that was deleted, and drops it from [`Models::states`]. Leases on it stay valid.
+    /// Unloads a model that was deleted, and drops it from [`Models::states`] once its memory is free. Leases on it stay
+    /// valid. Where another name still means this digest, the next open brings it back.
     pub async fn forget(&self, digest: &str) {
         self.unload(digest).await;
-        self.table.entries().remove(digest);
+        if let Some(entry) = self.table.entries().get_mut(digest) {
+            entry.forgotten = true;
+        }
     }
 }
 
@@ -243,10 +249,12 @@ impl Table {
             let mut entries = self.entries();
             let entry = entries.entry(resolved.digest.clone()).or_insert_with(|| Entry {
                 name: String::new(),
+                forgotten: false,
                 bytes: resolved.package.weights_bytes(),
                 counts: Arc::default(),
                 slot: Slot::Stored,
             });
+            entry.forgotten = false;
             if entry.name != resolved.name {
                 entry.name.clone_from(&resolved.name);
             }

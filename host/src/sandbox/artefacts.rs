@@ -104,7 +104,8 @@ fn node_key(path: &Path) -> Result<[u8; 32]> {
     let failed = |error: std::io::Error| Error::storage("reading or making the node key", error);
     match fs::read(path) {
         Ok(bytes) => bytes.try_into().map_err(|_| {
-            let message = "the file node.key in the data folder is damaged; remove it (compiled code is then made anew)";
+            let message =
+                "the file node.key in the data folder is damaged; remove it (compiled code is then made anew)";
             Error::invalid_argument(message)
         }),
         Err(error) if error.kind() == ErrorKind::NotFound => {

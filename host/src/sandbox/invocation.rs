@@ -60,10 +60,8 @@ impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if total > self.largest_bytes {
-            self.refused = Some(format!(
-                "it asked for {total} bytes of memory; guest_memory_bytes allows {}",
-                self.largest_bytes
-            ));
+            self.refused =
+                Some(format!("it asked for {total} bytes of memory; guest_memory_bytes allows {}", self.largest_bytes));
             return Ok(false);
         }
         self.memory_bytes = total;
@@ -227,8 +225,17 @@ fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> Error {
         (_, None, Some(Trap::StackOverflow)) => {
             "the handler's stack overflowed: its calls nest too deep; guest_stack_bytes bounds it".to_owned()
         }
+        (_, None, Some(Trap::MemoryOutOfBounds)) => {
+            "the handler trapped: memory access out of bounds; in Rust and C that is usually a stack that overflowed, \
+             by calls that nest too deep or by large local arrays"
+                .to_owned()
+        }
         (_, None, Some(other)) => format!("the handler trapped: {other}"),
-        (_, None, None) => format!("the handler trapped: {}", interface::causes(trap)),
+        (_, None, None) => match trap.root_cause().to_string() {
+            // wasmtime's error has no type of its own for this.
+            cause if cause.contains("hostcalls") => format!("the handler trapped: {cause}; hostcall_bytes bounds it"),
+            cause => format!("the handler trapped: {cause}"),
+        },
     };
     let backtrace = trap.downcast_ref::<wasmtime::WasmBacktrace>().map(|frames| frames.to_string());
     tracing::debug!(request = %ctx.call().request_id, "{reason}\n{}", backtrace.unwrap_or_default());

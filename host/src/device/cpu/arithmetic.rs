@@ -123,13 +123,7 @@ fn choose_first<T: Float>(a: T, b: T, compared: bool) -> bool {
     (a != a) | (compared & (b == b))
 }
 
-fn each<T: Pod, O: Pairwise<T>>(
-    loops: &Loops,
-    a: &[T],
-    b: &[T],
-    result: &mut [T],
-    pace: &mut Pace<'_>,
-) -> Result<()> {
+fn each<T: Pod, O: Pairwise<T>>(loops: &Loops, a: &[T], b: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
     if let Some(operand) = loops.pattern() {
         let (short, long) = if operand == 0 { (a, b) } else { (b, a) };
         let run: Vec<T> = short.iter().copied().cycle().take(short.len() * 64_usize.div_ceil(short.len())).collect();

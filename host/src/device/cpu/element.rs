@@ -201,19 +201,58 @@ wide! {
 macro_rules! with_element {
     ($dtype:expr, $type:ident => $body:expr) => {
         match $dtype {
-            DType::Boolean => { type $type = $crate::device::cpu::element::Bit; $body }
-            DType::U8 => { type $type = u8; $body }
-            DType::S8 => { type $type = i8; $body }
-            DType::U16 => { type $type = u16; $body }
-            DType::S16 => { type $type = i16; $body }
-            DType::U32 => { type $type = u32; $body }
-            DType::S32 => { type $type = i32; $body }
-            DType::U64 => { type $type = u64; $body }
-            DType::S64 => { type $type = i64; $body }
-            DType::F16 => { type $type = half::f16; $body }
-            DType::BF16 => { type $type = half::bf16; $body }
-            DType::F32 => { type $type = f32; $body }
-            DType::F64 => { type $type = f64; $body }
+            DType::Boolean => {
+                type $type = $crate::device::cpu::element::Bit;
+                $body
+            }
+            DType::U8 => {
+                type $type = u8;
+                $body
+            }
+            DType::S8 => {
+                type $type = i8;
+                $body
+            }
+            DType::U16 => {
+                type $type = u16;
+                $body
+            }
+            DType::S16 => {
+                type $type = i16;
+                $body
+            }
+            DType::U32 => {
+                type $type = u32;
+                $body
+            }
+            DType::S32 => {
+                type $type = i32;
+                $body
+            }
+            DType::U64 => {
+                type $type = u64;
+                $body
+            }
+            DType::S64 => {
+                type $type = i64;
+                $body
+            }
+            DType::F16 => {
+                type $type = half::f16;
+                $body
+            }
+            DType::BF16 => {
+                type $type = half::bf16;
+                $body
+            }
+            DType::F32 => {
+                type $type = f32;
+                $body
+            }
+            DType::F64 => {
+                type $type = f64;
+                $body
+            }
             DType::Text => Err($crate::device::cpu::element::unplanned(DType::Text)),
         }
     };
@@ -223,10 +262,22 @@ macro_rules! with_element {
 macro_rules! with_float {
     ($dtype:expr, $type:ident => $body:expr) => {
         match $dtype {
-            DType::F16 => { type $type = half::f16; $body }
-            DType::BF16 => { type $type = half::bf16; $body }
-            DType::F32 => { type $type = f32; $body }
-            DType::F64 => { type $type = f64; $body }
+            DType::F16 => {
+                type $type = half::f16;
+                $body
+            }
+            DType::BF16 => {
+                type $type = half::bf16;
+                $body
+            }
+            DType::F32 => {
+                type $type = f32;
+                $body
+            }
+            DType::F64 => {
+                type $type = f64;
+                $body
+            }
             other => Err($crate::device::cpu::element::unplanned(other)),
         }
     };
@@ -236,10 +287,22 @@ macro_rules! with_float {
 macro_rules! with_bits {
     ($dtype:expr, $type:ident => $body:expr) => {
         match $dtype.size_bytes() {
-            Some(1) => { type $type = u8; $body }
-            Some(2) => { type $type = u16; $body }
-            Some(4) => { type $type = u32; $body }
-            Some(8) => { type $type = u64; $body }
+            Some(1) => {
+                type $type = u8;
+                $body
+            }
+            Some(2) => {
+                type $type = u16;
+                $body
+            }
+            Some(4) => {
+                type $type = u32;
+                $body
+            }
+            Some(8) => {
+                type $type = u64;
+                $body
+            }
             _ => Err($crate::device::cpu::element::unplanned($dtype)),
         }
     };
@@ -274,7 +337,9 @@ mod tests {
 
     #[test]
     fn samples_round_half_to_even_and_saturate() {
-        for (wide, narrow) in [(0.5, 0), (1.5, 2), (2.5, 2), (254.5, 254), (255.5, 255), (1e9, 255), (-0.6, 0), (0.51, 1)] {
+        for (wide, narrow) in
+            [(0.5, 0), (1.5, 2), (2.5, 2), (254.5, 254), (255.5, 255), (1e9, 255), (-0.6, 0), (0.51, 1)]
+        {
             assert_eq!(u8::narrow(wide), narrow, "{wide}");
         }
     }

@@ -108,7 +108,19 @@ mod tests {
         let steps = (0..=u32::MAX).step_by(4_099);
         let edges = (0..=u16::MAX).flat_map(|bits| {
             let (a, b) = (f16::from_bits(bits).to_f32().to_bits(), u32::from(bits) << 16);
-            [a, a ^ 1, a.wrapping_add(1), a.wrapping_sub(1), a + 0x1000, a + 0xfff, a + 0x1001, b, b + 0x8000, b + 0x7fff, b + 0x8001]
+            [
+                a,
+                a ^ 1,
+                a.wrapping_add(1),
+                a.wrapping_sub(1),
+                a + 0x1000,
+                a + 0xfff,
+                a + 0x1001,
+                b,
+                b + 0x8000,
+                b + 0x7fff,
+                b + 0x8001,
+            ]
         });
         for bits in steps.chain(edges) {
             let value = f32::from_bits(bits);

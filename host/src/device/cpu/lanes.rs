@@ -1,7 +1,7 @@
 //! Operators along one axis: softmax, argmax, l2-normalize and the masked mean; it never holds more than a few lanes.
 //!
-//! The axis is the middle of [outer, length, inner]. Where `inner` is 1 a lane is contiguous and is worked on as a whole;
-//! otherwise neighbouring lanes are worked on together, so that the inner loop is contiguous either way.
+//! The axis is the middle of [outer, length, inner]. Where `inner` is 1 a lane is contiguous and is worked on as a
+//! whole; otherwise neighbouring lanes are worked on together, so that the inner loop is contiguous either way.
 
 use super::element::{Element, Float, Sample, Wide};
 use super::vectorised::vectorised;
@@ -30,6 +30,12 @@ fn blocks(
     Ok(())
 }
 
+/// The larger of two; the first where one is NaN, which the sum of a softmax shows anyway.
+#[inline(always)]
+fn larger<W: Wide>(a: W, b: W) -> W {
+    if b > a { b } else { a }
+}
+
 /// exp(x - max) / sum(exp(x - max)).
 pub(super) fn softmax<T: Float>(sizes: [u64; 3], input: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
     let [outer, length, inner] = sizes.map(|size| size as usize);
@@ -50,30 +56,33 @@ pub(super) fn softmax<T: Float>(sizes: [u64; 3], input: &[T], result: &mut [T], 
 vectorised! {
     fn softmax_lane [T] [T: Float] (from: &[T], to: &mut [T]) {
         let mut most = [T::Wide::NEGATIVE_INFINITY; SUMS];
-        for run in from.chunks(SUMS) {
-            for (most, x) in most.iter_mut().zip(run) {
-                let x = x.widen();
-                *most = if x > *most { x } else { *most };
-            }
+        let (blocks, rest) = from.as_chunks::<SUMS>();
+        for block in blocks {
+            most = std::array::from_fn(|index| larger(most[index], block[index].widen()));
         }
-        let most = most.into_iter().fold(T::Wide::NEGATIVE_INFINITY, |a, b| if b > a { b } else { a });
+        let most = most.into_iter().chain(rest.iter().map(|x| x.widen()));
+        let most = most.fold(T::Wide::NEGATIVE_INFINITY, larger);
+        let power = |x: T| (x.widen() - most).exp();
         let mut total = 0.0;
         for (from, to) in from.chunks(RUN).zip(to.chunks_mut(RUN)) {
             let mut sums = [T::Wide::ZERO; SUMS];
-            for (from, to) in from.chunks(SUMS).zip(to.chunks_mut(SUMS)) {
-                for ((x, to), sum) in from.iter().zip(to).zip(&mut sums) {
-                    let power = (x.widen() - most).exp();
-                    *sum += power;
-                    *to = T::narrow(power);
-                }
+            let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<SUMS>(), to.as_chunks_mut::<SUMS>());
+            for (from, to) in from.iter().zip(to) {
+                let powers: [T::Wide; SUMS] = std::array::from_fn(|index| power(from[index]));
+                sums = std::array::from_fn(|index| sums[index] + powers[index]);
+                *to = powers.map(T::narrow);
+            }
+            for ((from, to), sum) in from_rest.iter().zip(to_rest).zip(&mut sums) {
+                let power = power(*from);
+                *sum += power;
+                *to = T::narrow(power);
             }
             total += sums.iter().map(|sum| sum.into_f64()).sum::<f64>();
         }
         let total = T::Wide::of_f64(total);
         for (x, to) in from.iter().zip(to) {
             // A narrow type has lost digits of the power already.
-            let power = if T::IS_WIDE { to.widen() } else { (x.widen() - most).exp() };
-            *to = T::narrow(power / total);
+            *to = T::narrow(if T::IS_WIDE { to.widen() } else { power(*x) } / total);
         }
     }
 
@@ -82,8 +91,7 @@ vectorised! {
         let mut most = [T::Wide::NEGATIVE_INFINITY; BLOCK];
         for row in from.chunks(inner).take(length) {
             for (most, x) in most[..count].iter_mut().zip(&row[..count]) {
-                let x = x.widen();
-                *most = if x > *most { x } else { *most };
+                *most = larger(*most, x.widen());
             }
         }
         let mut totals = [0.0; BLOCK];
@@ -136,14 +144,13 @@ fn divisor(sum: f64, epsilon: f64) -> f64 {
 vectorised! {
     fn l2_lane [T] [T: Float] (from: &[T], to: &mut [T], epsilon: f64) {
         // In f64, so that the squares of large and small numbers stay numbers.
+        let square = |x: &T| x.widen().into_f64() * x.widen().into_f64();
         let mut sums = [0.0; SUMS];
-        for run in from.chunks(SUMS) {
-            for (sum, x) in sums.iter_mut().zip(run) {
-                let x = x.widen().into_f64();
-                *sum += x * x;
-            }
+        let (blocks, rest) = from.as_chunks::<SUMS>();
+        for block in blocks {
+            sums = std::array::from_fn(|index| sums[index] + square(&block[index]));
         }
-        let divisor = divisor(sums.iter().sum(), epsilon);
+        let divisor = divisor(sums.into_iter().chain(rest.iter().map(square)).sum(), epsilon);
         for (x, to) in from.iter().zip(to) {
             *to = T::narrow(T::Wide::of_f64(x.widen().into_f64() / divisor));
         }
@@ -189,12 +196,11 @@ vectorised! {
     fn argmax_lane [T] [T: Element] (lane: &[T]) -> usize {
         let Some(first) = lane.first() else { return 0 };
         let mut most = [first.key(); SUMS];
-        for run in lane.chunks(SUMS) {
-            for (most, x) in most.iter_mut().zip(run) {
-                *most = (*most).max(x.key());
-            }
+        let (blocks, rest) = lane.as_chunks::<SUMS>();
+        for block in blocks {
+            most = std::array::from_fn(|index| most[index].max(block[index].key()));
         }
-        let most = most.into_iter().fold(first.key(), Ord::max);
+        let most = most.into_iter().chain(rest.iter().map(|x| x.key())).fold(first.key(), Ord::max);
         lane.iter().position(|x| x.key() == most).unwrap_or(0)
     }
 
@@ -222,7 +228,8 @@ pub(super) fn weights<T: Element>(mask: &[T], pace: &mut Pace<'_>) -> Result<Vec
     Ok(mask.iter().map(|weight| weight.to_f64()).collect())
 }
 
-/// sum(x * mask) / max(sum(mask), 1e-9) over the tokens of [batch, tokens, features]; tokens of weight 0 are passed over.
+/// sum(x * mask) / max(sum(mask), 1e-9) over the tokens of [batch, tokens, features]; tokens of weight 0 are passed
+/// over.
 pub(super) fn masked_mean_pool<T: Float>(
     [batch, tokens, features]: [u64; 3],
     weights: &[f64],

@@ -2,8 +2,10 @@
 
 use super::element::Element;
 use super::vectorised::vectorised;
+use crate::device::Account;
 use crate::device::stop::Pace;
 use crate::error::Result;
+use std::sync::Arc;
 
 /// [outer, channels, inner] of any dtype to f32.
 pub(super) fn run<T: Element>(
@@ -12,6 +14,7 @@ pub(super) fn run<T: Element>(
     offset: &[f32],
     input: &[T],
     result: &mut [f32],
+    account: &Arc<Account>,
     pace: &mut Pace<'_>,
 ) -> Result<()> {
     if inner >= LONG || scale.len() == 1 {
@@ -28,6 +31,7 @@ pub(super) fn run<T: Element>(
     // Short runs of channels: the numbers are repeated until the loops over them are long.
     let period = scale.len() * inner;
     let repeats = LONG.div_ceil(period);
+    let _scratch = account.charge((2 * period * repeats * size_of::<f32>()) as u64)?;
     let spread = |numbers: &[f32]| -> Vec<f32> {
         let once = numbers.iter().flat_map(|number| std::iter::repeat_n(*number, inner));
         once.cycle().take(period * repeats).collect()

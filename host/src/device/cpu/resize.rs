@@ -1,5 +1,5 @@
-//! `resize`: the rows of a target row are blended first, over contiguous memory, then its columns; it never holds more than
-//! two rows beside the images.
+//! `resize`: the rows of a target row are blended first, over contiguous memory, then its columns; it never holds more
+//! than two rows beside the images.
 
 use super::element::{Sample, Wide};
 use super::vectorised::vectorised;
@@ -45,7 +45,7 @@ pub(super) fn run<T: Sample>(
     let [row, target_row] = [source_width * channels, width * channels];
     // A pixel may be read and written as four samples, so rows are a little longer than they need be.
     let samples = row + target_row + 8;
-    let weights = picture.axes.map(|axis| axis.bytes().saturating_mul(2));
+    let weights = picture.axes.map(|axis| axis.bytes().saturating_mul(3));
     let scratch = weights[0].saturating_add(weights[1]).saturating_add((samples * size_of::<T::Wide>()) as u64);
     let _scratch = account.charge(scratch)?;
     let rows = Weighted::<T::Wide>::new(picture.axes[0].taps(pace)?);
@@ -64,8 +64,11 @@ pub(super) fn run<T: Sample>(
             blend(&image_rows[start * row..], row, weights, &mut blended[..row]);
             match (channels, columns.pairs.is_some()) {
                 (1, true) => pairs_of_one(&columns, &blended, &mut resized),
+                (2, true) => pairs::<T::Wide, 2>(&columns, &blended, &mut resized),
                 (3, true) => pairs::<T::Wide, 3>(&columns, &blended, &mut resized),
                 (4, true) => pairs::<T::Wide, 4>(&columns, &blended, &mut resized),
+                (1, false) => runs_of_one(&columns, &blended, &mut resized),
+                (2, false) => pixels::<T::Wide, 2>(&columns, &blended, &mut resized),
                 (3, false) => pixels::<T::Wide, 3>(&columns, &blended, &mut resized),
                 (4, false) => pixels::<T::Wide, 4>(&columns, &blended, &mut resized),
                 _ => any_channels(&columns, channels, &blended, &mut resized),
@@ -89,7 +92,8 @@ struct Weighted<W> {
 impl<W: Wide> Weighted<W> {
     fn new(taps: Taps) -> Weighted<W> {
         let weights: Vec<W> = taps.weights.iter().map(|weight| W::of_f64(*weight)).collect();
-        let mut columns = Weighted { width: taps.width, starts: taps.starts, counts: taps.counts, weights, pairs: None };
+        let mut columns =
+            Weighted { width: taps.width, starts: taps.starts, counts: taps.counts, weights, pairs: None };
         if taps.width <= 2 {
             let pair = |(start, run): (usize, &[W])| match run {
                 [first, second] => ([start as u32, start as u32 + 1], [*first, *second]),
@@ -208,7 +212,17 @@ vectorised! {
         }
     }
 
-    /// Pixels of three or four channels, read and written as four samples: what is too much is overwritten by the next
+    fn runs_of_one [W] [W: Wide] (columns: &Weighted<W>, from: &[W], to: &mut [W]) {
+        for ((start, weights), to) in columns.runs().zip(to) {
+            let mut sum = W::ZERO;
+            for (sample, weight) in from[start..].iter().zip(weights) {
+                sum += *sample * *weight;
+            }
+            *to = sum;
+        }
+    }
+
+    /// Pixels of two to four channels, read and written as four samples: what is too much is overwritten by the next
     /// pixel.
     fn pairs [W, N] [W: Wide, const N: usize] (columns: &Weighted<W>, from: &[W], to: &mut [W]) {
         for (index, ([left, right], weights)) in columns.pairs.iter().flatten().enumerate() {

@@ -119,12 +119,8 @@ fn transpose<T: Pod>(
     let others = || (0..last).filter(|other| *other != axis);
     let outer_strides = others().map(|axis| [strides[axis], own[axis]]).collect();
     let mut planes = Odometer::new(others().map(|axis| dims[axis]).collect(), outer_strides, [start, 0]);
-    let plane = Plane {
-        rows: dims[axis],
-        columns: dims[last],
-        source_step: strides[last],
-        target_step: own[axis] as usize,
-    };
+    let plane =
+        Plane { rows: dims[axis], columns: dims[last], source_step: strides[last], target_step: own[axis] as usize };
     for _ in 0..planes.steps() {
         let [from, to] = planes.at;
         plane.copy(input, from, &mut result[to as usize..], pace)?;
@@ -235,10 +231,27 @@ vectorised! {
     }
 
     fn tile [T] [T: Pod] (input: &[T], source_step: usize, result: &mut [T], target_step: usize, size: [usize; 2]) {
+        const SIDE: usize = 8;
         let [height, width] = size;
-        for (row, to) in result.chunks_mut(target_step).take(height).enumerate() {
-            let picked = input[row..].iter().step_by(source_step);
-            to[..width].iter_mut().zip(picked).for_each(|(to, from)| *to = *from);
+        let (whole_height, whole_width) = (height - height % SIDE, width - width % SIDE);
+        for top in (0..whole_height).step_by(SIDE) {
+            for left in (0..whole_width).step_by(SIDE) {
+                // Through a small array both memories are read and written in contiguous runs.
+                let mut block = [[T::zeroed(); SIDE]; SIDE];
+                for (column, run) in block.iter_mut().enumerate() {
+                    run.copy_from_slice(&input[(left + column) * source_step + top..][..SIDE]);
+                }
+                for row in 0..SIDE {
+                    let run: [T; SIDE] = std::array::from_fn(|column| block[column][row]);
+                    result[(top + row) * target_step + left..][..SIDE].copy_from_slice(&run);
+                }
+            }
+        }
+        for row in 0..height {
+            let rest = if row < whole_height { whole_width } else { 0 };
+            for column in rest..width {
+                result[row * target_step + column] = input[column * source_step + row];
+            }
         }
     }
 }

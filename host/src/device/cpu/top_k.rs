@@ -1,4 +1,5 @@
-//! `top-k`: the k largest or smallest of each lane, sorted; it holds about 2 k candidates at a time, however long a lane is.
+//! `top-k`: the k largest or smallest of each lane, sorted; it holds about 2 k candidates at a time, however long a
+//! lane is.
 
 use super::element::Element;
 use crate::device::Account;

@@ -1,5 +1,5 @@
-//! Compiles inner loops twice, for every x86-64 and for AVX2, and picks one at run time; it never changes a result: both
-//! are the same Rust code, without fused multiplications.
+//! Compiles inner loops twice, for every x86-64 and for AVX2, and picks one at run time; it never changes a result:
+//! both are the same Rust code, without fused multiplications.
 
 /// Defines a function whose body is compiled twice. Write generics in square brackets, names first, bounds second:
 /// `vectorised! { fn name [T] [T: Pod] (x: &[T]) { … } }`. What the body calls must be inlined to profit.

@@ -38,7 +38,10 @@ pub(super) fn resize(resize: Resize, (dtype, shape): (DType, &Shape), max_rank: 
             return Err(Error::invalid_argument(format!("input: an image of shape {shape} has no pixels to resize")));
         }
         if side > u64::from(u32::MAX) {
-            return Err(Error::too_large(format!("input: an image side of {side} pixels; at most {} are taken", u32::MAX)));
+            return Err(Error::too_large(format!(
+                "input: an image side of {side} pixels; at most {} are taken",
+                u32::MAX
+            )));
         }
     }
     let (images, channels) = match resize.layout {
@@ -50,7 +53,8 @@ pub(super) fn resize(resize: Resize, (dtype, shape): (DType, &Shape), max_rank: 
     result[axes[1]] = resize.width.into();
     let output = Shape::new(&result, max_rank)?;
     let (rows, columns) = (Axis::rows(&resize, source_height), Axis::columns(&resize, source_width));
-    let each = u128::from(rows.width()) * u128::from(source_width) + u128::from(columns.width()) * u128::from(resize.width);
+    let each =
+        u128::from(rows.width()) * u128::from(source_width) + u128::from(columns.width()) * u128::from(resize.width);
     let operations = each * u128::from(resize.height) * (u128::from(images) * u128::from(channels)).max(1);
     let work = Work::Resize { images, source_height, source_width, channels, resize };
     Ok(Plan::new(vec![(dtype, output)], u64::try_from(operations).unwrap_or(u64::MAX), 1, work))
@@ -122,7 +126,10 @@ mod tests {
         check(resize_of(DType::U8, &[9, 8, 3], |resize| resize.height = 0), "at least 1");
         check(resize_of(DType::U8, &[1 << 33, 1, 1], |_| ()), "side");
         check(resize_of(DType::U8, &[9, 8, 1 << 40], |_| ()), "operator_operations");
-        check(resize_of(DType::U8, &[9, 8, 3], |resize| (resize.height, resize.width) = (u32::MAX, u32::MAX)), "too many");
+        check(
+            resize_of(DType::U8, &[9, 8, 3], |resize| (resize.height, resize.width) = (u32::MAX, u32::MAX)),
+            "too many",
+        );
         let nearest = |resize: &mut Resize| (resize.interpolation, resize.antialias) = (Interpolation::Nearest, true);
         check(resize_of(DType::U8, &[9, 8, 3], nearest), "antialias");
     }

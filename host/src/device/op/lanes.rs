@@ -31,13 +31,7 @@ pub(super) fn argmax(axis: i32, keep_axis: bool, (_, shape): (DType, &Shape), ma
     Ok(Plan::new(vec![(DType::S64, Shape::new(&dims, max_rank)?)], shape.elements(), 2, work))
 }
 
-pub(super) fn top_k(
-    k: u64,
-    axis: i32,
-    largest: bool,
-    (dtype, shape): (DType, &Shape),
-    max_rank: u64,
-) -> Result<Plan> {
+pub(super) fn top_k(k: u64, axis: i32, largest: bool, (dtype, shape): (DType, &Shape), max_rank: u64) -> Result<Plan> {
     let axis = shape.axis("axis", axis)?;
     let (outer, length, inner) = shape.around(axis);
     if k > length {
@@ -58,7 +52,9 @@ pub(super) fn masked_mean_pool(inputs: [(DType, &Shape); 2], max_rank: u64) -> R
         return Err(wrong_dtype("input", dtype, FLOATS));
     }
     let &[batch, tokens, features] = shape.dims() else {
-        return Err(Error::invalid_argument(format!("input: its shape is {shape}; [batch, tokens, features] is taken")));
+        return Err(Error::invalid_argument(format!(
+            "input: its shape is {shape}; [batch, tokens, features] is taken"
+        )));
     };
     if mask.dims() != [batch, tokens] {
         return Err(Error::invalid_argument(format!(
@@ -120,7 +116,11 @@ mod tests {
             (Op::Argmax { axis: 0, keep_axis: true }, &[(DType::Text, &[1])], "text"),
             (Op::TopK { k: 3, axis: 0, largest: true }, &[(DType::F32, &[2])], "k: 3 is more than"),
             (Op::MaskedMeanPool, &[(DType::F32, &[2, 3]), (DType::U8, &[2, 3])], "[batch, tokens, features]"),
-            (Op::MaskedMeanPool, &[(DType::F32, &[2, 3, 4]), (DType::U8, &[3, 2])], "mask: its shape is [3, 2]; [2, 3]"),
+            (
+                Op::MaskedMeanPool,
+                &[(DType::F32, &[2, 3, 4]), (DType::U8, &[3, 2])],
+                "mask: its shape is [3, 2]; [2, 3]",
+            ),
             (Op::MaskedMeanPool, &[(DType::F32, &[2, 3, 4])], "two tensors"),
             (Op::L2Normalize { axis: 0, epsilon: -1.0 }, &[(DType::F32, &[2])], "epsilon"),
             (Op::L2Normalize { axis: 0, epsilon: f32::NAN }, &[(DType::F32, &[2])], "epsilon"),

@@ -159,7 +159,9 @@ pub(super) fn permute(axes: &[i32], (dtype, shape): (DType, &Shape), max_rank: u
     for (index, &axis) in axes.iter().enumerate() {
         let axis = axis_of(&format!("axes[{index}]"), axis, rank)?;
         if std::mem::replace(&mut named[axis], true) {
-            return Err(Error::invalid_argument(format!("axes[{index}]: axis {axis} is there already; name each once")));
+            return Err(Error::invalid_argument(format!(
+                "axes[{index}]: axis {axis} is there already; name each once"
+            )));
         }
         dims.push(shape.dims()[axis]);
         loops.push((shape.dims()[axis], strides[axis] as i64));
@@ -188,7 +190,8 @@ pub(super) fn pad(
         let most = first.max(last);
         match mode {
             PadMode::Edge if dim == 0 && most > 0 => {
-                let message = format!("mode: axis {axis} of {shape} is empty, so it has no edge; pad it with a constant");
+                let message =
+                    format!("mode: axis {axis} of {shape} is empty, so it has no edge; pad it with a constant");
                 return Err(Error::invalid_argument(message));
             }
             PadMode::Reflect if most > 0 && most >= dim => {
@@ -199,7 +202,9 @@ pub(super) fn pad(
             PadMode::Constant(_) | PadMode::Edge | PadMode::Reflect => {}
         }
         let sum = dim.checked_add(first).and_then(|sum| sum.checked_add(last));
-        dims.push(sum.ok_or_else(|| Error::too_large(format!("before, after: axis {axis} would be too long to address")))?);
+        dims.push(
+            sum.ok_or_else(|| Error::too_large(format!("before, after: axis {axis} would be too long to address")))?,
+        );
     }
     let output = Shape::new(&dims, max_rank)?;
     let count = output.elements();
@@ -339,7 +344,8 @@ mod tests {
     #[test]
     fn what_is_not_taken_is_named() {
         let u8s = |dims: &'static [u64]| (DType::U8, dims);
-        let pad = |before: &[u64], after: &[u64], mode| Op::Pad { before: before.to_vec(), after: after.to_vec(), mode };
+        let pad =
+            |before: &[u64], after: &[u64], mode| Op::Pad { before: before.to_vec(), after: after.to_vec(), mode };
         let crop = |top, height| Op::Crop { layout: ImageLayout::Hwc, top, left: 0, height, width: 1 };
         for (op, inputs, part) in [
             (Op::Cast { dtype: DType::Text }, &[u8s(&[1])][..], "text"),

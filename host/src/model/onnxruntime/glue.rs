@@ -12,6 +12,7 @@ use ort::sys::{
     ONNXTensorElementDataType, OrtAllocator, OrtApiBase, OrtSession, OrtStatusPtr, OrtTensorTypeAndShapeInfo,
     OrtTypeInfo, OrtValue,
 };
+use std::error::Error;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
@@ -46,7 +47,10 @@ fn not_null<T>(pointer: *mut T, what: &str) -> ort::Result<NonNull<T>> {
 pub(super) fn version(path: &Path) -> Result<String, String> {
     // SAFETY: whoever runs the server names the libraries it loads, by configuration or by what is installed; a library's
     // initialisers run as those of the process's own do.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|error| error.to_string())?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|error| match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })?;
     // The same library is loaded again by `ort`; unloading it in between is not safe for all versions.
     let library = std::mem::ManuallyDrop::new(library);
     // SAFETY: a symbol of this name has this type in every version of the C API.
@@ -104,6 +108,12 @@ impl Drop for RawSession {
     fn drop(&mut self) {
         // SAFETY: created by CreateSession, released only here; runs borrow the session and so are over.
         unsafe { (ort::api().ReleaseSession)(self.pointer.as_ptr()) };
+        // glibc would keep most of the freed weights for itself.
+        #[cfg(target_env = "gnu")]
+        // SAFETY: it takes a number and locks what it touches.
+        unsafe {
+            libc::malloc_trim(0);
+        }
     }
 }
 

@@ -56,8 +56,8 @@ impl Library {
 
 fn unavailable(failures: &[String]) -> Error {
     let message = format!(
-        "onnxruntime is not installed here, so no model can run; `cargo xtask setup` fetches it, or set HEARTH_ORT_LIB to \
-         a {NAME} of version {OLDEST} or later and restart the server"
+        "there is no onnxruntime library that works here, so no model can run; `cargo xtask setup` fetches one, or set \
+         HEARTH_ORT_LIB to a {NAME} of version {OLDEST} or later and restart the server"
     );
     let tried = if failures.is_empty() { "found none".to_owned() } else { format!("tried {}", failures.join("; ")) };
     Error::unavailable(message).with_source(tried)
