@@ -62,14 +62,13 @@ pub trait Device: Send + Sync {
     /// it.
     fn read(&self, tensor: &Tensor, range: Range<u64>) -> Result<Vec<u8>>;
 
-    /// Does planned work; `inputs` are those that were planned for. Callers use [`Device::run`].
+    /// Does planned work; `inputs` are those that were planned for. Callers use [`Device::perform`] or [`Device::run`].
     fn execute(&self, account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>>;
 
-    /// Plans an operator, checks it against the limits and enqueues it. A device of host memory computes at once.
+    /// Plans an operator for these inputs and checks it against the limits; allocates nothing.
     ///
-    /// Errors: those of [`Op::plan`]; `limit-exceeded` and `overloaded`; `deadline-exceeded` and `cancelled` from
-    /// `stop`; `unsupported` when an input lies on another device.
-    fn run(&self, account: &Arc<Account>, op: &Op, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
+    /// Errors: those of [`Op::plan`]; `unsupported` when an input lies on another device.
+    fn plan(&self, op: &Op, inputs: &[&Tensor]) -> Result<Plan> {
         for tensor in inputs {
             if !std::ptr::addr_eq(Arc::as_ptr(tensor.device()), self) {
                 let (there, here) = (tensor.device().name(), self.name());
@@ -77,13 +76,24 @@ pub trait Device: Send + Sync {
             }
         }
         let described: Vec<_> = inputs.iter().map(|tensor| (tensor.dtype(), tensor.shape())).collect();
-        let plan = op.plan(&described, self.limits())?;
+        op.plan(&described, self.limits())
+    }
+
+    /// Enqueues what was planned for these inputs. A device of host memory computes at once.
+    ///
+    /// Errors: `limit-exceeded` and `overloaded`; `deadline-exceeded` and `cancelled` from `stop`.
+    fn perform(&self, account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
         stop.check()?;
         match (&plan.work, plan.outputs.first(), inputs.first()) {
             (Work::View { byte_offset }, Some((_, shape)), Some(tensor)) => {
                 Ok(vec![tensor.view(*byte_offset, shape.clone())?])
             }
-            _ => self.execute(account, &plan, inputs, stop),
+            _ => self.execute(account, plan, inputs, stop),
         }
+    }
+
+    /// Plans and performs an operator.
+    fn run(&self, account: &Arc<Account>, op: &Op, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
+        self.perform(account, &self.plan(op, inputs)?, inputs, stop)
     }
 }

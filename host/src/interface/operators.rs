@@ -30,19 +30,16 @@ impl Ctx {
     async fn operate_all(&mut self, op: Op, inputs: Vec<Tensor>) -> Result<Vec<Handle>, Fault> {
         let started = Instant::now();
         let device = self.services.device.clone();
-        let (account, stop) = (self.account.clone(), self.call.stop.clone());
-        let planned: Vec<_> = inputs.iter().map(|tensor| (tensor.dtype(), tensor.shape())).collect();
-        let operations = op.plan(&planned, &self.services.limits)?.cost.operations;
-        let run = move || {
-            let inputs: Vec<&Tensor> = inputs.iter().collect();
-            device.run(&account, &op, &inputs, &stop)
-        };
-        let outputs = if operations <= INLINE_OPERATIONS {
-            let outputs = run();
+        let borrowed: Vec<&Tensor> = inputs.iter().collect();
+        let plan = device.plan(&op, &borrowed)?;
+        let outputs = if plan.cost.operations <= INLINE_OPERATIONS {
+            let outputs = device.perform(&self.account, &plan, &borrowed, &self.call.stop);
             self.usage.inline_us += micros_since(started);
             outputs
         } else {
-            let task = tokio::task::spawn_blocking(run).await;
+            let (account, stop) = (self.account.clone(), self.call.stop.clone());
+            let perform = move || device.perform(&account, &plan, &inputs.iter().collect::<Vec<_>>(), &stop);
+            let task = tokio::task::spawn_blocking(perform).await;
             task.map_err(|error| Error::host("running an operator", error))?
         };
         self.usage.operators_us += micros_since(started);
@@ -100,7 +97,7 @@ impl operators::Host for Ctx {
         let (services, account, stop) = (self.services.clone(), self.account.clone(), self.call.stop.clone());
         let decode = move || {
             let (shape, pixels) = decode_image(&data, &account, &services.limits, &stop)?;
-            services.device.create(&account, DType::U8, shape, &pixels)
+            services.device.adopt(&account, DType::U8, shape, Box::new(pixels))
         };
         let tensor =
             tokio::task::spawn_blocking(decode).await.map_err(|error| Error::host("decoding an image", error))?;
