@@ -20,11 +20,15 @@ pub(super) struct Deployed {
     pub(super) log: Arc<FunctionLog>,
 }
 
+/// A tenant and a function's name.
+type Key = (String, String);
+type Versions = HashMap<u64, Arc<Deployed>>;
+
 /// The versions that were called so far, by tenant and name; version numbers are never used twice.
 #[derive(Default)]
 pub(super) struct DeployedFunctions {
-    ready: RwLock<HashMap<(String, String), HashMap<u64, Arc<Deployed>>>>,
-    logs: Mutex<HashMap<(String, String), Arc<FunctionLog>>>,
+    ready: RwLock<HashMap<Key, Versions>>,
+    logs: Mutex<HashMap<Key, Arc<FunctionLog>>>,
 }
 
 impl DeployedFunctions {

@@ -134,7 +134,8 @@ mod tests {
     fn a_response_that_is_none_says_what_is_wrong() {
         let limits = Limits { response_headers: 2, response_header_bytes: 64, ..Limits::default() };
         let long = [b'x'; 100];
-        let cases: &[(u16, &[(&str, &[u8])], &str)] = &[
+        type Case<'a> = (u16, &'a [(&'a str, &'a [u8])], &'a str);
+        let cases: &[Case<'_>] = &[
             (42, &[], "status 42"),
             (600, &[], "status 600"),
             (101, &[], "status 101"),
