@@ -1,0 +1,65 @@
+//! The floor program: one component in bare wasmtime, a fresh instance for each call; no code of hearth but the engine's
+//! settings, so that both sides have the same pool.
+
+use anyhow::{Result, anyhow, ensure};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Engine, Store};
+
+mod bindings {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    wasmtime::component::bindgen!({ path: "../wit", world: "handler" });
+}
+
+use bindings::HandlerPre;
+use bindings::hearth::inference::http_types::{Header, Request};
+
+const WARM_UP: Duration = Duration::from_millis(200);
+const MEASURED: Duration = Duration::from_millis(1_000);
+
+/// The mean microseconds of instantiate, call and drop with a body of `bytes` each way.
+pub(crate) fn microseconds(component: &Path, bytes: usize) -> Result<f64> {
+    let limits = hearth::config::Limits::default();
+    let engine = Engine::new(&hearth::sandbox::engine_config(&limits)).map_err(wasm)?;
+    let component = Component::from_file(&engine, component).map_err(wasm)?;
+    let mut linker = Linker::<()>::new(&engine);
+    // The echo calls nothing of the host; what it imports for a panic need only be there.
+    linker.define_unknown_imports_as_traps(&component).map_err(wasm)?;
+    let handler = HandlerPre::new(linker.instantiate_pre(&component).map_err(wasm)?).map_err(wasm)?;
+    let request = Request {
+        method: if bytes == 0 { "GET" } else { "POST" }.to_owned(),
+        path: String::new(),
+        query: String::new(),
+        headers: ["host", "content-type"]
+            .map(|name| Header { name: name.to_owned(), value: b"text/plain".to_vec() })
+            .into(),
+        body: vec![b'x'; bytes],
+    };
+    let call = || -> Result<()> {
+        let mut store = Store::new(&engine, ());
+        store.set_epoch_deadline(u64::MAX / 2);
+        let response = handler.instantiate(&mut store).and_then(|instance| instance.call_handle(&mut store, &request));
+        let response = response.map_err(wasm)?.map_err(|error| anyhow!("the handler failed: {}", error.message))?;
+        ensure!(response.status == 200 && (bytes == 0 || response.body.len() == bytes), "the handler does not echo");
+        Ok(())
+    };
+    mean(WARM_UP, call)?;
+    Ok(mean(MEASURED, call)?.as_secs_f64() * 1e6)
+}
+
+fn mean(at_least: Duration, work: impl Fn() -> Result<()>) -> Result<Duration> {
+    let started = Instant::now();
+    let mut calls = 0;
+    while started.elapsed() < at_least {
+        for _ in 0..50 {
+            work()?;
+        }
+        calls += 50;
+    }
+    Ok(started.elapsed() / calls)
+}
+
+fn wasm(error: wasmtime::Error) -> anyhow::Error {
+    anyhow!("{error:#}")
+}

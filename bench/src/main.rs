@@ -1,0 +1,213 @@
+//! What a call of a function costs over HTTP, side by side with the same component in bare wasmtime and with bare hyper. It
+//! prints tables and judges nothing but whether its own floor can be trusted.
+//!
+//! Everything alternates: in each run every row is measured once, then the next run starts; the tables show medians.
+
+mod bare_hyper;
+mod floor;
+mod load;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use load::{Load, Server};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// A payload, and the microseconds that DESIGN.md's reference machine takes for it in bare wasmtime.
+struct Row {
+    bytes: usize,
+    reference_us: f64,
+    /// Whether the reference measured the same thing. Its empty call carried nothing at all, while ours has a request with a
+    /// method and headers, whose pages alone cost as much as the rest.
+    judged: bool,
+}
+
+const ROWS: [Row; 4] = [
+    Row { bytes: 0, judged: false, reference_us: 5.8 },
+    Row { bytes: 1 << 10, judged: true, reference_us: 10.7 },
+    Row { bytes: 150 << 10, judged: true, reference_us: 24.8 },
+    Row { bytes: 602 << 10, judged: true, reference_us: 74.5 },
+];
+
+/// Microseconds of one empty request to bare hyper on the reference machine.
+const HYPER_REFERENCE_US: f64 = 7.8;
+
+/// A floor further above its reference than this makes the comparison void: the machine is another one, or busy.
+const LARGEST_RATIO: f64 = 1.2;
+
+#[derive(Parser)]
+#[command(name = "hearth-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// The `hearth` program, built in release
+    #[arg(long, default_value = "target/release/hearth")]
+    server: PathBuf,
+    /// The component of 01-echo
+    #[arg(long, default_value = "target/guests/components/echo.wasm")]
+    component: PathBuf,
+    /// Runs of every row; the tables show medians
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Seconds of load for each row of each run
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// The core that serves and runs the floor
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core that makes the load
+    #[arg(long, default_value_t = 1)]
+    client_core: usize,
+}
+
+/// What the bench starts as processes of their own, to give each its core.
+#[derive(Subcommand)]
+enum Part {
+    /// Prints the microseconds of one call in bare wasmtime
+    #[command(hide = true)]
+    Floor { component: PathBuf, bytes: usize },
+    /// Serves an echo with nothing but hyper
+    #[command(hide = true)]
+    Hyper { port: u16 },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    match &arguments.part {
+        Some(Part::Floor { component, bytes }) => {
+            println!("{}", floor::microseconds(component, *bytes)?);
+            Ok(())
+        }
+        Some(Part::Hyper { port }) => bare_hyper::serve(*port),
+        None => bench(arguments),
+    }
+}
+
+/// What was measured for one payload, one entry a run, in microseconds a call.
+#[derive(Default)]
+struct Measured {
+    floor: Vec<f64>,
+    hyper: Vec<f64>,
+    hearth: Vec<f64>,
+}
+
+fn bench(arguments: &Arguments) -> Result<()> {
+    ensure!(arguments.runs > 0 && arguments.seconds > 0, "runs and seconds must be at least 1");
+    let cores = std::thread::available_parallelism()?.get();
+    ensure!(cores >= 2, "the bench needs two cores: one for the server and one for the load");
+    let itself = std::env::current_exe()?;
+    let folder = tempfile::tempdir()?;
+    let hyper = Server::bare_hyper(&itself, arguments.server_core)?;
+    let hearth =
+        Server::hearth(&arguments.server, &arguments.component, &folder.path().join("data"), arguments.server_core)?;
+    let load = Load::new(folder.path(), arguments.client_core, arguments.seconds);
+
+    let mut measured: Vec<Measured> = ROWS.iter().map(|_| Measured::default()).collect();
+    for run in 1..=arguments.runs {
+        for (row, measured) in ROWS.iter().zip(&mut measured) {
+            eprintln!("run {run} of {}: {}", arguments.runs, size(row.bytes));
+            measured.floor.push(floor_on_core(&itself, &arguments.component, row.bytes, arguments.server_core)?);
+            measured.hyper.push(load.microseconds(&hyper, row.bytes)?);
+            measured.hearth.push(load.microseconds(&hearth, row.bytes)?);
+        }
+    }
+    print(&measured, arguments);
+    Ok(())
+}
+
+fn floor_on_core(itself: &Path, component: &Path, bytes: usize, core: usize) -> Result<f64> {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]).arg(itself).arg("floor").arg(component).arg(bytes.to_string());
+    let output = command.output().context("cannot start taskset (Debian: util-linux)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the floor program failed ({}): {said}", output.status);
+    String::from_utf8(output.stdout)?.trim().parse().context("the floor program printed no number")
+}
+
+fn print(measured: &[Measured], arguments: &Arguments) {
+    println!(
+        "\nMicroseconds a call, medians of {} runs. Server and floor on core {}, wrk -t1 -c16 on core {}, {} s each.\n\
+         floor: the same component in bare wasmtime, fresh instance, no HTTP. hyper: an echo without wasm.\n",
+        arguments.runs, arguments.server_core, arguments.client_core, arguments.seconds
+    );
+    println!(
+        "{:>8} | {:>8} {:>9} {:>9} | {:>8} {:>8} {:>10} | {:>12} {:>14}",
+        "payload", "floor", "reference", "ratio", "hyper", "hearth", "requests/s", "hearth/floor", "hearth/(both)"
+    );
+    let mut void = Vec::new();
+    for (row, measured) in ROWS.iter().zip(measured) {
+        let (floor, hyper, hearth) = (median(&measured.floor), median(&measured.hyper), median(&measured.hearth));
+        let ratio = floor / row.reference_us;
+        if row.judged && ratio > LARGEST_RATIO {
+            void.push(format!("{} ({ratio:.2}x)", size(row.bytes)));
+        }
+        println!(
+            "{:>8} | {floor:>8.1} {:>9.1} {ratio:>8.2}x | {hyper:>8.1} {hearth:>8.1} {:>10.0} | {:>11.2}x {:>13.2}x",
+            size(row.bytes),
+            row.reference_us,
+            1e6 / hearth,
+            hearth / floor,
+            hearth / (floor + hyper),
+        );
+    }
+    let hyper = measured.first().map_or(f64::NAN, |first| median(&first.hyper));
+    println!(
+        "\nbare hyper, empty request: {hyper:.1} µs; the reference machine takes {HYPER_REFERENCE_US} ({:.2}x)",
+        hyper / HYPER_REFERENCE_US
+    );
+    println!("spread of hearth over the runs: {}", spreads(measured));
+    if void.is_empty() {
+        println!(
+            "the floor is within {LARGEST_RATIO}x of its reference wherever there is a payload: the comparison holds"
+        );
+    } else {
+        println!("void: the floor is more than {LARGEST_RATIO}x its reference at {}", void.join(", "));
+    }
+}
+
+fn spreads(measured: &[Measured]) -> String {
+    let spread = |values: &[f64]| {
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = values.iter().copied().fold(0.0, f64::max);
+        format!("{least:.1} to {most:.1}")
+    };
+    let rows = ROWS.iter().zip(measured);
+    rows.map(|(row, measured)| format!("{} {}", size(row.bytes), spread(&measured.hearth)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => (sorted[length / 2 - 1] + sorted[length / 2]) / 2.0,
+    }
+}
+
+fn size(bytes: usize) -> String {
+    if bytes == 0 { "0 B".to_owned() } else { format!("{} KB", bytes >> 10) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+}
