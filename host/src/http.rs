@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::interface::Services;
 use crate::model::Models;
 use crate::sandbox::Runtime;
+use body::Lingering;
 use bytes::Bytes;
 use deployed::DeployedFunctions;
 use http::{HeaderValue, Uri};
@@ -141,11 +142,10 @@ impl Server {
 }
 
 /// Sends a request to a function or to the control plane, after the tenant was taken from its path.
-async fn route(
-    app: Arc<App>,
-    control: axum::Router,
-    mut request: http::Request<Incoming>,
-) -> Result<Answer, Infallible> {
+async fn route(app: Arc<App>, control: axum::Router, request: http::Request<Incoming>) -> Result<Answer, Infallible> {
+    let (parts, body) = request.into_parts();
+    let body = Lingering::new(&parts.headers, body);
+    let mut request = http::Request::from_parts(parts, body);
     let request_id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
     let mut tenant = None;
     if let Some(below) = request.uri().path().strip_prefix("/t/") {

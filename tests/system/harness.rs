@@ -27,7 +27,7 @@ impl TestServer {
         let raw = RawConfig {
             listen: Some("127.0.0.1:0".to_owned()),
             data: Some(data.path().join("data")),
-            ort_lib: std::env::var_os("HEARTH_ORT_LIB").map(PathBuf::from),
+            ort_lib: ort_library(),
             // Enough for these tests, and many servers run at once.
             limits: ["concurrent_invocations=32"].iter().chain(limits).map(|limit| (*limit).to_owned()).collect(),
             ..RawConfig::default()
@@ -94,7 +94,15 @@ impl Drop for Process {
 
 /// The binary under test.
 pub(crate) fn command() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_hearth"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
+    command.envs(ort_library().map(|library| ("HEARTH_ORT_LIB", library)));
+    command
+}
+
+/// The onnxruntime library that is named, or that set-up took.
+fn ort_library() -> Option<PathBuf> {
+    let named = std::env::var_os("HEARTH_ORT_LIB").map(PathBuf::from);
+    named.or_else(|| std::fs::read_dir(setup("lib")).ok()?.find_map(|entry| Some(entry.ok()?.path())))
 }
 
 /// The root of the repository.

@@ -76,6 +76,32 @@ async fn bodies_over_the_limit_are_413() {
     still_fine(&server).await;
 }
 
+/// A client that sends all of its body before it listens hears the refusal all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_reaches_a_client_that_sends_first() {
+    use std::io::{Read, Write};
+    let server = server(&["body_bytes=1000"]).await;
+    let address = server.client.address();
+    for (path, status) in [("/fn/echo", "413"), ("/fn/unknown", "404"), ("/v1/functions/A", "422")] {
+        let exchange = move || {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            let method = if path.starts_with("/v1") { "PUT" } else { "POST" };
+            let head =
+                format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 20000000\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            for _ in 0..20 {
+                stream.write_all(&[b'x'; 1_000_000]).unwrap();
+            }
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        let answer = tokio::task::spawn_blocking(exchange).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    }
+    still_fine(&server).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_loop_is_504_and_others_go_on() {
     let server = server(&["invocation_ms=500"]).await;

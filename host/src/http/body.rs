@@ -2,9 +2,76 @@
 
 use crate::error::{Error, Result};
 use bytes::Bytes;
-use http_body::Body;
+use http::{HeaderMap, header};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+/// What is read and thrown away of a body that nobody wanted to the end.
+const DISCARDED_BYTES: u64 = 64 << 20;
+const DISCARDED_WITHIN: Duration = Duration::from_secs(5);
+
+/// A request's body that is read to its end even where it is dropped before, within bounds. A client that sends all of it
+/// before it listens then still hears why it was refused; else its connection is reset and the answer lost.
+pub(super) struct Lingering {
+    body: Option<Incoming>,
+    /// The client waits for leave to send, and was not asked yet: nothing will come.
+    unasked: bool,
+}
+
+impl Lingering {
+    /// Takes the body of a request with these headers.
+    pub(super) fn new(headers: &HeaderMap, body: Incoming) -> Lingering {
+        Lingering { body: Some(body), unasked: headers.contains_key(header::EXPECT) }
+    }
+}
+
+impl Body for Lingering {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.unasked = false;
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let Some(body) = self.body.take().filter(|body| !self.unasked && !body.is_end_stream()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(DISCARDED_WITHIN, discard(body)));
+        }
+    }
+}
+
+async fn discard(mut body: Incoming) {
+    let mut left = DISCARDED_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match left.checked_sub(bytes) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
 
 /// A body read part by part, with a limit on all its bytes and on the time between two parts.
 pub(super) struct Limited<B> {

@@ -1,6 +1,6 @@
 //! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never touches the control plane.
 
-use super::body::Limited;
+use super::body::{Limited, Lingering};
 use super::{Answer, App, Body};
 use crate::device::Stop;
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ pub(super) async fn invoke(
     tenant: &str,
     path: &str,
     request_id: &Arc<str>,
-    request: http::Request<hyper::body::Incoming>,
+    request: http::Request<Lingering>,
 ) -> Result<Answer> {
     let (selector, below) = match path.find('/') {
         Some(slash) => path.split_at(slash),
