@@ -55,7 +55,10 @@ async fn names_that_are_none_are_refused_everywhere() {
         for kind in ["functions", "models"] {
             let reply = server.client.put(&format!("/v1/{kind}/{name}"), component("echo")).await;
             assert!(matches!(reply.status.as_u16(), 404 | 422), "{name}: {}", reply.status);
-            assert!(matches!(reply.json()["error"]["kind"].as_str(), Some("not-found" | "invalid-argument")), "{name}");
+            let error = &reply.json()["error"];
+            assert!(matches!(error["kind"].as_str(), Some("not-found" | "invalid-argument")), "{name}: {error}");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains("name") || message.contains("nothing at"), "{name}: {message}");
         }
         let reply = server.client.post(&format!("/fn/{name}"), "x").await;
         assert!(matches!(reply.status.as_u16(), 404 | 422), "{name}: {}", reply.status);

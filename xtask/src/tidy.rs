@@ -31,11 +31,10 @@ const KEPT_TO: [(&str, &[&str]); 7] = [
 ];
 
 /// Where host/src may hold `unsafe`, and why.
-const UNSAFE: [(&str, &str); 5] = [
+const UNSAFE: [(&str, &str); 4] = [
     ("device/cuda", "the CUDA driver"),
     ("device/cpu", "SIMD where no library has it"),
     ("model/onnxruntime", "the C API of ONNX Runtime"),
-    ("model/ort", "the C API of ONNX Runtime"),
     ("sandbox/artefacts", "loading code that this server compiled"),
 ];
 

@@ -73,7 +73,8 @@ impl FromRequestParts<Arc<App>> for Target {
         let Extension(Tenant(tenant)) = Extension::from_request_parts(parts, app).await.map_err(unreachable_part)?;
         check_name("tenant", &tenant, &app.config.limits)?;
         let mut target = Target { tenant, name: String::new(), alias: String::new() };
-        let Ok(path) = RawPathParams::from_request_parts(parts, app).await else { return Ok(target) };
+        let path = RawPathParams::from_request_parts(parts, app).await;
+        let path = path.map_err(|error| Error::invalid_argument(format!("the path has no valid name: {error}")))?;
         for (key, value) in &path {
             if key == "name" {
                 check_name("name", value, &app.config.limits)?;
