@@ -104,6 +104,8 @@ fn bench(arguments: &Arguments) -> Result<()> {
     ensure!(arguments.runs > 0 && arguments.seconds > 0, "runs and seconds must be at least 1");
     let cores = std::thread::available_parallelism()?.get();
     ensure!(cores >= 2, "the bench needs two cores: one for the server and one for the load");
+    // Whatever else runs takes a core from one side; the reader should know.
+    let load_before = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let itself = std::env::current_exe()?;
     let folder = tempfile::tempdir()?;
     let hyper = Server::bare_hyper(&itself, arguments.server_core)?;
@@ -121,6 +123,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         }
     }
     print(&measured, arguments);
+    println!("load average before the first run: {}", load_before.split(' ').next().unwrap_or("unknown"));
     Ok(())
 }
 

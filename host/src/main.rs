@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use hearth::cli;
 use hearth::config::RawConfig;
 use hearth::http::Server;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Runs inference handlers, uploaded as WebAssembly components, next to models that stay loaded.
@@ -26,7 +27,8 @@ enum Command {
 fn main() -> ExitCode {
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| "warn,hearth=info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

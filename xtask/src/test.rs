@@ -85,11 +85,9 @@ impl Test {
         } else if !self.arguments.is_empty() {
             command.arg("--").args(&self.arguments);
         }
-        let variables: [(&str, PathBuf); 6] = [
+        let variables: [(&str, PathBuf); 4] = [
             ("HEARTH_OPERATOR_CASES", cases.to_owned()),
             ("HEARTH_TEST_MODELS", setup::models(root)),
-            ("HEARTH_TEST_PAGES", setup.join("pages")),
-            ("HEARTH_TEST_COMPONENTS", root.join("target/guests/components")),
             ("HEARTH_ORT_LIB", setup::ort_library(root)),
             ("HEARTH_TEST_PYTHON", Python::program(&setup)),
         ];

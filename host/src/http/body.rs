@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// What is read and thrown away of a body that nobody wanted to the end.
-const DISCARDED_BYTES: u64 = 64 << 20;
+const DISCARDED_BYTES: u64 = 256 << 20;
 const DISCARDED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A request's body that is read to its end even where it is dropped before, within bounds. A client that sends all of it
