@@ -2,6 +2,7 @@
 
 mod body;
 mod deployed;
+mod front_door;
 mod invoke;
 mod metrics;
 mod routes;
@@ -144,6 +145,10 @@ impl Server {
 /// Sends a request to a function or to the control plane, after the tenant was taken from its path.
 async fn route(app: Arc<App>, control: axum::Router, request: http::Request<Incoming>) -> Result<Answer, Infallible> {
     let (parts, body) = request.into_parts();
+    let let_in = match app.config.listen.ip().is_loopback() {
+        true => front_door::check(&parts.headers, &parts.uri),
+        false => Ok(()),
+    };
     let body = Lingering::new(&parts.headers, body);
     let mut request = http::Request::from_parts(parts, body);
     let request_id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
@@ -157,7 +162,9 @@ async fn route(app: Arc<App>, control: axum::Router, request: http::Request<Inco
     }
     let tenant = tenant.as_deref().unwrap_or("default");
     let path = request.uri().path();
-    let mut answer = if let Some(path) = path.strip_prefix("/fn/") {
+    let mut answer = if let Err(error) = let_in {
+        refuse(&error, &request_id)
+    } else if let Some(path) = path.strip_prefix("/fn/") {
         let path = path.to_owned();
         let answer = invoke::invoke(&app, tenant, &path, &request_id, request).await;
         answer.unwrap_or_else(|error| refuse(&error, &request_id))

@@ -71,6 +71,19 @@ async fn names_that_are_none_are_refused_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pages_of_other_sites_are_403() {
+    let server = server(&[]).await;
+    for path in ["/fn/echo", "/v1/functions", "/t/acme/fn/echo", "/v1/status", "/nowhere"] {
+        for header in [("origin", "https://evil.example"), ("origin", "null"), ("host", "evil.example")] {
+            let reply = server.client.send(Method::POST, path, &[header], "x").await;
+            reply.expect_error(403, "permission-denied", header.1);
+        }
+    }
+    server.client.send(Method::POST, "/fn/echo", &[("origin", "http://localhost:3000")], "x").await.expect(200);
+    still_fine(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_over_the_limit_are_413() {
     let server = server(&["body_bytes=1000", "response_bytes=1000"]).await;
     server.client.post("/fn/echo", vec![1; 1000]).await.expect(200);
@@ -89,8 +102,9 @@ async fn a_refusal_reaches_a_client_that_sends_first() {
         let exchange = move || {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             let method = if path.starts_with("/v1") { "PUT" } else { "POST" };
-            let head =
-                format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 20000000\r\n\r\n");
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 20000000\r\n\r\n"
+            );
             stream.write_all(head.as_bytes()).unwrap();
             for _ in 0..20 {
                 stream.write_all(&[b'x'; 1_000_000]).unwrap();
