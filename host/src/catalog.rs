@@ -150,6 +150,14 @@ impl Catalog {
         ModelWriter::begin(Arc::clone(&self.inner.blobs), self.inner.limits.clone())
     }
 
+    /// Whether the database answers.
+    ///
+    /// Errors: `overloaded`, `internal`.
+    pub async fn check(&self) -> Result<()> {
+        let asked = sqlx::query("SELECT 1").execute(&self.inner.functions.pool).await;
+        asked.map(drop).map_err(|error| database("asking the catalog", error))
+    }
+
     /// Finishes what is being written and closes the database. The folder is free for another process once every clone
     /// and every upload is dropped. A catalog that is only dropped, or killed, is as whole.
     pub async fn close(self) {

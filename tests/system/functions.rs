@@ -116,6 +116,11 @@ async fn the_server_tells_about_itself() {
     assert_eq!(status["device"]["name"], "cpu");
     let metrics = client.get("/metrics").await.expect(200).text();
     assert!(metrics.contains(r#"hearth_invocations_total{function="echo",outcome="ok"} 1"#), "{metrics}");
+    server.deploy("probe", "probe").await;
+    client.get("/fn/probe/status/42").await.expect_error(502, "handler-failed", "status 42");
+    let metrics = client.get("/metrics").await.expect(200).text();
+    let counted = r#"hearth_invocations_total{function="probe",outcome="handler-failed"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
     client.get("/nowhere").await.expect_error(404, "not-found", "/v1/functions");
     client.send(Method::PATCH, "/v1/functions/echo", &[], "").await.expect_error(405, "invalid-argument", "PATCH");
 }

@@ -24,10 +24,11 @@ pub(super) struct Deployed {
 type Key = (String, String);
 type Versions = HashMap<u64, Arc<Deployed>>;
 
-/// The versions that were called so far, by tenant and name; version numbers are never used twice.
+/// The versions that were called so far, by tenant, then name: a look-up allocates nothing. Version numbers are never used
+/// twice.
 #[derive(Default)]
 pub(super) struct DeployedFunctions {
-    ready: RwLock<HashMap<Key, Versions>>,
+    ready: RwLock<HashMap<String, HashMap<String, Versions>>>,
     logs: Mutex<HashMap<Key, Arc<FunctionLog>>>,
 }
 
@@ -41,9 +42,10 @@ impl DeployedFunctions {
 
     /// Forgets a deleted function.
     pub(super) fn forget(&self, tenant: &str, name: &str) {
-        let key = (tenant.to_owned(), name.to_owned());
-        self.ready.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some(names) = self.ready.write().unwrap_or_else(PoisonError::into_inner).get_mut(tenant) {
+            names.remove(name);
+        }
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant.to_owned(), name.to_owned()));
     }
 }
 
@@ -52,10 +54,10 @@ impl App {
     pub(super) async fn deployed(&self, tenant: &str, selector: &str) -> Result<Arc<Deployed>> {
         let selector = Selector::parse(selector, &self.config.limits)?;
         let found = self.catalog.resolve_function(tenant, &selector).await?;
-        let key = (tenant.to_owned(), selector.name);
         {
             let ready = self.deployed.ready.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(deployed) = ready.get(&key).and_then(|versions| versions.get(&found.version)) {
+            let versions = ready.get(tenant).and_then(|names| names.get(&selector.name));
+            if let Some(deployed) = versions.and_then(|versions| versions.get(&found.version)) {
                 return Ok(deployed.clone());
             }
         }
@@ -69,7 +71,8 @@ impl App {
             grant: Arc::default(),
         });
         let mut ready = self.deployed.ready.write().unwrap_or_else(PoisonError::into_inner);
-        ready.entry(key).or_default().insert(found.version, deployed.clone());
+        let names = ready.entry(tenant.to_owned()).or_default();
+        names.entry(selector.name).or_default().insert(found.version, deployed.clone());
         Ok(deployed)
     }
 }

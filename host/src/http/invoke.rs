@@ -52,12 +52,12 @@ pub(super) async fn invoke(
     let invocation = Invocation { call, request, slot, waited };
     let Outcome { result, receipt, log, log_dropped } = app.runtime.invoke(&deployed.function, invocation).await;
 
-    app.metrics.invocation(&deployed, &result, &receipt);
+    let response = result.and_then(|response| answer(limits, response));
+    app.metrics.invocation(&deployed, response.as_ref().err(), &receipt);
     if !log.is_empty() || log_dropped > 0 {
         deployed.log.extend(request_id, deployed.version, log, log_dropped);
     }
-    let response = result.and_then(|response| answer(limits, response));
-    let mut answer = response.unwrap_or_else(|error| super::status::answer(&error, request_id));
+    let mut answer = response.unwrap_or_else(|error| super::refuse(&error, request_id));
     let headers = answer.headers_mut();
     headers.insert("hearth-version", HeaderValue::from(deployed.version));
     // Pages of a guest get an opaque origin, so that they cannot act as the dashboard of the same listener.

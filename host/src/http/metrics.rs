@@ -1,8 +1,7 @@
 //! Numbers for Prometheus; never a decision.
 
 use super::deployed::Deployed;
-use crate::error::Result;
-use crate::interface::Response;
+use crate::error::Error;
 use crate::sandbox::Receipt;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -41,12 +40,9 @@ impl Metrics {
         Metrics { recorder, handle }
     }
 
-    /// Counts one invocation.
-    pub(super) fn invocation(&self, deployed: &Deployed, result: &Result<Response>, receipt: &Receipt) {
-        let outcome = match result {
-            Ok(_) => "ok",
-            Err(error) => error.kind().as_str(),
-        };
+    /// Counts one invocation, by the error that was answered, if any.
+    pub(super) fn invocation(&self, deployed: &Deployed, error: Option<&Error>, receipt: &Receipt) {
+        let outcome = error.map_or("ok", |error| error.kind().as_str());
         let function = if &*deployed.tenant == "default" {
             metrics::SharedString::from(deployed.name.clone())
         } else {

@@ -111,10 +111,10 @@ fn json_of(status: StatusCode, value: &Value) -> Response {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Refusal> {
-    let answer = app.catalog.functions("default").await.map_err(|error| {
+    let answer = app.catalog.check().await.map_err(|error| {
         Error::unavailable("the catalog does not answer; the server's log has the cause").with_source(error)
     });
-    Ok(answer.map(|_| "ready\n")?)
+    Ok(answer.map(|()| "ready\n")?)
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
