@@ -12,6 +12,7 @@ mod resample;
 mod shape;
 mod stop;
 mod tensor;
+mod text;
 
 pub use cpu::Cpu;
 pub use decode::decode_image;

@@ -36,12 +36,14 @@ mod bindings {
             "hearth:inference/models.[static]model.open": async | trappable,
             "hearth:inference/models.[method]model.infer": async | trappable,
             "hearth:inference/models.[method]model.asset": async | trappable,
+            "hearth:inference/models.[method]pending.wait": async | trappable,
             default: trappable,
         },
         exports: { default: async },
         with: {
             "hearth:inference/tensors.tensor": crate::device::Tensor,
             "hearth:inference/models.model": crate::model::Lease,
+            "hearth:inference/models.pending": super::models::Pending,
         },
         trappable_error_type: {
             "hearth:inference/errors.error" => super::Fault,
@@ -65,6 +67,8 @@ pub struct Services {
 pub struct Grant {
     /// Configuration, by key.
     pub config: BTreeMap<String, String>,
+    /// Secrets, by name. A granted secret without a value is there as `None`.
+    pub secrets: BTreeMap<String, Option<String>>,
 }
 
 /// Who calls what, until when.

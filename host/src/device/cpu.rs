@@ -96,7 +96,7 @@ impl Device for Cpu {
 /// Whether bytes are a tensor's elements.
 fn check(dtype: DType, shape: &Shape, bytes: &[u8]) -> Result<()> {
     let Some(length) = shape.bytes(dtype) else {
-        return Err(Error::invalid_argument("dtype: tensors of text cannot be made; pass strings another way"));
+        return Err(Error::invalid_argument("dtype: a tensor of text is made from strings (create-text)"));
     };
     if bytes.len() as u64 != length {
         return Err(Error::invalid_argument(format!("data: {} bytes, but {dtype}{shape} takes {length}", bytes.len())));

@@ -9,13 +9,21 @@ use std::time::Instant;
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     cancelled: Arc<AtomicBool>,
+    /// The switch of the work that this is a part of.
+    whole: Option<Arc<AtomicBool>>,
     deadline: Option<Instant>,
 }
 
 impl Stop {
     /// A switch with a deadline, if any.
     pub fn new(deadline: Option<Instant>) -> Stop {
-        Stop { cancelled: Arc::default(), deadline }
+        Stop { cancelled: Arc::default(), whole: None, deadline }
+    }
+
+    /// A switch for a part of this work: it is cancelled with the whole, and may be cancelled alone.
+    #[must_use]
+    pub fn child(&self) -> Stop {
+        Stop { cancelled: Arc::default(), whole: Some(self.cancelled.clone()), deadline: self.deadline }
     }
 
     /// Withdraws the work of all clones.
@@ -25,7 +33,8 @@ impl Stop {
 
     /// Whether [`Stop::cancel`] was called.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        let on = |switch: &AtomicBool| switch.load(Ordering::Relaxed);
+        on(&self.cancelled) || self.whole.as_deref().is_some_and(on)
     }
 
     /// When work must end.
@@ -93,6 +102,16 @@ mod tests {
         assert_eq!(clone.check().unwrap_err().kind(), Kind::Cancelled);
         let late = Stop::new(Some(Instant::now()));
         assert_eq!(late.check().unwrap_err().kind(), Kind::DeadlineExceeded);
+    }
+
+    #[test]
+    fn a_part_ends_with_the_whole_but_not_the_other_way() {
+        let whole = Stop::default();
+        let (a, b) = (whole.child(), whole.child());
+        a.cancel();
+        assert!(a.is_cancelled() && !b.is_cancelled() && !whole.is_cancelled());
+        whole.cancel();
+        assert!(b.is_cancelled());
     }
 
     #[test]

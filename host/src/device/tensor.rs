@@ -86,9 +86,10 @@ impl Tensor {
         self.0.buffer.charge.account()
     }
 
-    /// The number of bytes of the elements. The buffer beneath a view may be larger.
+    /// The number of bytes of the elements, for text those of the strings. The buffer beneath a view may be larger.
     pub fn byte_length(&self) -> u64 {
-        self.0.shape.bytes(self.0.dtype).unwrap_or(0)
+        let strings = || self.strings().unwrap_or_default().iter().map(|value| value.len() as u64).sum();
+        self.0.shape.bytes(self.0.dtype).unwrap_or_else(strings)
     }
 
     /// Where the first element lies in the buffer, in bytes.

@@ -1,7 +1,8 @@
 //! `context`: the request at hand and the invocation's log; never anything that was not granted.
 
-use super::Ctx;
 use super::bindings::hearth::inference::context;
+use super::{Ctx, Fault};
+use crate::error::Error;
 use std::time::{Instant, SystemTime};
 
 /// How much a log line matters, as `context.log-level`; `Stdout` and `Stderr` are what a guest wrote there.
@@ -110,6 +111,18 @@ impl context::Host for Ctx {
 
     fn config(&mut self, key: String) -> wasmtime::Result<Option<String>> {
         Ok(self.call.grant.config.get(&key).cloned())
+    }
+
+    fn secret(&mut self, name: String) -> Result<Option<String>, Fault> {
+        let secret = self.call.grant.secrets.get(&name).cloned();
+        secret.ok_or_else(|| {
+            let name: String = name.chars().take(64).collect();
+            let message = format!(
+                "the function was not granted the secret '{name}'; name it in the handler's attribute, \
+                 as in #[handler(secrets = [\"{name}\"])], and give it a value in the function's settings"
+            );
+            Error::permission_denied(message).into()
+        })
     }
 
     fn log(

@@ -3,10 +3,11 @@
 use super::bindings::hearth::inference::models;
 use super::tensors::dtype_to_guest;
 use super::{Ctx, Fault};
-use crate::device::Tensor;
+use crate::device::{Stop, Tensor};
 use crate::error::Error;
-use crate::model::{Dim, Lease, Signature, TensorSignature};
+use crate::model::{Dim, Lease, Run, Signature, TensorSignature};
 use std::time::Instant;
+use tokio::task::JoinHandle;
 use wasmtime::component::Resource;
 
 impl models::Host for Ctx {}
@@ -39,20 +40,73 @@ impl models::HostModel for Ctx {
         model: Resource<Lease>,
         inputs: Vec<models::Argument>,
     ) -> Result<Vec<models::NamedTensor>, Fault> {
-        if self.usage.model_runs >= self.services.limits.model_runs {
-            let most = self.services.limits.model_runs;
-            return Err(Error::limit_exceeded(format!(
-                "this invocation ran models {most} times; model_runs allows no more"
-            ))
-            .into());
+        let (lease, arguments) = self.begin_run(&model, inputs)?;
+        let run = lease.infer(&self.account, arguments, &self.call.stop).await?;
+        self.finish_run(run)
+    }
+
+    fn submit(&mut self, model: Resource<Lease>, inputs: Vec<models::Argument>) -> Result<Resource<Pending>, Fault> {
+        let (lease, arguments) = self.begin_run(&model, inputs)?;
+        let (account, stop) = (self.account.clone(), self.call.stop.child());
+        let run = {
+            let stop = stop.clone();
+            tokio::spawn(async move { lease.infer(&account, arguments, &stop).await })
+        };
+        Ok(self.table.push(Pending { run: Some(run), stop })?)
+    }
+
+    fn drop(&mut self, model: Resource<Lease>) -> wasmtime::Result<()> {
+        self.table.delete(model)?;
+        Ok(())
+    }
+}
+
+impl models::HostPending for Ctx {
+    fn ready(&mut self, pending: Resource<Pending>) -> wasmtime::Result<bool> {
+        Ok(self.table.get(&pending)?.run.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
+    async fn wait(&mut self, pending: Resource<Pending>) -> Result<Vec<models::NamedTensor>, Fault> {
+        let Some(run) = self.table.get_mut(&pending)?.run.take() else {
+            return Err(Error::conflict("the outputs of this run were taken already").into());
+        };
+        let run = run.await.map_err(|error| Error::host("running a model", error))?;
+        self.finish_run(run?)
+    }
+
+    fn cancel(&mut self, pending: Resource<Pending>) -> wasmtime::Result<()> {
+        self.table.get(&pending)?.stop.cancel();
+        Ok(())
+    }
+
+    fn drop(&mut self, pending: Resource<Pending>) -> wasmtime::Result<()> {
+        self.table.delete(pending)?;
+        Ok(())
+    }
+}
+
+impl Ctx {
+    /// The model and inputs of a run, which counts from here on.
+    fn begin_run(
+        &mut self,
+        model: &Resource<Lease>,
+        inputs: Vec<models::Argument>,
+    ) -> Result<(Lease, Vec<(String, Tensor)>), Fault> {
+        let most = self.services.limits.model_runs;
+        if self.usage.model_runs >= most {
+            let message = format!("this invocation ran models {most} times; model_runs allows no more");
+            return Err(Error::limit_exceeded(message).into());
         }
         self.usage.model_runs += 1;
-        let lease = self.table.get(&model)?.clone();
+        let lease = self.table.get(model)?.clone();
         let mut arguments: Vec<(String, Tensor)> = Vec::with_capacity(inputs.len());
         for models::Argument { name, tensor } in inputs {
             arguments.push((name, self.table.get(&tensor)?.clone()));
         }
-        let run = lease.infer(&self.account, arguments, &self.call.stop).await?;
+        Ok((lease, arguments))
+    }
+
+    fn finish_run(&mut self, run: Run) -> Result<Vec<models::NamedTensor>, Fault> {
         self.usage.model_us += run.model_us;
         self.usage.queue_us += run.queue_us;
         let mut outputs = Vec::with_capacity(run.outputs.len());
@@ -61,10 +115,19 @@ impl models::HostModel for Ctx {
         }
         Ok(outputs)
     }
+}
 
-    fn drop(&mut self, model: Resource<Lease>) -> wasmtime::Result<()> {
-        self.table.delete(model)?;
-        Ok(())
+/// A run that a guest submitted. Dropping it withdraws the run.
+#[expect(unreachable_pub, reason = "the generated bindings name it again")]
+pub struct Pending {
+    /// Gone once its outputs were taken.
+    run: Option<JoinHandle<crate::error::Result<Run>>>,
+    stop: Stop,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

@@ -63,6 +63,20 @@ impl tensors::HostTensor for Ctx {
         Ok(self.table.push(tensor)?)
     }
 
+    fn create_text(&mut self, shape: Vec<u64>, values: Vec<String>) -> Result<Resource<Tensor>, Fault> {
+        let shape = Shape::new(&shape, self.services.limits.tensor_rank)?;
+        let bytes: u64 = values.iter().map(|value| value.len() as u64).sum();
+        let tensor = Tensor::text(&self.services.device, &self.account, shape, values)?;
+        self.usage.uploaded_bytes += bytes;
+        Ok(self.table.push(tensor)?)
+    }
+
+    fn read_text(&mut self, tensor: Resource<Tensor>) -> Result<Vec<String>, Fault> {
+        let values = self.table.get(&tensor)?.strings()?.to_vec();
+        self.usage.downloaded_bytes += values.iter().map(|value| value.len() as u64).sum::<u64>();
+        Ok(values)
+    }
+
     fn shape(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u64>> {
         Ok(self.table.get(&tensor)?.shape().dims().to_vec())
     }
@@ -81,6 +95,9 @@ impl tensors::HostTensor for Ctx {
 
     async fn read(&mut self, tensor: Resource<Tensor>) -> Result<Vec<u8>, Fault> {
         let tensor = self.table.get(&tensor)?.clone();
+        if tensor.dtype() == DType::Text {
+            return Err(Error::unsupported("a tensor of text has no bytes; read-text reads it").into());
+        }
         let all = 0..tensor.byte_length();
         self.read_tensor(&tensor, all)
     }
