@@ -32,12 +32,13 @@ mod versions;
 
 pub use blobs::{Blob, BlobWriter};
 pub use functions::{FunctionDetail, FunctionSummary, FunctionVersion};
-pub use models::{ModelDetail, ModelSummary, ModelVersion, ModelVersionDetail};
+pub use models::{ModelDetail, ModelSummary, ModelVersionDetail};
 pub use names::{At, Selector, check_alias, check_name};
 pub use package::{ModelUpload, ModelWriter};
 
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
+use crate::model::Resolved;
 use blobs::{BlobFile, BlobStore, blocking};
 use cache::Cache;
 use folder::Folder;
@@ -68,7 +69,7 @@ struct Inner {
     functions: versions::Versions,
     models: versions::Versions,
     function_cache: Cache<FunctionVersion>,
-    model_cache: Cache<ModelVersion>,
+    model_cache: Cache<Resolved>,
     /// Gone after [`Catalog::close`]. Dropping it ends the collector after its current step.
     collector: Mutex<Option<Collector>>,
 }

@@ -8,7 +8,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What kind of thing went wrong. Closed: matches on it are exhaustive, so a new kind leads to every place that must know.
 ///
 /// The first twelve are the guest contract's (`wit/errors.wit`); the others arise only on the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     /// A value, shape, dtype or name is wrong.
     InvalidArgument,

@@ -8,26 +8,30 @@ mod errors;
 mod http_types;
 mod models;
 mod operators;
+mod pipelines;
 mod tensors;
+mod worlds;
 
 pub use context::{LogBuffer, LogLevel, LogLine};
 pub use errors::Fault;
 pub use http_types::{Request, Response};
+pub use worlds::{Answer, Finished, ModelCall, Program, Turn, World, init};
 
 use crate::config::Limits;
-use crate::device::{Account, Device, Owner, Stop};
-use crate::error::Error;
+use crate::device::{Account, Device, Owner, Stop, Tensor};
+use crate::error::{Error, Result};
+use errors::of_guest;
 use crate::model::Models;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 
 mod bindings {
     #![allow(missing_docs, unreachable_pub, clippy::all)]
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "handler",
+        world: "pipeline",
         imports: {
             "hearth:inference/operators": async | trappable,
             "hearth:inference/tensors.[method]tensor.read": async | trappable,
@@ -42,7 +46,7 @@ mod bindings {
         exports: { default: async },
         with: {
             "hearth:inference/tensors.tensor": crate::device::Tensor,
-            "hearth:inference/models.model": crate::model::Lease,
+            "hearth:inference/models.model": super::models::Opened,
             "hearth:inference/models.pending": super::models::Pending,
         },
         trappable_error_type: {
@@ -71,6 +75,15 @@ pub struct Grant {
     pub secrets: BTreeMap<String, Option<String>>,
 }
 
+/// What a guest is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// To answer a request.
+    Serving,
+    /// For its `init`, whose memory is kept: no secrets, tensors, operators or model runs.
+    Init,
+}
+
 /// Who calls what, until when.
 #[derive(Clone)]
 pub struct Call {
@@ -82,6 +95,8 @@ pub struct Call {
     pub function: Arc<str>,
     /// What the function may use.
     pub grant: Arc<Grant>,
+    /// Whether it answers requests or prepares for them.
+    pub phase: Phase,
     /// When the invocation must be over.
     pub deadline: Instant,
     /// Ends host work when the invocation ends.
@@ -126,7 +141,48 @@ impl Ctx {
         let owner = Owner::Invocation { tenant: call.tenant.clone() };
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
         let log = LogBuffer::new(limits.log_bytes);
-        Ctx { call, account, table: ResourceTable::new(), log, usage: Usage::default(), services }
+        let table = new_table(limits);
+        Ctx { call, account, table, log, usage: Usage::default(), services }
+    }
+
+    /// The log, which is empty from here on.
+    pub fn take_log(&mut self) -> LogBuffer {
+        std::mem::replace(&mut self.log, LogBuffer::new(0))
+    }
+
+    /// Forgets every handle, for another instance of the same invocation.
+    pub fn drop_handles(&mut self) {
+        self.table = new_table(&self.services.limits);
+    }
+
+    /// Runs the model of a pipeline; what it used is counted.
+    ///
+    /// Errors: those of opening and running the model.
+    pub async fn run(&mut self, call: ModelCall) -> Result<Finished> {
+        let ModelCall { model, inputs, state, keep } = call;
+        self.usage.model_runs += 1;
+        let started = Instant::now();
+        let lease = self.services.models.open(&self.call.tenant, &model).await;
+        self.usage.queue_us += micros_since(started);
+        let run = lease?.infer(&self.account, inputs, &self.call.stop).await?;
+        self.usage.model_us += run.model_us;
+        self.usage.queue_us += run.queue_us;
+        Ok(Finished { outputs: run.outputs, state, keep })
+    }
+
+    /// An error in `init`, where a guest has no `what`.
+    fn refused_in_init(&self, what: &str) -> Result<()> {
+        match self.call.phase {
+            Phase::Serving => Ok(()),
+            Phase::Init => Err(Error::permission_denied(format!(
+                "init runs without {what}, because its memory is kept for every request; use them while answering one"
+            ))),
+        }
+    }
+
+    /// Gives the guest a handle on a tensor.
+    fn give(&mut self, tensor: Tensor) -> Result<Resource<Tensor>> {
+        self.table.push(tensor).map_err(|_| Error::limit_exceeded("too many handles; drop some first (handles)"))
     }
 
     /// Who owns the invocation's tensors, and how many bytes they have.
@@ -147,40 +203,13 @@ impl Ctx {
 
 /// Adds every interface of the contract to a linker whose stores carry a [`Ctx`].
 pub fn add_to_linker<T: Send + 'static>(linker: &mut Linker<T>, ctx: fn(&mut T) -> &mut Ctx) -> wasmtime::Result<()> {
-    bindings::Handler::add_to_linker::<_, HasSelf<Ctx>>(linker, ctx)
+    bindings::Pipeline::add_to_linker::<_, HasSelf<Ctx>>(linker, ctx)
 }
 
-/// A component that was checked against the contract: every import is linked, every export the world wants is there.
-pub struct Handler<T: 'static>(bindings::HandlerPre<T>);
-
-impl<T: Send + 'static> Handler<T> {
-    /// Checks a component against world `handler`. The error says what is missing or unknown.
-    pub fn new(linker: &Linker<T>, component: &Component) -> Result<Handler<T>, Error> {
-        let pre = linker.instantiate_pre(component).map_err(|error| {
-            let message = format!("the component asks for something hearth does not have: {}", causes(&error));
-            Error::invalid_argument(message)
-        })?;
-        let pre = bindings::HandlerPre::new(pre).map_err(|error| {
-            let message = format!(
-                "the component does not implement world hearth:inference/handler: {}; export `handle: func(request) -> \
-                 result<response, error>` (the SDK's #[handler] does)",
-                causes(&error)
-            );
-            Error::invalid_argument(message)
-        })?;
-        Ok(Handler(pre))
-    }
-
-    /// Answers one request in a fresh instance. The outer error is a trap, the inner one the handler's own.
-    pub async fn handle(
-        &self,
-        store: &mut wasmtime::Store<T>,
-        request: Request,
-    ) -> wasmtime::Result<Result<Response, Error>> {
-        let instance = self.0.instantiate_async(&mut *store).await?;
-        let answer = instance.call_handle(&mut *store, &request.into()).await?;
-        Ok(answer.map(Response::from).map_err(errors::of_guest))
-    }
+fn new_table(limits: &Limits) -> ResourceTable {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(usize::try_from(limits.handles).unwrap_or(usize::MAX));
+    table
 }
 
 fn micros_since(started: Instant) -> u64 {

@@ -14,6 +14,6 @@ mod signature;
 mod tests;
 
 pub use package::{Blobs, Directory, Package, PackageFile, Resolved};
-pub use residency::{Lease, ModelState, Models, Residency};
+pub use residency::{Description, Lease, ModelState, Models, Residency};
 pub use running::Run;
 pub use signature::{Dim, Signature, TensorSignature};

@@ -3,18 +3,21 @@
 
 mod artefacts;
 mod invocation;
+mod snapshot;
 
 pub use invocation::{Invocation, Outcome, Receipt};
+pub use snapshot::Preparation;
 
 use crate::config::{Config, Limits};
 use crate::error::{Error, Kind, Result};
-use crate::interface::{self, Handler, Services};
+use crate::interface::{self, LogLine, Program, Services};
 use artefacts::Artefacts;
 use invocation::State;
+use snapshot::Ending;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Component, Linker};
@@ -29,16 +32,44 @@ pub struct Runtime {
     functions: Mutex<HashMap<String, Arc<OnceCell<Arc<Function>>>>>,
     slots: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
-    ticker: Arc<AtomicBool>,
+    _ticker: Ticker,
 }
 
 /// A compiled, checked component, ready for fresh instances.
 pub struct Function {
-    handler: Handler<State>,
-    /// The world it implements.
-    pub world: &'static str,
+    program: Program<State>,
+    init: Init,
     /// What it wishes to be granted: the JSON of its `hearth:manifest` section, or `null`.
     pub manifest: serde_json::Value,
+}
+
+/// How instances of a function come to be initialised.
+enum Init {
+    /// The component has no `init`.
+    Absent,
+    /// They start from the memory that it left.
+    Snapshot,
+    /// It runs in each of them, for a reason.
+    EachTime(String),
+}
+
+impl Function {
+    /// The world it is of, as `wit/worlds.wit` names it.
+    pub fn world(&self) -> &'static str {
+        self.program.world().as_str()
+    }
+
+    /// Why its `init` runs in every instance instead of once, where it does.
+    pub fn without_snapshot(&self) -> Option<&str> {
+        match &self.init {
+            Init::EachTime(reason) => Some(reason),
+            Init::Absent | Init::Snapshot => None,
+        }
+    }
+
+    fn init_first(&self) -> bool {
+        matches!(self.init, Init::EachTime(_))
+    }
 }
 
 /// A place in the pool of instances; given back when dropped.
@@ -97,12 +128,9 @@ impl Runtime {
             Error::invalid_argument(message)
         })?;
         let mut linker = Linker::new(&engine);
-        let link = |error: wasmtime::Error| Error::host("linking the guest contract", error.to_string());
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(link)?;
-        interface::add_to_linker(&mut linker, |state: &mut State| &mut state.ctx).map_err(link)?;
+        link(&mut linker)?;
         let artefacts = Artefacts::open(&config.data, &engine)?;
-        let ticker = Arc::new(AtomicBool::new(true));
-        start_ticker(&engine, Duration::from_millis(limits.yield_ms), &ticker)?;
+        let ticker = Ticker::start(&engine, Duration::from_millis(limits.yield_ms))?;
         Ok(Runtime {
             slots: Arc::new(Semaphore::new(limits.concurrent_invocations as usize)),
             waiting: Arc::default(),
@@ -111,7 +139,7 @@ impl Runtime {
             linker,
             services,
             artefacts,
-            ticker,
+            _ticker: ticker,
         })
     }
 
@@ -120,23 +148,92 @@ impl Runtime {
     ///
     /// Errors: `InvalidArgument` where the bytes are no component of this contract; the message says what to change.
     pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf) -> Result<Arc<Function>> {
-        let cell = self.functions().entry(digest.to_owned()).or_default().clone();
-        let found = cell
-            .get_or_try_init(async || {
-                let (runtime, digest) = (self.clone(), digest.to_owned());
-                let task = tokio::task::spawn_blocking(move || runtime.load(&digest, &path));
-                task.await.map_err(|error| Error::host("compiling a component", error))?.map(Arc::new)
-            })
-            .await
-            .cloned();
+        self.once(digest, async || {
+            let (runtime, digest) = (self.clone(), digest.to_owned());
+            let task = tokio::task::spawn_blocking(move || runtime.load(&digest, &path));
+            task.await.map_err(|error| Error::host("compiling a component", error))?
+        })
+        .await
+    }
+
+    /// What was made for a key before, or else is made now; callers that ask at the same time wait for one making.
+    async fn once(&self, key: &str, make: impl AsyncFnOnce() -> Result<Function>) -> Result<Arc<Function>> {
+        let cell = self.functions().entry(key.to_owned()).or_default().clone();
+        let found = cell.get_or_try_init(async || make().await.map(Arc::new)).await.cloned();
         if found.is_err() {
             // Only a cell that is still empty is forgotten: another caller may have succeeded meanwhile.
             let mut functions = self.functions();
-            if functions.get(digest).is_some_and(|cell| !cell.initialized()) {
-                functions.remove(digest);
+            if functions.get(key).is_some_and(|cell| !cell.initialized()) {
+                functions.remove(key);
             }
         }
         found
+    }
+
+    /// The function of a component, with `init` run and its memory kept, where it has one. What was prepared alike before
+    /// comes from memory or disk. Gives what init logged, where it ran now.
+    ///
+    /// Errors: those of [`Runtime::function`]; `InvalidArgument` and others where init fails.
+    pub async fn prepared(
+        self: &Arc<Self>,
+        digest: &str,
+        path: PathBuf,
+        preparation: Preparation,
+    ) -> Result<(Arc<Function>, Vec<LogLine>)> {
+        let plain = self.function(digest, path.clone()).await?;
+        if !plain.program.world().has_init() {
+            return Ok((plain, Vec::new()));
+        }
+        let key = preparation.key(digest);
+        let mut log = Vec::new();
+        let function = self
+            .once(&key, async || {
+                let (runtime, key, manifest) = (self.clone(), key.clone(), plain.manifest.clone());
+                let work = move || runtime.prepare(&key, &path, preparation, manifest);
+                let task = tokio::task::spawn_blocking(work).await;
+                let (function, lines) = task.map_err(|error| Error::host("preparing a function", error))??;
+                log = lines;
+                Ok(function)
+            })
+            .await?;
+        Ok((function, log))
+    }
+
+    fn prepare(
+        &self,
+        key: &str,
+        path: &Path,
+        preparation: Preparation,
+        manifest: serde_json::Value,
+    ) -> Result<(Function, Vec<LogLine>)> {
+        if let Some(component) = self.artefacts.load(&self.engine, key) {
+            return Ok((self.checked(&component, Init::Snapshot, manifest)?, Vec::new()));
+        }
+        let wasm = std::fs::read(path).map_err(|error| Error::storage("reading a component", error))?;
+        let models = preparation.models.values();
+        let assets = models.flat_map(|model| model.package.assets()).map(|file| file.digest.clone());
+        let assets = assets.map(|digest| (digest.clone(), self.services.models.blob(&digest))).collect();
+        let request = snapshot::Request { preparation, assets, limits: Limits::clone(&self.services.limits) };
+        let snapshot::Reply { ending, log } = snapshot::snapshot(&request, &wasm)?;
+        let function = match ending {
+            Ending::Snapshot(wasm) => {
+                let component = compile(&self.engine, &wasm)?;
+                self.artefacts.store(key, &component);
+                self.checked(&component, Init::Snapshot, manifest)?
+            }
+            Ending::Without(reason) => {
+                tracing::warn!("init runs in every instance, because no snapshot can be taken: {reason}");
+                let component = compile(&self.engine, &wasm)?;
+                self.checked(&component, Init::EachTime(reason), manifest)?
+            }
+            Ending::Failed(kind, message) => return Err(Error::new(kind, message)),
+        };
+        Ok((function, log))
+    }
+
+    fn checked(&self, component: &Component, init: Init, manifest: serde_json::Value) -> Result<Function> {
+        let program = Program::new(&self.linker, component, |state| &mut state.ctx)?;
+        Ok(Function { program, init, manifest })
     }
 
     /// Forgets a function and its compiled code; running invocations end undisturbed.
@@ -160,6 +257,13 @@ impl Runtime {
                 limits.concurrent_invocations, waiting.before
             )));
         }
+        let permit = self.slots.clone().acquire_owned().await;
+        permit.map(Slot).map_err(|error| Error::host("waiting for an instance", error))
+    }
+
+    /// A place for the second half of a pipeline: it is never refused, since its request was
+    /// let in before.
+    async fn slot_for_the_rest(&self) -> Result<Slot> {
         let permit = self.slots.clone().acquire_owned().await;
         permit.map(Slot).map_err(|error| Error::host("waiting for an instance", error))
     }
@@ -190,14 +294,12 @@ impl Runtime {
                 component
             }
         };
-        let handler = Handler::new(&self.linker, &component)?;
-        Ok(Function { handler, world: "handler", manifest })
-    }
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        self.ticker.store(false, Ordering::Relaxed);
+        let function = self.checked(&component, Init::Absent, manifest)?;
+        let init = match function.program.world().has_init() {
+            true => Init::EachTime("it was not prepared".to_owned()),
+            false => Init::Absent,
+        };
+        Ok(Function { init, ..function })
     }
 }
 
@@ -218,20 +320,39 @@ impl Drop for Waiting {
     }
 }
 
-fn start_ticker(engine: &Engine, period: Duration, running: &Arc<AtomicBool>) -> Result<()> {
-    let engine = engine.weak();
-    let running: Weak<AtomicBool> = Arc::downgrade(running);
-    let body = move || {
-        while running.upgrade().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
-            std::thread::sleep(period);
-            match engine.upgrade() {
-                Some(engine) => engine.increment_epoch(),
-                None => return,
+/// Makes running guests look whether they must yield, until it is dropped.
+struct Ticker(Arc<AtomicBool>);
+
+impl Ticker {
+    fn start(engine: &Engine, period: Duration) -> Result<Ticker> {
+        let engine = engine.weak();
+        let running = Arc::new(AtomicBool::new(true));
+        let ticker = Ticker(running.clone());
+        let body = move || {
+            while running.load(Ordering::Relaxed) {
+                std::thread::sleep(period);
+                match engine.upgrade() {
+                    Some(engine) => engine.increment_epoch(),
+                    None => return,
+                }
             }
-        }
-    };
-    let started = std::thread::Builder::new().name("epoch".to_owned()).spawn(body);
-    started.map(drop).map_err(|error| Error::host("starting a thread", error))
+        };
+        let started = std::thread::Builder::new().name("epoch".to_owned()).spawn(body);
+        started.map(|_| ticker).map_err(|error| Error::host("starting a thread", error))
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Adds the contract and WASI to a linker.
+fn link(linker: &mut Linker<State>) -> Result<()> {
+    let failed = |error: wasmtime::Error| Error::host("linking the guest contract", error.to_string());
+    wasmtime_wasi::p2::add_to_linker_async(linker).map_err(failed)?;
+    interface::add_to_linker(linker, |state: &mut State| &mut state.ctx).map_err(failed)
 }
 
 const CORE_MODULE: [u8; 8] = *b"\0asm\x01\0\0\0";

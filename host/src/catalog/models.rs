@@ -4,7 +4,7 @@ use super::names::{Selector, check_alias, check_name};
 use super::package::{ModelUpload, link};
 use super::versions::{New, Row};
 use super::{Catalog, Put, decode, encode};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Blobs, Directory, Package, Resolved};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -12,25 +12,6 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// One version of a model.
-#[derive(Clone, Debug, Serialize)]
-pub struct ModelVersion {
-    /// Whose it is.
-    pub tenant: String,
-    /// Its name.
-    pub name: String,
-    /// Which version.
-    pub version: u64,
-    /// The package's digest.
-    pub digest: String,
-    /// The length of all its files together.
-    pub bytes: u64,
-    /// Its files.
-    pub package: Package,
-    /// What it takes and gives, as it was found at the upload.
-    pub signature: Value,
-}
 
 /// One line of the list of models.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -169,16 +150,16 @@ impl Catalog {
     /// The version that a selector means now. What was asked lately comes from memory.
     ///
     /// Errors: `not-found`, naming what there is.
-    pub async fn resolve_model(&self, tenant: &str, selector: &Selector) -> Result<Arc<ModelVersion>> {
+    pub async fn resolve_model(&self, tenant: &str, selector: &Selector) -> Result<Arc<Resolved>> {
         let generation = match self.inner.model_cache.get(tenant, selector) {
             Ok(version) => return Ok(version),
             Err(generation) => generation,
         };
         let row = self.inner.models.resolve(tenant, selector).await?;
         let Detail { package, signature } = decode(&row.detail)?;
-        let Row { name, version, digest, bytes, .. } = row;
-        let found =
-            Arc::new(ModelVersion { tenant: tenant.to_owned(), name, version, digest, bytes, package, signature });
+        let signature = serde_json::from_value(signature).map_err(|error| Error::host("reading a signature", error))?;
+        let Row { name, version, digest, .. } = row;
+        let found = Arc::new(Resolved { name, version, digest, package, signature });
         self.inner.model_cache.insert(generation, tenant, selector, &found);
         Ok(found)
     }
@@ -186,11 +167,9 @@ impl Catalog {
 
 #[async_trait]
 impl Directory for Catalog {
-    async fn resolve(&self, tenant: &str, name: &str) -> Result<Resolved> {
+    async fn resolve(&self, tenant: &str, name: &str) -> Result<Arc<Resolved>> {
         let selector = Selector::parse(name, &self.inner.limits)?;
-        let found = self.resolve_model(tenant, &selector).await?;
-        let ModelVersion { name, version, digest, package, .. } = found.as_ref().clone();
-        Ok(Resolved { name, version, digest, package })
+        self.resolve_model(tenant, &selector).await
     }
 }
 

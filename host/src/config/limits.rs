@@ -20,7 +20,7 @@ pub struct Limit {
 macro_rules! limits {
     ($($(#[doc = $doc:literal])+ $name:ident = $default:expr, $least:expr, $most:expr;)*) => {
         /// The value of every limit. Each field is a row of [`LIMITS`].
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub struct Limits { $($(#[doc = $doc])+ pub $name: u64,)* }
 
         /// The table.
@@ -102,6 +102,10 @@ limits! {
     tensor_bytes = GIB, KIB, 1024 * GIB;
     /// Tensors of one invocation that are alive at once.
     tensor_count = 10_000, 1, 1_000_000;
+    /// Handles of one instance on tensors, models and runs, and on what WASI lends.
+    handles = 20_000, 10, 1_000_000;
+    /// Bytes that the first half of a pipeline may hand to the second, beside tensors.
+    pipeline_state_bytes = MIB, 0, 64 * MIB;
     /// Dimensions of a tensor.
     tensor_rank = 8, 1, 32;
     /// Arithmetic operations of one operator call, as its cost rule counts them: some 20 s on one core.

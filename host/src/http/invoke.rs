@@ -4,7 +4,7 @@ use super::body::{Limited, Lingering};
 use super::{Answer, App, Body};
 use crate::device::Stop;
 use crate::error::{Error, Result};
-use crate::interface::{Call, Request, Response};
+use crate::interface::{Call, Phase, Request, Response};
 use crate::sandbox::{Invocation, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -39,6 +39,7 @@ pub(super) async fn invoke(
         tenant: deployed.tenant.clone(),
         function: deployed.name.clone(),
         grant: deployed.grant.clone(),
+        phase: Phase::Serving,
         deadline,
         stop: Stop::new(Some(deadline)),
     };

@@ -189,11 +189,11 @@ async fn put_function(
     }
     let blob = writer.finish().await?;
     let function = app.runtime.function(&blob.digest, app.catalog.path(&blob.digest)).await?;
-    let put = app.catalog.put_function(&tenant, &name, &blob, function.world, &function.manifest).await?;
+    let put = app.catalog.put_function(&tenant, &name, &blob, function.world(), &function.manifest).await?;
     tracing::info!(tenant, name, version = put.version, "function {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
     let value = json!({
-        "name": name, "version": put.version, "digest": blob.digest, "world": function.world,
+        "name": name, "version": put.version, "digest": blob.digest, "world": function.world(),
         "grants_requested": function.manifest, "missing_grants": [],
     });
     Ok(json_of(status, &value))

@@ -6,7 +6,7 @@ use crate::error::Error;
 use std::time::{Instant, SystemTime};
 
 /// How much a log line matters, as `context.log-level`; `Stdout` and `Stderr` are what a guest wrote there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum LogLevel {
     /// Every step.
     Trace,
@@ -40,7 +40,7 @@ impl LogLevel {
 }
 
 /// One line of an invocation's log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct LogLine {
     /// When it was written.
     pub at: SystemTime,
@@ -114,6 +114,7 @@ impl context::Host for Ctx {
     }
 
     fn secret(&mut self, name: String) -> Result<Option<String>, Fault> {
+        self.refused_in_init("secrets")?;
         let secret = self.call.grant.secrets.get(&name).cloned();
         secret.ok_or_else(|| {
             let name: String = name.chars().take(64).collect();

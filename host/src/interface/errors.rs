@@ -1,7 +1,7 @@
 //! Errors on their way to the guest and back; never a status code.
 
 use super::bindings::hearth::inference::errors;
-use super::{Ctx, bindings};
+use super::Ctx;
 use crate::error::{Error, Kind};
 use wasmtime::component::ResourceTableError;
 
@@ -23,7 +23,7 @@ impl From<Error> for Fault {
 impl From<ResourceTableError> for Fault {
     fn from(error: ResourceTableError) -> Fault {
         match error {
-            ResourceTableError::Full => Error::limit_exceeded("too many handles; drop some first").into(),
+            ResourceTableError::Full => Error::limit_exceeded("too many handles; drop some first (handles)").into(),
             ResourceTableError::NotPresent | ResourceTableError::WrongType | ResourceTableError::HasChildren => {
                 Fault::Trap(error.into())
             }
@@ -46,7 +46,7 @@ impl errors::Host for Ctx {
 }
 
 /// The error that a handler answered with.
-pub(super) fn of_guest(error: bindings::Error) -> Error {
+pub(super) fn of_guest(error: errors::Error) -> Error {
     let kind = Kind::of_guest(&error.kind);
     let mut message = error.message;
     if kind == Kind::HandlerFailed && error.kind != "internal" {

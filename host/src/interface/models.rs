@@ -2,10 +2,10 @@
 
 use super::bindings::hearth::inference::models;
 use super::tensors::dtype_to_guest;
-use super::{Ctx, Fault};
+use super::{Ctx, Fault, Phase};
 use crate::device::{Stop, Tensor};
 use crate::error::Error;
-use crate::model::{Dim, Lease, Run, Signature, TensorSignature};
+use crate::model::{Description, Dim, Lease, Run, Signature, TensorSignature};
 use std::time::Instant;
 use tokio::task::JoinHandle;
 use wasmtime::component::Resource;
@@ -13,31 +13,33 @@ use wasmtime::component::Resource;
 impl models::Host for Ctx {}
 
 impl models::HostModel for Ctx {
-    async fn open(&mut self, name: String) -> Result<Resource<Lease>, Fault> {
+    async fn open(&mut self, name: String) -> Result<Resource<Opened>, Fault> {
         let started = Instant::now();
-        let lease = self.services.models.open(&self.call.tenant, &name).await;
+        let opened = match self.call.phase {
+            Phase::Serving => self.services.models.open(&self.call.tenant, &name).await.map(Opened::Leased),
+            Phase::Init => self.services.models.describe(&self.call.tenant, &name).await.map(Opened::Described),
+        };
         self.usage.queue_us += super::micros_since(started);
-        Ok(self.table.push(lease?)?)
+        Ok(self.table.push(opened?)?)
     }
 
-    fn signature(&mut self, model: Resource<Lease>) -> wasmtime::Result<models::Signature> {
-        let lease = self.table.get(&model)?;
-        let Signature { inputs, outputs } = lease.signature();
+    fn signature(&mut self, model: Resource<Opened>) -> wasmtime::Result<models::Signature> {
+        let Signature { inputs, outputs } = self.table.get(&model)?.description().signature();
         Ok(models::Signature {
             inputs: inputs.iter().map(signature_to_guest).collect(),
             outputs: outputs.iter().map(signature_to_guest).collect(),
         })
     }
 
-    async fn asset(&mut self, model: Resource<Lease>, name: String) -> Result<Vec<u8>, Fault> {
-        let lease = self.table.get(&model)?.clone();
-        let read = tokio::task::spawn_blocking(move || lease.asset(&name)).await;
+    async fn asset(&mut self, model: Resource<Opened>, name: String) -> Result<Vec<u8>, Fault> {
+        let description = self.table.get(&model)?.description().clone();
+        let read = tokio::task::spawn_blocking(move || description.asset(&name)).await;
         Ok(read.map_err(|error| Error::host("reading an asset", error))??)
     }
 
     async fn infer(
         &mut self,
-        model: Resource<Lease>,
+        model: Resource<Opened>,
         inputs: Vec<models::Argument>,
     ) -> Result<Vec<models::NamedTensor>, Fault> {
         let (lease, arguments) = self.begin_run(&model, inputs)?;
@@ -45,7 +47,7 @@ impl models::HostModel for Ctx {
         self.finish_run(run)
     }
 
-    fn submit(&mut self, model: Resource<Lease>, inputs: Vec<models::Argument>) -> Result<Resource<Pending>, Fault> {
+    fn submit(&mut self, model: Resource<Opened>, inputs: Vec<models::Argument>) -> Result<Resource<Pending>, Fault> {
         let (lease, arguments) = self.begin_run(&model, inputs)?;
         let (account, stop) = (self.account.clone(), self.call.stop.child());
         let run = {
@@ -55,7 +57,7 @@ impl models::HostModel for Ctx {
         Ok(self.table.push(Pending { run: Some(run), stop })?)
     }
 
-    fn drop(&mut self, model: Resource<Lease>) -> wasmtime::Result<()> {
+    fn drop(&mut self, model: Resource<Opened>) -> wasmtime::Result<()> {
         self.table.delete(model)?;
         Ok(())
     }
@@ -89,16 +91,20 @@ impl Ctx {
     /// The model and inputs of a run, which counts from here on.
     fn begin_run(
         &mut self,
-        model: &Resource<Lease>,
+        model: &Resource<Opened>,
         inputs: Vec<models::Argument>,
     ) -> Result<(Lease, Vec<(String, Tensor)>), Fault> {
+        self.refused_in_init("model runs")?;
         let most = self.services.limits.model_runs;
         if self.usage.model_runs >= most {
             let message = format!("this invocation ran models {most} times; model_runs allows no more");
             return Err(Error::limit_exceeded(message).into());
         }
         self.usage.model_runs += 1;
-        let lease = self.table.get(model)?.clone();
+        let Opened::Leased(lease) = self.table.get(model)? else {
+            return Err(Fault::Trap(wasmtime::Error::msg("a model that was opened in init came into a request")));
+        };
+        let lease = lease.clone();
         let mut arguments: Vec<(String, Tensor)> = Vec::with_capacity(inputs.len());
         for models::Argument { name, tensor } in inputs {
             arguments.push((name, self.table.get(&tensor)?.clone()));
@@ -109,11 +115,31 @@ impl Ctx {
     fn finish_run(&mut self, run: Run) -> Result<Vec<models::NamedTensor>, Fault> {
         self.usage.model_us += run.model_us;
         self.usage.queue_us += run.queue_us;
-        let mut outputs = Vec::with_capacity(run.outputs.len());
-        for (name, tensor) in run.outputs {
-            outputs.push(models::NamedTensor { name, tensor: self.table.push(tensor)? });
+        Ok(self.give_outputs(run.outputs)?)
+    }
+
+    /// Gives the guest handles on a model's outputs.
+    pub(super) fn give_outputs(&mut self, outputs: Vec<(String, Tensor)>) -> Result<Vec<models::NamedTensor>, Error> {
+        let give = |(name, tensor)| Ok(models::NamedTensor { name, tensor: self.give(tensor)? });
+        outputs.into_iter().map(give).collect()
+    }
+}
+
+/// A model that a guest opened.
+#[expect(unreachable_pub, reason = "the generated bindings name it again")]
+pub enum Opened {
+    /// Loaded, and kept so.
+    Leased(Lease),
+    /// Known by its signature and assets only: in `init`.
+    Described(Description),
+}
+
+impl Opened {
+    fn description(&self) -> &Description {
+        match self {
+            Opened::Leased(lease) => lease.description(),
+            Opened::Described(description) => description,
         }
-        Ok(outputs)
     }
 }
 

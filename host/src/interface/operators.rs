@@ -93,6 +93,7 @@ fn coordinates(coordinates: operators::Coordinates) -> Coordinates {
 
 impl operators::Host for Ctx {
     async fn decode_image(&mut self, data: Vec<u8>) -> Result<Handle, Fault> {
+        self.refused_in_init("operators")?;
         let started = Instant::now();
         let (services, account, stop) = (self.services.clone(), self.account.clone(), self.call.stop.clone());
         let decode = move || {

@@ -2,7 +2,7 @@
 
 use super::signature::Signature;
 use crate::device::{Account, Device, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,6 +18,19 @@ pub(super) trait Engine: Send + Sync {
     /// Errors: `unavailable` where the engine cannot be used at all; `unsupported` where the model is valid but asks for
     /// something hearth or the engine lacks; `invalid-argument` with the engine's reason where the model is wrong.
     fn load(&self, folder: &Path) -> Result<Arc<dyn Session>>;
+}
+
+/// Where no model is to be run.
+pub(super) struct NoEngine;
+
+impl Engine for NoEngine {
+    fn version(&self) -> Result<String> {
+        Err(Error::unavailable("no engine runs models here"))
+    }
+
+    fn load(&self, _: &Path) -> Result<Arc<dyn Session>> {
+        Err(Error::unavailable("no engine runs models here"))
+    }
 }
 
 /// A loaded model. One session holds one copy of the weights; any number of executions run on it at once.

@@ -1,9 +1,11 @@
 //! What a model consists of, and the two questions `model` asks of whoever stores it; it never stores anything itself.
 
+use super::signature::Signature;
 use crate::error::Result;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// One file of a package.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -43,6 +45,11 @@ impl Package {
         self.files.get(&format!("{}{name}", Self::ASSETS))
     }
 
+    /// The files of all assets.
+    pub fn assets(&self) -> impl Iterator<Item = &PackageFile> {
+        self.files.iter().filter(|(name, _)| name.starts_with(Self::ASSETS)).map(|(_, file)| file)
+    }
+
     /// The names of all assets, sorted.
     pub fn asset_names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().filter_map(|name| name.strip_prefix(Self::ASSETS))
@@ -68,11 +75,11 @@ pub trait Directory: Send + Sync {
     /// The model that a tenant means by `name`, `name@version` or `name@alias`.
     ///
     /// Errors: `not-found`, whose message names what there is none of.
-    async fn resolve(&self, tenant: &str, name: &str) -> Result<Resolved>;
+    async fn resolve(&self, tenant: &str, name: &str) -> Result<Arc<Resolved>>;
 }
 
 /// A model that was found by name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Resolved {
     /// The name without version or alias.
     pub name: String,
@@ -82,6 +89,8 @@ pub struct Resolved {
     pub digest: String,
     /// The package's files.
     pub package: Package,
+    /// What it takes and gives, as it was found at the upload.
+    pub signature: Signature,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A model is known by the digest of its package: however many names, tenants and functions use it, it is loaded once.
 //! Whoever opens a model that is being loaded waits for that load.
 
-use super::engine::{Engine, Session};
+use super::engine::{Engine, NoEngine, Session};
 use super::onnxruntime::OnnxRuntime;
 use super::package::{Blobs, Directory, Package, Resolved};
 use super::signature::Signature;
@@ -129,18 +129,38 @@ impl Models {
         if let Err(error) = engine.version() {
             tracing::warn!("no model can run: {}", error.chain());
         }
+        Ok(Models::with(engine, &config.limits, device, blobs, directory))
+    }
+
+    /// Models that can be found and described, and never loaded.
+    pub fn without_engine(
+        limits: &Limits,
+        device: Arc<dyn Device>,
+        blobs: Arc<dyn Blobs>,
+        directory: Arc<dyn Directory>,
+    ) -> Models {
+        Models::with(Arc::new(NoEngine), limits, device, blobs, directory)
+    }
+
+    fn with(
+        engine: Arc<dyn Engine>,
+        limits: &Limits,
+        device: Arc<dyn Device>,
+        blobs: Arc<dyn Blobs>,
+        directory: Arc<dyn Directory>,
+    ) -> Models {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let table = Table {
             engine,
             device,
             blobs,
             directory,
-            limits: config.limits.clone(),
+            limits: limits.clone(),
             runs: Arc::new(Semaphore::new(cores)),
             loads: Semaphore::new(cores),
             entries: Mutex::default(),
         };
-        Ok(Models { table: Arc::new(table) })
+        Models { table: Arc::new(table) }
     }
 
     /// The engine's name and version.
@@ -159,7 +179,22 @@ impl Models {
         let resolved = self.table.directory.resolve(tenant, name).await?;
         let loaded = self.table.loaded(&resolved).await?;
         loaded.counts.leases.fetch_add(1, Ordering::Relaxed);
-        Ok(Lease(Arc::new(Held { loaded, resolved, table: self.table.clone() })))
+        let description = Description { resolved, blobs: self.table.blobs.clone(), asset_bytes: self.table.limits.asset_bytes };
+        Ok(Lease(Arc::new(Held { loaded, description, table: self.table.clone() })))
+    }
+
+    /// The local file with the bytes of a digest, such as an asset's.
+    pub fn blob(&self, digest: &str) -> std::path::PathBuf {
+        self.table.blobs.path(digest)
+    }
+
+    /// Finds a model by the same names and loads nothing.
+    ///
+    /// Errors: those of the directory (`not-found`).
+    pub async fn describe(&self, tenant: &str, name: &str) -> Result<Description> {
+        let resolved = self.table.directory.resolve(tenant, name).await?;
+        let asset_bytes = self.table.limits.asset_bytes;
+        Ok(Description { resolved, blobs: self.table.blobs.clone(), asset_bytes })
     }
 
     /// Loads a model that is not known yet, to see whether it works, and frees it again.
@@ -244,7 +279,7 @@ impl Table {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn loaded(self: &Arc<Self>, resolved: &Resolved) -> Result<Arc<Loaded>> {
+    async fn loaded(self: &Arc<Self>, resolved: &Arc<Resolved>) -> Result<Arc<Loaded>> {
         let mut pending = {
             let mut entries = self.entries();
             let entry = entries.entry(resolved.digest.clone()).or_insert_with(|| Entry {
@@ -283,10 +318,10 @@ impl Table {
         }
     }
 
-    async fn bring(self: Arc<Self>, resolved: Resolved, counts: Arc<Counts>, sender: watch::Sender<Outcome>) {
-        let Resolved { name, version, digest, package } = resolved;
+    async fn bring(self: Arc<Self>, resolved: Arc<Resolved>, counts: Arc<Counts>, sender: watch::Sender<Outcome>) {
+        let Resolved { name, version, digest, package, .. } = &*resolved;
         let begun = Instant::now();
-        let outcome = match self.bring_in_turn(&digest, package, counts).await {
+        let outcome = match self.bring_in_turn(digest, package.clone(), counts).await {
             Ok(loaded) => {
                 let ms = begun.elapsed().as_millis() as u64;
                 tracing::info!(model = name, version, digest, ms, "model is resident");
@@ -302,7 +337,7 @@ impl Table {
                 Outcome::Failed(kind, format!("model '{name}' cannot be loaded: {}", error.message()))
             }
         };
-        if let Some(entry) = self.entries().get_mut(&digest) {
+        if let Some(entry) = self.entries().get_mut(digest) {
             entry.slot = match &outcome {
                 Outcome::Ready(loaded) => Slot::Resident(loaded.clone()),
                 Outcome::Failed(..) | Outcome::Pending => Slot::Stored,
@@ -371,7 +406,7 @@ pub struct Lease(Arc<Held>);
 
 struct Held {
     loaded: Arc<Loaded>,
-    resolved: Resolved,
+    description: Description,
     table: Arc<Table>,
 }
 
@@ -382,49 +417,24 @@ impl Drop for Held {
 }
 
 impl Lease {
+    /// What the model is, apart from being loaded.
+    pub fn description(&self) -> &Description {
+        &self.0.description
+    }
+
     /// The model's name, without version or alias.
     pub fn name(&self) -> &str {
-        &self.0.resolved.name
+        self.0.description.name()
     }
 
     /// The version that the name meant when it was opened.
     pub fn version(&self) -> u64 {
-        self.0.resolved.version
+        self.0.description.resolved.version
     }
 
-    /// What the model takes and gives.
+    /// What the model takes and gives, as the engine that loaded it says.
     pub fn signature(&self) -> &Signature {
         self.0.loaded.session.signature()
-    }
-
-    /// The names of the model's assets, sorted: paths below `assets/`.
-    pub fn asset_names(&self) -> Vec<String> {
-        self.0.resolved.package.asset_names().map(str::to_owned).collect()
-    }
-
-    /// The bytes of an asset, which is its path below `assets/`. Blocks on the disk.
-    ///
-    /// Errors: `not-found`, listing the names there are; `too-large` where it exceeds `asset_bytes`; those of the disk.
-    pub fn asset(&self, name: &str) -> Result<Vec<u8>> {
-        let Some(file) = self.0.resolved.package.asset(name) else {
-            return Err(self.no_asset(name));
-        };
-        let limit = self.0.table.limits.asset_bytes;
-        if file.bytes > limit {
-            let message = format!("asset '{name}' has {} bytes; the limit asset_bytes is {limit}", file.bytes);
-            return Err(Error::too_large(message));
-        }
-        let path = self.0.table.blobs.path(&file.digest);
-        std::fs::read(path).map_err(|error| Error::storage("reading an asset", error))
-    }
-
-    fn no_asset(&self, name: &str) -> Error {
-        let names: Vec<_> = self.0.resolved.package.asset_names().take(32).collect();
-        let name: String = name.chars().take(64).collect();
-        Error::not_found(match names.as_slice() {
-            [] => format!("model '{}' has no assets, so none is called '{name}'", self.name()),
-            names => format!("model '{}' has no asset '{name}'; there are {}", self.name(), names.join(", ")),
-        })
     }
 
     pub(super) fn loaded(&self) -> &Arc<Loaded> {
@@ -433,5 +443,54 @@ impl Lease {
 
     pub(super) fn table(&self) -> &Arc<Table> {
         &self.0.table
+    }
+}
+
+/// A model that was found: its signature and its assets. It keeps nothing in memory but itself.
+#[derive(Clone)]
+pub struct Description {
+    resolved: Arc<Resolved>,
+    blobs: Arc<dyn Blobs>,
+    asset_bytes: u64,
+}
+
+impl Description {
+    /// The model's name, without version or alias.
+    pub fn name(&self) -> &str {
+        &self.resolved.name
+    }
+
+    /// What the model takes and gives, as it was found at the upload.
+    pub fn signature(&self) -> &Signature {
+        &self.resolved.signature
+    }
+
+    /// The names of the model's assets, sorted: paths below `assets/`.
+    pub fn asset_names(&self) -> Vec<String> {
+        self.resolved.package.asset_names().map(str::to_owned).collect()
+    }
+
+    /// The bytes of an asset, which is its path below `assets/`. Blocks on the disk.
+    ///
+    /// Errors: `not-found`, listing the names there are; `too-large` where it exceeds `asset_bytes`; those of the disk.
+    pub fn asset(&self, name: &str) -> Result<Vec<u8>> {
+        let Some(file) = self.resolved.package.asset(name) else {
+            return Err(self.no_asset(name));
+        };
+        let limit = self.asset_bytes;
+        if file.bytes > limit {
+            let message = format!("asset '{name}' has {} bytes; the limit asset_bytes is {limit}", file.bytes);
+            return Err(Error::too_large(message));
+        }
+        std::fs::read(self.blobs.path(&file.digest)).map_err(|error| Error::storage("reading an asset", error))
+    }
+
+    fn no_asset(&self, name: &str) -> Error {
+        let names: Vec<_> = self.resolved.package.asset_names().take(32).collect();
+        let name: String = name.chars().take(64).collect();
+        Error::not_found(match names.as_slice() {
+            [] => format!("model '{}' has no assets, so none is called '{name}'", self.name()),
+            names => format!("model '{}' has no asset '{name}'; there are {}", self.name(), names.join(", ")),
+        })
     }
 }

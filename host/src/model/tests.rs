@@ -76,14 +76,15 @@ impl Blobs for Shelf {
 
 #[async_trait::async_trait]
 impl Directory for Shelf {
-    async fn resolve(&self, tenant: &str, name: &str) -> Result<Resolved> {
+    async fn resolve(&self, tenant: &str, name: &str) -> Result<Arc<Resolved>> {
         assert_eq!(tenant, "default");
         let digest = name.split('@').next().unwrap_or_default().to_owned();
         if !self.models.lock().unwrap().contains_key(&digest) {
             return Err(Error::not_found(format!("no model is called '{name}'")));
         }
         let package = package(&self.folder(&digest));
-        Ok(Resolved { name: digest.clone(), version: 1, digest, package })
+        let signature = Signature { inputs: Vec::new(), outputs: Vec::new() };
+        Ok(Arc::new(Resolved { name: digest.clone(), version: 1, digest, package, signature }))
     }
 }
 
@@ -307,9 +308,9 @@ async fn external_data_is_read_from_the_package() {
     let expected: Vec<u8> = [3.5f32, 1.5].iter().flat_map(|value| value.to_le_bytes()).collect();
     assert_eq!(outputs[0].1.host_bytes().unwrap(), expected);
 
-    assert_eq!(lease.asset_names(), ["a/b.txt"]);
-    assert_eq!(lease.asset("a/b.txt").unwrap(), b"text");
-    let missing = lease.asset("../model.onnx").unwrap_err();
+    assert_eq!(lease.description().asset_names(), ["a/b.txt"]);
+    assert_eq!(lease.description().asset("a/b.txt").unwrap(), b"text");
+    let missing = lease.description().asset("../model.onnx").unwrap_err();
     assert!(missing.kind() == Kind::NotFound && missing.message().contains("there are a/b.txt"), "{missing}");
 }
 

@@ -1,13 +1,14 @@
 //! One request through one fresh instance, under its limits; it never outlives its deadline or its caller.
 
 use super::{Function, Runtime, Slot};
+use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
-use crate::interface::{self, Call, Ctx, LogLevel, LogLine, Request, Response, Usage};
+use crate::interface::{Answer, Call, Ctx, LogLevel, LogLine, Request, Response, Turn, Usage};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use wasmtime::{ResourceLimiter, Store, Trap};
+use wasmtime::{Engine, ResourceLimiter, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
@@ -49,7 +50,7 @@ impl Wasi {
 
 /// Counts a guest's memory over all of its linear memories.
 #[derive(Default)]
-struct Limiter {
+pub(super) struct Limiter {
     memory_bytes: usize,
     largest_bytes: usize,
     largest_table: usize,
@@ -133,59 +134,137 @@ pub struct Outcome {
     pub log_dropped: u64,
 }
 
+/// What an invocation has come to, over all its instances.
+struct Progress {
+    ctx: Ctx,
+    /// Time inside polls of guests' instances.
+    polled: Duration,
+    /// Waiting for places in the pool.
+    waited: Duration,
+    /// The most linear memory of an instance.
+    memory_bytes: usize,
+}
+
 impl Runtime {
     /// Runs one invocation to its end, its deadline, or until the future is dropped, which ends guest and host work.
     pub async fn invoke(&self, function: &Function, invocation: Invocation) -> Outcome {
         let started = Instant::now();
         let Invocation { call, request, slot, waited } = invocation;
-        let limits = &self.services.limits;
         let ending = EndOnDrop(call.stop.clone());
-        let deadline = call.deadline;
         let request_bytes = request.body.len() as u64;
-        let limiter = Limiter {
-            largest_bytes: limits.guest_memory_bytes as usize,
-            largest_table: limits.guest_table_elements as usize,
-            ..Limiter::default()
-        };
         let ctx = Ctx::new(self.services.clone(), call);
-        let mut store = Store::new(&self.engine, State { ctx, wasi: None, limiter });
-        store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(limits.hostcall_bytes as usize);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        let progress = Progress { ctx, polled: Duration::ZERO, waited, memory_bytes: 0 };
+        let (mut progress, result) = self.answer(function, progress, request, slot).await;
+        drop(ending);
+        let usage = std::mem::take(&mut progress.ctx.usage);
+        let receipt = Receipt {
+            wall_us: micros(started.elapsed()),
+            guest_memory_bytes: progress.memory_bytes as u64,
+            tensor_bytes: progress.ctx.account().peak_bytes(),
+            request_bytes,
+            response_bytes: result.as_ref().map_or(0, |response| response.body.len() as u64),
+            ..receipt(&usage, progress.polled, progress.waited)
+        };
+        let (log, log_dropped) = progress.ctx.take_log().into_lines();
+        Outcome { result, receipt, log, log_dropped }
+    }
 
-        let mut polled = Duration::ZERO;
+    async fn answer(
+        &self,
+        function: &Function,
+        progress: Progress,
+        request: Request,
+        slot: Slot,
+    ) -> (Progress, Result<Response>) {
+        let (mut progress, answer) = self.turn(function, progress, Turn::Begin(request)).await;
+        let call = match answer {
+            Ok(Answer::Respond(response)) => return (progress, Ok(response)),
+            Ok(Answer::Run(call)) => call,
+            Err(error) => return (progress, Err(error)),
+        };
+        // While the device works, others have the place.
+        drop(slot);
+        let deadline = progress.ctx.call().deadline;
+        let between = async {
+            let finished = progress.ctx.run(call).await?;
+            let asked = Instant::now();
+            let slot = self.slot_for_the_rest().await?;
+            progress.waited += asked.elapsed();
+            Ok((finished, slot))
+        };
+        let (finished, slot) = match tokio::time::timeout_at(deadline.into(), between).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return (progress, Err(error)),
+            Err(_) => return (progress, Err(self.too_late())),
+        };
+        let (progress, answer) = self.turn(function, progress, Turn::Finish(finished)).await;
+        drop(slot);
+        let answer = answer.and_then(|answer| match answer {
+            Answer::Respond(response) => Ok(response),
+            Answer::Run(_) => Err(Error::new(Kind::Internal, "the second half of a pipeline asked for another run")),
+        });
+        (progress, answer)
+    }
+
+    /// Lets a fresh instance take its turn, until the deadline.
+    async fn turn(&self, function: &Function, progress: Progress, turn: Turn) -> (Progress, Result<Answer>) {
+        let Progress { ctx, mut polled, waited, memory_bytes } = progress;
+        let deadline = ctx.call().deadline;
+        let mut store = self.store(ctx);
         let answer = {
-            let run = Metered { inner: pin!(function.handler.handle(&mut store, request)), polled: &mut polled };
+            let turn = function.program.turn(&mut store, function.init_first(), turn);
+            let run = Metered { inner: pin!(turn), polled: &mut polled };
             tokio::time::timeout_at(deadline.into(), run).await
         };
-        let State { mut ctx, wasi, limiter } = store.into_data();
+        let (mut ctx, limiter) = store.into_data().into_parts();
+        let answer = match answer {
+            Err(_) => Err(self.too_late()),
+            Ok(Err(trap)) => Err(trapped(&trap, &ctx, &limiter)),
+            Ok(Ok(answer)) => answer,
+        };
+        ctx.drop_handles();
+        (Progress { ctx, polled, waited, memory_bytes: memory_bytes.max(limiter.memory_bytes) }, answer)
+    }
+
+    /// A store for one instance, under its limits.
+    fn store(&self, ctx: Ctx) -> Store<State> {
+        store(&self.engine, ctx, &self.services.limits)
+    }
+
+    fn too_late(&self) -> Error {
+        let most = self.services.limits.invocation_ms;
+        Error::deadline_exceeded(format!(
+            "the handler did not answer within {most} ms; make it faster or raise invocation_ms"
+        ))
+    }
+}
+
+/// A store for one instance, under its limits.
+pub(super) fn store(engine: &Engine, ctx: Ctx, limits: &Limits) -> Store<State> {
+    let limiter = Limiter {
+        largest_bytes: limits.guest_memory_bytes as usize,
+        largest_table: limits.guest_table_elements as usize,
+        ..Limiter::default()
+    };
+    let mut store = Store::new(engine, State { ctx, wasi: None, limiter });
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(limits.hostcall_bytes as usize);
+    store.set_epoch_deadline(1);
+    // tokio's own yield lets waiting tasks and the network go first. A future that only wakes itself would keep its thread
+    // from looking at the network for some 60 rounds.
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+    store
+}
+
+impl State {
+    /// The host's side and what the guest's memory came to, with its output added to the log.
+    pub(super) fn into_parts(self) -> (Ctx, Limiter) {
+        let State { mut ctx, wasi, limiter } = self;
         if let Some(wasi) = wasi {
             log_output(&mut ctx, LogLevel::Stdout, &wasi.stdout);
             log_output(&mut ctx, LogLevel::Stderr, &wasi.stderr);
         }
-        let result = match answer {
-            Err(_) => Err(Error::deadline_exceeded(format!(
-                "the handler did not answer within {} ms; make it faster or raise invocation_ms",
-                limits.invocation_ms
-            ))),
-            Ok(Err(trap)) => Err(trapped(&trap, &ctx, &limiter)),
-            Ok(Ok(answer)) => answer,
-        };
-        drop(ending);
-        let usage = std::mem::take(&mut ctx.usage);
-        let receipt = Receipt {
-            wall_us: micros(started.elapsed()),
-            guest_memory_bytes: limiter.memory_bytes as u64,
-            tensor_bytes: ctx.account().peak_bytes(),
-            request_bytes,
-            response_bytes: result.as_ref().map_or(0, |response| response.body.len() as u64),
-            ..receipt(&usage, polled, waited)
-        };
-        let (log, log_dropped) = std::mem::replace(&mut ctx.log, interface::LogBuffer::new(0)).into_lines();
-        drop(ctx);
-        drop(slot);
-        Outcome { result, receipt, log, log_dropped }
+        (ctx, limiter)
     }
 }
 
@@ -214,7 +293,7 @@ fn log_output(ctx: &mut Ctx, level: LogLevel, pipe: &MemoryOutputPipe) {
 }
 
 /// Why a guest trapped, in words for its author: a panic's own message, the limit that was hit, or wasmtime's reason.
-fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> Error {
+pub(super) fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> Error {
     if let Some(exit) = trap.downcast_ref::<I32Exit>() {
         return Error::handler_failed(format!("the handler exited with status {} instead of answering", exit.0));
     }
