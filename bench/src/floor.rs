@@ -27,14 +27,13 @@ pub(crate) fn microseconds(component: &Path, bytes: usize) -> Result<f64> {
     // The echo calls nothing of the host; what it imports for a panic need only be there.
     linker.define_unknown_imports_as_traps(&component).map_err(wasm)?;
     let handler = HandlerPre::new(linker.instantiate_pre(&component).map_err(wasm)?).map_err(wasm)?;
+    let request = self::request(bytes);
     let request = Request {
-        method: if bytes == 0 { "GET" } else { "POST" }.to_owned(),
-        path: String::new(),
-        query: String::new(),
-        headers: ["host", "content-type"]
-            .map(|name| Header { name: name.to_owned(), value: b"text/plain".to_vec() })
-            .into(),
-        body: vec![b'x'; bytes],
+        method: request.method,
+        path: request.path,
+        query: request.query,
+        headers: request.headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+        body: request.body,
     };
     let call = || -> Result<()> {
         let mut store = Store::new(&engine, ());
@@ -44,8 +43,33 @@ pub(crate) fn microseconds(component: &Path, bytes: usize) -> Result<f64> {
         ensure!(response.status == 200 && (bytes == 0 || response.body.len() == bytes), "the handler does not echo");
         Ok(())
     };
-    mean(WARM_UP, call)?;
-    Ok(mean(MEASURED, call)?.as_secs_f64() * 1e6)
+    mean(WARM_UP, &call)?;
+    Ok(mean(MEASURED, &call)?.as_secs_f64() * 1e6)
+}
+
+/// The request that every row sends.
+pub(crate) fn request(bytes: usize) -> hearth::interface::Request {
+    hearth::interface::Request {
+        method: if bytes == 0 { "GET" } else { "POST" }.to_owned(),
+        path: String::new(),
+        query: String::new(),
+        headers: ["host", "content-type"].map(|name| (name.to_owned(), b"text/plain".to_vec())).into(),
+        body: vec![b'x'; bytes],
+    }
+}
+
+/// The mean of the times that some work says it took, after a warm-up.
+pub(crate) async fn mean_told(work: impl AsyncFn() -> Result<Duration>) -> Result<Duration> {
+    let mut mean = Duration::ZERO;
+    for at_least in [WARM_UP, MEASURED] {
+        let (mut told, mut calls) = (Duration::ZERO, 0);
+        while told < at_least {
+            told += work().await?;
+            calls += 1;
+        }
+        mean = told / calls;
+    }
+    Ok(mean)
 }
 
 fn mean(at_least: Duration, work: impl Fn() -> Result<()>) -> Result<Duration> {

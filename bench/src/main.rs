@@ -5,6 +5,7 @@
 
 mod bare_hyper;
 mod floor;
+mod in_process;
 mod load;
 
 use anyhow::{Context, Result, ensure};
@@ -66,6 +67,9 @@ enum Part {
     /// Prints the microseconds of one call in bare wasmtime
     #[command(hide = true)]
     Floor { component: PathBuf, bytes: usize },
+    /// Prints the microseconds of one invocation in this process
+    #[command(hide = true)]
+    InProcess { component: PathBuf, bytes: usize },
     /// Serves an echo with nothing but hyper
     #[command(hide = true)]
     Hyper { port: u16 },
@@ -85,6 +89,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.part {
         Some(Part::Floor { component, bytes }) => {
             println!("{}", floor::microseconds(component, *bytes)?);
+            Ok(())
+        }
+        Some(Part::InProcess { component, bytes }) => {
+            println!("{}", in_process::microseconds(component, *bytes)?);
             Ok(())
         }
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),

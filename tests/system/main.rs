@@ -1,8 +1,11 @@
 //! Whole-system tests: a real server, real components, real models, real HTTP.
 
 mod client;
+mod crafted;
 mod examples;
 mod functions;
 mod harness;
+mod hostile;
 mod lifecycle;
+mod wasi;
 mod wrong_input;

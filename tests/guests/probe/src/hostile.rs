@@ -15,6 +15,16 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
         "host-loop" => loop {
             black_box(hearth_guest::context::remaining());
         },
+        // The same, with calls that cost the host something.
+        "log-loop" => loop {
+            hearth_guest::context::log(hearth_guest::context::LogLevel::Info, "again", &[("and", "again")]);
+        },
+        "open-loop" => loop {
+            black_box(hearth_guest::Model::open("nothing").is_ok());
+        },
+        "tensor-loop" => loop {
+            black_box(hearth_guest::Tensor::from_slice(&[1024], &[0u8; 1024])?);
+        },
         // Takes and touches memory until it is refused, which aborts.
         "memory" => {
             let mut blocks: Vec<Vec<u8>> = Vec::new();

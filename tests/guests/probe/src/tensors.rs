@@ -57,6 +57,49 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
             }
             Ok(Response::text(kept.len().to_string()))
         }
+        // `/tensor/views?count=100000`: views of views of one tensor, all alive.
+        "views" => {
+            let mut kept = vec![tensor()?];
+            for index in 0..crate::number(request, "count", 100_000)? {
+                let view = kept[index].reshape(if index % 2 == 0 { &[3, 2] } else { &[2, 3] })?;
+                kept.push(view);
+            }
+            Ok(Response::text(kept.len().to_string()))
+        }
+        // 2^40 bytes, of which none is given.
+        "huge" => {
+            let seed = Tensor::from_slice(&[1], &[0u8])?;
+            done(seed.pad(&[0], &[1 << 40], PadMode::Constant(0.0))?)
+        }
+        // Work that takes minutes or hours if it is let.
+        "matmul-bomb" => {
+            let wide = filled(&[4000, 4000])?;
+            for _ in 0..1000 {
+                wide.matmul(&wide)?;
+            }
+            done(wide)
+        }
+        "sort-bomb" => {
+            let long = filled(&[10_000_000])?;
+            for _ in 0..1000 {
+                long.sort(false)?;
+            }
+            done(long)
+        }
+        "resize-bomb" => {
+            let picture = filled(&[1000, 1000, 3])?;
+            for _ in 0..1000 {
+                picture.resize(2100, 2100)?;
+            }
+            done(picture)
+        }
+        // A PNG whose header says 50,000 x 50,000 pixels.
+        "image-bomb" => {
+            let header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xc3\x50\0\0\xc3\x50\x08\x02\0\0\0";
+            // The checksum of IHDR, then an empty IDAT and IEND.
+            let rest = b"\xc4\xcd\xaa\x9d\0\0\0\0IDAT\x35\xaf\x06\x1e\0\0\0\0IEND\xaeB`\x82";
+            done(Tensor::decode_image(&[&header[..], &rest[..]].concat())?)
+        }
         // `/tensor/churn?count=1000`: as many, one after the other.
         "churn" => {
             let count = crate::number(request, "count", 1000)?;
@@ -69,6 +112,16 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
         "image" => Ok(Response::text(format!("{:?}", Tensor::decode_image(request.body())?.shape()))),
         _ => Err(Error::not_found(format!("the probe has no tensor `{case}`"))),
     }
+}
+
+/// Numbers that are not all alike, made on the device.
+fn filled(shape: &[usize]) -> Result<Tensor> {
+    let count: usize = shape.iter().product();
+    let row: Vec<f32> = (0..1000).map(|number| ((number * 7919) % 1000) as f32).collect();
+    let row = Tensor::from_slice(&[1, 1000], &row)?;
+    let rows = row.pad(&[0, 0], &[count / 1000 - 1, 0], PadMode::Edge)?;
+    let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
+    rows.reshape(&shape)
 }
 
 fn done(tensor: Tensor) -> Result<Response> {
