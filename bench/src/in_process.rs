@@ -48,7 +48,10 @@ pub(crate) fn microseconds(component: &Path, bytes: usize) -> Result<f64> {
             let invocation = Invocation { call, request, slot, waited: Duration::ZERO };
             let response = runtime.invoke(&function, invocation).await.result.context("the handler failed")?;
             let took = started.elapsed();
-            ensure!(response.status == 200 && (bytes == 0 || response.body.len() == bytes), "the handler does not echo");
+            ensure!(
+                response.status == 200 && (bytes == 0 || response.body.len() == bytes),
+                "the handler does not echo"
+            );
             Ok(took)
         };
         Ok(mean_told(invoke).await?.as_secs_f64() * 1e6)

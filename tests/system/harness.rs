@@ -78,6 +78,11 @@ impl Process {
         Process { client: Client::new(address), child }
     }
 
+    /// The process' number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// kill -9
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

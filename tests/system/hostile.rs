@@ -87,13 +87,29 @@ async fn answers_that_lie_outside_the_memory_trap() {
         ("far", String::new(), "(i32.const -4)"),
         ("unaligned", String::new(), "(i32.const 1021)"),
         // A body of 4 GiB.
-        ("long", format!(r#"(data (i32.const 1024) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\ff\ff\ff\ff")"#), "(i32.const 1024)"),
+        (
+            "long",
+            format!(
+                r#"(data (i32.const 1024) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\ff\ff\ff\ff")"#
+            ),
+            "(i32.const 1024)",
+        ),
         // A header list of 2^31 entries.
-        ("headers", format!(r#"(data (i32.const 1024) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\80")"#), "(i32.const 1024)"),
+        (
+            "headers",
+            format!(r#"(data (i32.const 1024) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\80")"#),
+            "(i32.const 1024)",
+        ),
         // A result that is neither ok nor error.
         ("variant", format!(r#"(data (i32.const 1024) "\07")"#), "(i32.const 1024)"),
         // An error whose kind is no UTF-8.
-        ("utf8", format!(r#"(data (i32.const 1024) "\01\00\00\00\00\08\00\00\02\00\00\00\00\08\00\00\00\00\00\00") (data (i32.const 2048) "\ff\fe")"#), "(i32.const 1024)"),
+        (
+            "utf8",
+            format!(
+                r#"(data (i32.const 1024) "\01\00\00\00\00\08\00\00\02\00\00\00\00\08\00\00\00\00\00\00") (data (i32.const 2048) "\ff\fe")"#
+            ),
+            "(i32.const 1024)",
+        ),
     ];
     for (name, items, code) in cases {
         server.client.put(&format!("/v1/functions/{name}"), crafted::handler(&items, code)).await.expect(201);
@@ -153,7 +169,10 @@ async fn forged_handles_trap() {
     let used = "(local.set $t (call $tensor)) (drop (call $length (local.get $t)))";
     with_handles(&server, "right", used).await.expect(200);
     let cases = [
-        ("after-drop", "(local.set $t (call $tensor)) (call $drop (local.get $t)) (drop (call $length (local.get $t)))"),
+        (
+            "after-drop",
+            "(local.set $t (call $tensor)) (call $drop (local.get $t)) (drop (call $length (local.get $t)))",
+        ),
         ("twice-dropped", "(local.set $t (call $tensor)) (call $drop (local.get $t)) (call $drop (local.get $t))"),
         ("another-type", "(local.set $t (call $tensor)) (call $drop_model (local.get $t))"),
         ("made-up", "(drop (call $length (i32.const 12345)))"),
@@ -173,7 +192,11 @@ async fn lengths_that_reach_out_of_the_memory_trap_at_every_import() {
     let cases = [
         ("shape", format!("(call $create (i32.const 1) {huge} (i32.const 64) (i32.const 2) (i32.const 12))")),
         ("data", format!("(call $create (i32.const 1) (i32.const 0) (i32.const 1) {huge} (i32.const 12))")),
-        ("dtype", "(call $create (i32.const 99) (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 2) (i32.const 12))".to_owned()),
+        (
+            "dtype",
+            "(call $create (i32.const 99) (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 2) (i32.const 12))"
+                .to_owned(),
+        ),
         ("reshape", format!("(call $reshape (call $tensor) {huge} (i32.const 12))")),
         ("model", format!("(call $open {huge} (i32.const 12))")),
         ("config", format!("(call $config {huge} (i32.const 12))")),
@@ -198,7 +221,10 @@ async fn lists_that_the_host_would_copy_are_bounded() {
         ("config", format!("(call $config {all} (i32.const 12))")),
         ("image", format!("(call $decode {all} (i32.const 12))")),
         ("log", format!("(call $log (i32.const 0) {all} (i32.const 0) (i32.const 0))")),
-        ("fields", "(call $log (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 2000000))".to_owned()),
+        (
+            "fields",
+            "(call $log (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 2000000))".to_owned(),
+        ),
     ] {
         let reply = with_handles(&server, name, &format!("{grow} {call}")).await;
         reply.expect_error(502, "handler-failed", "hostcall_bytes");
@@ -236,7 +262,10 @@ async fn tensors_are_bounded_in_number_size_and_cost() {
     ] {
         let (status, kind, message) = probe(&server, case).await;
         assert!(matches!(status, 413 | 422 | 429), "{case}: {status} {message}");
-        assert!(matches!(kind.as_str(), "limit-exceeded" | "too-large" | "invalid-argument"), "{case}: {kind} {message}");
+        assert!(
+            matches!(kind.as_str(), "limit-exceeded" | "too-large" | "invalid-argument"),
+            "{case}: {kind} {message}"
+        );
         assert!(message.contains(part), "{case}: '{part}' is not in: {message}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod client;
 mod crafted;
+mod density;
 mod examples;
 mod functions;
 mod harness;

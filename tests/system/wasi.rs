@@ -21,9 +21,8 @@ const IMPORTS: &str = r#"
 fn answering(code: &str, length: &str) -> Vec<u8> {
     let (data, answer) = crafted::answer("");
     let items = format!("{IMPORTS} {data}");
-    let code = format!(
-        "{code} (i32.store (i32.const 1040) (i32.const 4096)) (i32.store (i32.const 1044) {length}) {answer}"
-    );
+    let code =
+        format!("{code} (i32.store (i32.const 1040) (i32.const 4096)) (i32.store (i32.const 1044) {length}) {answer}");
     wasi_handler(&items, &code)
 }
 

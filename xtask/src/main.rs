@@ -2,6 +2,8 @@
 
 mod bench;
 mod client;
+#[cfg(test)]
+mod contract;
 mod demo;
 mod guest;
 mod packages;

@@ -1,7 +1,7 @@
 //! Errors on their way to the guest and back; never a status code.
 
-use super::bindings::hearth::inference::errors;
 use super::Ctx;
+use super::bindings::hearth::inference::errors;
 use crate::error::{Error, Kind};
 use wasmtime::component::ResourceTableError;
 

@@ -93,8 +93,7 @@ fn listed(exports: &BTreeSet<&str>) -> String {
     match exports.len() {
         0 => "; it exports nothing".to_owned(),
         count => {
-            let names: Vec<String> =
-                exports.iter().take(SHOWN).map(|name| name.chars().take(64).collect()).collect();
+            let names: Vec<String> = exports.iter().take(SHOWN).map(|name| name.chars().take(64).collect()).collect();
             let more = if count > SHOWN { ", …" } else { "" };
             format!("; it exports {}{more}", names.join(", "))
         }
@@ -153,11 +152,7 @@ pub struct Finished {
 
 impl<T: Send + 'static> Program<T> {
     /// Checks a component against the world that its exports tell. The error says what is missing or unknown.
-    pub fn new(
-        linker: &Linker<T>,
-        component: &Component,
-        ctx: fn(&mut T) -> &mut Ctx,
-    ) -> Result<Program<T>, Error> {
+    pub fn new(linker: &Linker<T>, component: &Component, ctx: fn(&mut T) -> &mut Ctx) -> Result<Program<T>, Error> {
         let world = World::of(linker.engine(), component)?;
         let pre = linker.instantiate_pre(component).map_err(|error| {
             let message = format!("the component asks for something hearth does not have: {}", causes(&error));
@@ -233,9 +228,7 @@ impl<T: Send + 'static> Program<T> {
                 };
                 match outcome {
                     pipelines::Outcome::Respond(response) => Ok(Ok(Answer::Respond(response.into()))),
-                    pipelines::Outcome::Run(call) => {
-                        Ok((self.ctx)(store.data_mut()).take_call(call)?.map(Answer::Run))
-                    }
+                    pipelines::Outcome::Run(call) => Ok((self.ctx)(store.data_mut()).take_call(call)?.map(Answer::Run)),
                 }
             }
             Turn::Finish(Finished { outputs, state, keep }) => {

@@ -179,7 +179,8 @@ impl Models {
         let resolved = self.table.directory.resolve(tenant, name).await?;
         let loaded = self.table.loaded(&resolved).await?;
         loaded.counts.leases.fetch_add(1, Ordering::Relaxed);
-        let description = Description { resolved, blobs: self.table.blobs.clone(), asset_bytes: self.table.limits.asset_bytes };
+        let description =
+            Description { resolved, blobs: self.table.blobs.clone(), asset_bytes: self.table.limits.asset_bytes };
         Ok(Lease(Arc::new(Held { loaded, description, table: self.table.clone() })))
     }
 

@@ -156,7 +156,12 @@ fn services(request: &Request) -> Arc<Services> {
     let limits = Arc::new(request.limits.clone());
     let device: Arc<dyn Device> = Cpu::new(Ledger::new(0), request.limits.clone());
     let given = Arc::new(Given {
-        models: request.preparation.models.iter().map(|(name, model)| (name.clone(), Arc::new(model.clone()))).collect(),
+        models: request
+            .preparation
+            .models
+            .iter()
+            .map(|(name, model)| (name.clone(), Arc::new(model.clone())))
+            .collect(),
         assets: request.assets.clone(),
     });
     let models = Arc::new(Models::without_engine(&request.limits, device.clone(), given.clone(), given));
