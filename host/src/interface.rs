@@ -5,6 +5,7 @@
 
 mod context;
 mod errors;
+mod grants;
 mod http_types;
 mod models;
 mod operators;
@@ -12,13 +13,13 @@ mod tensors;
 
 pub use context::{LogBuffer, LogLevel, LogLine};
 pub use errors::Fault;
+pub use grants::{Grant, GrantNames, Secret};
 pub use http_types::{Request, Response};
 
 use crate::config::Limits;
 use crate::device::{Account, Device, Owner, Stop};
 use crate::error::Error;
 use crate::model::Models;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
@@ -58,17 +59,8 @@ pub struct Services {
     pub device: Arc<dyn Device>,
     /// The models.
     pub models: Arc<Models>,
-    /// Every limit.
+    /// The server's limits. Those of one invocation are its [`Call`]'s.
     pub limits: Arc<Limits>,
-}
-
-/// What a deployed function may use.
-#[derive(Clone, Debug, Default)]
-pub struct Grant {
-    /// Configuration, by key.
-    pub config: BTreeMap<String, String>,
-    /// Secrets, by name. A granted secret without a value is there as `None`.
-    pub secrets: BTreeMap<String, Option<String>>,
 }
 
 /// Who calls what, until when.
@@ -82,6 +74,8 @@ pub struct Call {
     pub function: Arc<str>,
     /// What the function may use.
     pub grant: Arc<Grant>,
+    /// The function's limits: the server's, some of them perhaps lowered.
+    pub limits: Arc<Limits>,
     /// When the invocation must be over.
     pub deadline: Instant,
     /// Ends host work when the invocation ends.
@@ -122,7 +116,7 @@ pub struct Ctx {
 impl Ctx {
     /// The side of one invocation, with nothing used yet.
     pub fn new(services: Arc<Services>, call: Call) -> Ctx {
-        let limits = &services.limits;
+        let limits = &call.limits;
         let owner = Owner::Invocation { tenant: call.tenant.clone() };
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
         let log = LogBuffer::new(limits.log_bytes);

@@ -3,8 +3,10 @@
 
 mod artefacts;
 mod invocation;
+mod places;
 
 pub use invocation::{Invocation, Outcome, Receipt};
+pub use places::{Places, Slot};
 
 use crate::config::{Config, Limits};
 use crate::error::{Error, Kind, Result};
@@ -13,10 +15,10 @@ use artefacts::Artefacts;
 use invocation::State;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OnceCell;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -27,8 +29,7 @@ pub struct Runtime {
     services: Arc<Services>,
     artefacts: Artefacts,
     functions: Mutex<HashMap<String, Arc<OnceCell<Arc<Function>>>>>,
-    slots: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    slots: Places,
     ticker: Arc<AtomicBool>,
 }
 
@@ -40,9 +41,6 @@ pub struct Function {
     /// What it wishes to be granted: the JSON of its `hearth:manifest` section, or `null`.
     pub manifest: serde_json::Value,
 }
-
-/// A place in the pool of instances; given back when dropped.
-pub struct Slot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 /// wasmtime's settings, which the floor program of `cargo xtask bench` uses too.
 ///
@@ -104,8 +102,7 @@ impl Runtime {
         let ticker = Arc::new(AtomicBool::new(true));
         start_ticker(&engine, Duration::from_millis(limits.yield_ms), &ticker)?;
         Ok(Runtime {
-            slots: Arc::new(Semaphore::new(limits.concurrent_invocations as usize)),
-            waiting: Arc::default(),
+            slots: Places::new(limits.concurrent_invocations),
             functions: Mutex::default(),
             engine,
             linker,
@@ -149,25 +146,17 @@ impl Runtime {
     ///
     /// Errors: `Overloaded` when too many wait already.
     pub async fn slot(&self) -> Result<Slot> {
-        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
-            return Ok(Slot(permit));
-        }
         let limits = &self.services.limits;
-        let waiting = Waiting::new(&self.waiting);
-        if waiting.before as u64 >= limits.queued_invocations {
-            return Err(Error::overloaded(format!(
-                "{} invocations run and {} wait already; try again later",
-                limits.concurrent_invocations, waiting.before
-            )));
-        }
-        let permit = self.slots.clone().acquire_owned().await;
-        permit.map(Slot).map_err(|error| Error::host("waiting for an instance", error))
+        let full = |waiting| {
+            let running = limits.concurrent_invocations;
+            Error::overloaded(format!("{running} invocations run and {waiting} wait already; try again later"))
+        };
+        self.slots.take(limits.queued_invocations, full).await
     }
 
     /// Invocations that run, and that wait for a place, right now.
     pub fn load_now(&self) -> (u64, u64) {
-        let all = self.services.limits.concurrent_invocations;
-        (all - self.slots.available_permits() as u64, self.waiting.load(Ordering::Relaxed) as u64)
+        self.slots.load_now()
     }
 
     /// What every invocation shares.
@@ -198,23 +187,6 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         self.ticker.store(false, Ordering::Relaxed);
-    }
-}
-
-struct Waiting {
-    count: Arc<AtomicUsize>,
-    before: usize,
-}
-
-impl Waiting {
-    fn new(count: &Arc<AtomicUsize>) -> Waiting {
-        Waiting { before: count.fetch_add(1, Ordering::Relaxed), count: count.clone() }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

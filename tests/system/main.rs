@@ -5,4 +5,5 @@ mod examples;
 mod functions;
 mod harness;
 mod lifecycle;
+mod settings;
 mod wrong_input;

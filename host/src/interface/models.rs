@@ -14,6 +14,7 @@ impl models::Host for Ctx {}
 
 impl models::HostModel for Ctx {
     async fn open(&mut self, name: String) -> Result<Resource<Lease>, Fault> {
+        self.call.grant.check_model(&name)?;
         let started = Instant::now();
         let lease = self.services.models.open(&self.call.tenant, &name).await;
         self.usage.queue_us += super::micros_since(started);
@@ -31,7 +32,8 @@ impl models::HostModel for Ctx {
 
     async fn asset(&mut self, model: Resource<Lease>, name: String) -> Result<Vec<u8>, Fault> {
         let lease = self.table.get(&model)?.clone();
-        let read = tokio::task::spawn_blocking(move || lease.asset(&name)).await;
+        let most_bytes = self.call.limits.asset_bytes;
+        let read = tokio::task::spawn_blocking(move || lease.asset(&name, most_bytes)).await;
         Ok(read.map_err(|error| Error::host("reading an asset", error))??)
     }
 
@@ -92,7 +94,7 @@ impl Ctx {
         model: &Resource<Lease>,
         inputs: Vec<models::Argument>,
     ) -> Result<(Lease, Vec<(String, Tensor)>), Fault> {
-        let most = self.services.limits.model_runs;
+        let most = self.call.limits.model_runs;
         if self.usage.model_runs >= most {
             let message = format!("this invocation ran models {most} times; model_runs allows no more");
             return Err(Error::limit_exceeded(message).into());

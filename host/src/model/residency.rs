@@ -404,14 +404,14 @@ impl Lease {
 
     /// The bytes of an asset, which is its path below `assets/`. Blocks on the disk.
     ///
-    /// Errors: `not-found`, listing the names there are; `too-large` where it exceeds `asset_bytes`; those of the disk.
-    pub fn asset(&self, name: &str) -> Result<Vec<u8>> {
+    /// Errors: `not-found`, listing the names there are; `too-large` where it exceeds `limit_bytes`, the caller's
+    /// `asset_bytes`; those of the disk.
+    pub fn asset(&self, name: &str, limit_bytes: u64) -> Result<Vec<u8>> {
         let Some(file) = self.0.resolved.package.asset(name) else {
             return Err(self.no_asset(name));
         };
-        let limit = self.0.table.limits.asset_bytes;
-        if file.bytes > limit {
-            let message = format!("asset '{name}' has {} bytes; the limit asset_bytes is {limit}", file.bytes);
+        if file.bytes > limit_bytes {
+            let message = format!("asset '{name}' has {} bytes; the limit asset_bytes is {limit_bytes}", file.bytes);
             return Err(Error::too_large(message));
         }
         let path = self.0.table.blobs.path(&file.digest);

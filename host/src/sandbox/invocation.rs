@@ -138,7 +138,7 @@ impl Runtime {
     pub async fn invoke(&self, function: &Function, invocation: Invocation) -> Outcome {
         let started = Instant::now();
         let Invocation { call, request, slot, waited } = invocation;
-        let limits = &self.services.limits;
+        let limits = call.limits.clone();
         let ending = EndOnDrop(call.stop.clone());
         let deadline = call.deadline;
         let request_bytes = request.body.len() as u64;
@@ -231,10 +231,15 @@ fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> Error {
                 .to_owned()
         }
         (_, None, Some(other)) => format!("the handler trapped: {other}"),
-        (_, None, None) => match trap.root_cause().to_string() {
+        (refused, None, None) => match (trap.root_cause().to_string(), refused) {
             // wasmtime's error has no type of its own for this.
-            cause if cause.contains("hostcalls") => format!("the handler trapped: {cause}; hostcall_bytes bounds it"),
-            cause => format!("the handler trapped: {cause}"),
+            (cause, Some(refused)) if cause.contains("minimum size") => {
+                format!("the handler's instance does not fit: {refused}")
+            }
+            (cause, _) if cause.contains("hostcalls") => {
+                format!("the handler trapped: {cause}; hostcall_bytes bounds it")
+            }
+            (cause, _) => format!("the handler trapped: {cause}"),
         },
     };
     let backtrace = trap.downcast_ref::<wasmtime::WasmBacktrace>().map(|frames| frames.to_string());
