@@ -41,6 +41,7 @@ pub(crate) fn microseconds(component: &Path, bytes: usize) -> Result<f64> {
                 function: name.clone(),
                 grant: grant.clone(),
                 phase: Phase::Serving,
+                limits: limits.clone(),
                 deadline,
                 stop: Stop::new(Some(deadline)),
             };

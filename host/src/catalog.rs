@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! DATA/lock               held by the one process that may use the folder
-//! DATA/catalog.sqlite     names, versions, aliases; the schema is in schema.rs
+//! DATA/catalog.sqlite     names, versions, aliases, settings; the schema is in schema.rs
+//! DATA/node.key           what this node's secrets are sealed with
 //! DATA/blobs/ab/abcd…     bytes by their sha256, read-only
 //! DATA/packages/abcd…/    models as folders, hard links to blobs; made when needed
 //! DATA/incoming/          uploads until they are whole; emptied at the start
@@ -26,19 +27,23 @@ mod models;
 mod names;
 mod package;
 mod schema;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod vault;
 mod versions;
 
 pub use blobs::{Blob, BlobWriter};
 pub use functions::{FunctionDetail, FunctionSummary, FunctionVersion};
 pub use models::{ModelDetail, ModelSummary, ModelVersionDetail};
-pub use names::{At, Selector, check_alias, check_name};
+pub use names::{At, Selector, check_alias, check_key, check_name};
 pub use package::{ModelUpload, ModelWriter};
+pub use settings::{Settings, SettingsChange, check_grants};
 
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
 use crate::model::Resolved;
+use crate::node_key::NodeKey;
 use blobs::{BlobFile, BlobStore, blocking};
 use cache::Cache;
 use folder::Folder;
@@ -66,6 +71,7 @@ pub struct Catalog {
 struct Inner {
     limits: Limits,
     blobs: Arc<BlobStore>,
+    vault: vault::Vault,
     functions: versions::Versions,
     models: versions::Versions,
     function_cache: Cache<FunctionVersion>,
@@ -97,7 +103,12 @@ impl Catalog {
     /// newer one made it, `storage-full`. These messages name the folder, and are for the person who starts the server.
     pub async fn open(data: &Path, limits: &Limits) -> Result<Catalog> {
         let root = data.to_owned();
-        let folder = blocking(move || Folder::open(&root)).await?;
+        let opened = move || {
+            let folder = Folder::open(&root)?;
+            let key = NodeKey::open(&root)?;
+            Ok((folder, key))
+        };
+        let (folder, key) = blocking(opened).await?;
         // FULL: with NORMAL the last commits in WAL mode are lost with the power, and a 201 is a promise. It costs a sync
         // for each upload, which has synced its blobs anyway.
         let options = SqliteConnectOptions::new()
@@ -127,6 +138,7 @@ impl Catalog {
         let inner = Inner {
             limits: limits.clone(),
             blobs,
+            vault: vault::Vault::new(&key),
             functions: versions::Versions { pool: pool.clone(), kind: versions::Kind::Function },
             models: versions::Versions { pool, kind: versions::Kind::Model },
             function_cache: Cache::new(),

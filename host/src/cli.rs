@@ -6,6 +6,7 @@ mod invoke;
 mod list;
 mod model;
 mod output;
+mod settings;
 mod upload;
 
 use clap::{Args, Subcommand};
@@ -22,6 +23,8 @@ pub enum Command {
     Model(model::Model),
     /// List the functions
     Functions(list::Functions),
+    /// Show or change what a function may use: grants, configuration, secrets, limits
+    Settings(settings::Settings),
     /// Show what the server is doing, and its limits
     Status(list::Status),
 }
@@ -50,6 +53,7 @@ impl Command {
             Command::Invoke(command) => command.run().await,
             Command::Model(command) => command.run().await,
             Command::Functions(command) => command.run().await,
+            Command::Settings(command) => command.run().await,
             Command::Status(command) => command.run().await,
         }
     }

@@ -27,6 +27,9 @@ pub struct RawConfig {
     /// Serve on an address that other machines reach, without authentication
     #[arg(long, env = "HEARTH_INSECURE")]
     pub insecure: bool,
+    /// Run functions only with what their settings grant, also where only this machine reaches the server
+    #[arg(long, env = "HEARTH_REQUIRE_GRANTS")]
+    pub require_grants: bool,
     /// Set a limit; repeat for several. `hearth status` lists them all
     #[arg(long = "limit", env = "HEARTH_LIMITS", value_name = "NAME=VALUE", value_delimiter = ',')]
     pub limits: Vec<String>,
@@ -47,8 +50,18 @@ pub struct Config {
     pub ort_lib: Option<PathBuf>,
     /// Threads of one model run.
     pub model_threads: usize,
+    /// Whether functions get only what their settings grant, whoever reaches the server.
+    pub require_grants: bool,
     /// Every limit.
     pub limits: Limits,
+}
+
+impl Config {
+    /// Whether functions are granted what they ask for. So it is where nobody but this machine's users can upload one, as
+    /// long as nobody asked for more care.
+    pub fn grants_are_automatic(&self) -> bool {
+        self.listen.ip().is_loopback() && !self.require_grants
+    }
 }
 
 impl RawConfig {
@@ -67,6 +80,7 @@ impl RawConfig {
                  listen on 127.0.0.1, or say --insecure if the network is trusted"
             )));
         }
+        let require_grants = self.require_grants || file.require_grants;
         let data = self.data.or(file.data).unwrap_or_else(|| PathBuf::from("hearth-data"));
         let data = std::path::absolute(&data)
             .map_err(|error| Error::invalid_argument(format!("--data {}: {error}", data.display())))?;
@@ -80,7 +94,7 @@ impl RawConfig {
             limits.set(assignment)?;
         }
         let ort_lib = self.ort_lib.or(file.ort_lib);
-        Ok(Config { listen, data, ort_lib, model_threads, limits })
+        Ok(Config { listen, data, ort_lib, model_threads, require_grants, limits })
     }
 }
 
@@ -111,6 +125,15 @@ mod tests {
         assert!(refused.message().contains("--insecure"), "{refused}");
         assert!(RawConfig { insecure: true, ..raw("0.0.0.0:80") }.resolve().is_ok());
         assert!(raw("localhost:0").resolve().unwrap().listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn grants_are_automatic_on_loopback_alone() {
+        assert!(raw("127.0.0.1:0").resolve().unwrap().grants_are_automatic());
+        let careful = RawConfig { require_grants: true, ..raw("127.0.0.1:0") };
+        assert!(!careful.resolve().unwrap().grants_are_automatic());
+        let open = RawConfig { insecure: true, ..raw("0.0.0.0:80") };
+        assert!(!open.resolve().unwrap().grants_are_automatic());
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub trait Device: Send + Sync {
     /// Who owns which bytes of this device.
     fn ledger(&self) -> &Arc<Ledger>;
 
-    /// The limits that plans are checked against.
+    /// The server's limits, for what no invocation's own limits bound.
     fn limits(&self) -> &Limits;
 
     /// Makes a tensor from row-major little-endian bytes.
@@ -66,10 +66,10 @@ pub trait Device: Send + Sync {
     /// Does planned work; `inputs` are those that were planned for. Callers use [`Device::perform`] or [`Device::run`].
     fn execute(&self, account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>>;
 
-    /// Plans an operator for these inputs and checks it against the limits; allocates nothing.
+    /// Plans an operator for these inputs and checks it against the caller's limits; allocates nothing.
     ///
     /// Errors: those of [`Op::plan`]; `unsupported` when an input lies on another device.
-    fn plan(&self, op: &Op, inputs: &[&Tensor]) -> Result<Plan> {
+    fn plan(&self, op: &Op, inputs: &[&Tensor], limits: &Limits) -> Result<Plan> {
         for tensor in inputs {
             if !std::ptr::addr_eq(Arc::as_ptr(tensor.device()), self) {
                 let (there, here) = (tensor.device().name(), self.name());
@@ -77,7 +77,7 @@ pub trait Device: Send + Sync {
             }
         }
         let described: Vec<_> = inputs.iter().map(|tensor| (tensor.dtype(), tensor.shape())).collect();
-        op.plan(&described, self.limits())
+        op.plan(&described, limits)
     }
 
     /// Enqueues what was planned for these inputs. A device of host memory computes at once.
@@ -93,8 +93,15 @@ pub trait Device: Send + Sync {
         }
     }
 
-    /// Plans and performs an operator.
-    fn run(&self, account: &Arc<Account>, op: &Op, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
-        self.perform(account, &self.plan(op, inputs)?, inputs, stop)
+    /// Plans and performs an operator under the caller's limits.
+    fn run(
+        &self,
+        account: &Arc<Account>,
+        op: &Op,
+        inputs: &[&Tensor],
+        limits: &Limits,
+        stop: &Stop,
+    ) -> Result<Vec<Tensor>> {
+        self.perform(account, &self.plan(op, inputs, limits)?, inputs, stop)
     }
 }

@@ -6,6 +6,7 @@ mod front_door;
 mod invoke;
 mod metrics;
 mod routes;
+mod settings;
 mod status;
 
 use crate::catalog::Catalog;

@@ -5,6 +5,7 @@
 
 mod context;
 mod errors;
+mod grants;
 mod http_types;
 mod models;
 mod operators;
@@ -14,6 +15,7 @@ mod worlds;
 
 pub use context::{LogBuffer, LogLevel, LogLine};
 pub use errors::Fault;
+pub use grants::{Grant, GrantNames, Secret};
 pub use http_types::{Request, Response};
 pub use worlds::{Answer, Finished, ModelCall, Program, Turn, World, init};
 
@@ -22,7 +24,6 @@ use crate::device::{Account, Device, Owner, Stop, Tensor};
 use crate::error::{Error, Result};
 use crate::model::Models;
 use errors::of_guest;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
@@ -62,17 +63,8 @@ pub struct Services {
     pub device: Arc<dyn Device>,
     /// The models.
     pub models: Arc<Models>,
-    /// Every limit.
+    /// The server's limits. Those of one invocation are its [`Call`]'s.
     pub limits: Arc<Limits>,
-}
-
-/// What a deployed function may use.
-#[derive(Clone, Debug, Default)]
-pub struct Grant {
-    /// Configuration, by key.
-    pub config: BTreeMap<String, String>,
-    /// Secrets, by name. A granted secret without a value is there as `None`.
-    pub secrets: BTreeMap<String, Option<String>>,
 }
 
 /// What a guest is run for.
@@ -97,6 +89,8 @@ pub struct Call {
     pub grant: Arc<Grant>,
     /// Whether it answers requests or prepares for them.
     pub phase: Phase,
+    /// The function's limits: the server's, some of them perhaps lowered.
+    pub limits: Arc<Limits>,
     /// When the invocation must be over.
     pub deadline: Instant,
     /// Ends host work when the invocation ends.
@@ -137,7 +131,7 @@ pub struct Ctx {
 impl Ctx {
     /// The side of one invocation, with nothing used yet.
     pub fn new(services: Arc<Services>, call: Call) -> Ctx {
-        let limits = &services.limits;
+        let limits = &call.limits;
         let owner = Owner::Invocation { tenant: call.tenant.clone() };
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
         let log = LogBuffer::new(limits.log_bytes);
@@ -152,7 +146,7 @@ impl Ctx {
 
     /// Forgets every handle, for another instance of the same invocation.
     pub fn drop_handles(&mut self) {
-        self.table = new_table(&self.services.limits);
+        self.table = new_table(&self.call.limits);
     }
 
     /// Runs the model of a pipeline; what it used is counted.
@@ -160,6 +154,7 @@ impl Ctx {
     /// Errors: those of opening and running the model.
     pub async fn run(&mut self, call: ModelCall) -> Result<Finished> {
         let ModelCall { model, inputs, state, keep } = call;
+        self.call.grant.check_model(&model)?;
         self.usage.model_runs += 1;
         let started = Instant::now();
         let lease = self.services.models.open(&self.call.tenant, &model).await;

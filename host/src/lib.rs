@@ -8,4 +8,5 @@ pub mod error;
 pub mod http;
 pub mod interface;
 pub mod model;
+pub mod node_key;
 pub mod sandbox;

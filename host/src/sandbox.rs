@@ -3,9 +3,11 @@
 
 mod artefacts;
 mod invocation;
+mod places;
 mod snapshot;
 
 pub use invocation::{Invocation, Outcome, Receipt};
+pub use places::{Places, Slot};
 pub use snapshot::Preparation;
 
 use crate::config::{Config, Limits};
@@ -16,10 +18,10 @@ use invocation::State;
 use snapshot::Ending;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OnceCell;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -30,8 +32,7 @@ pub struct Runtime {
     services: Arc<Services>,
     artefacts: Artefacts,
     functions: Mutex<HashMap<String, Arc<OnceCell<Arc<Function>>>>>,
-    slots: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    slots: Places,
     _ticker: Ticker,
 }
 
@@ -71,9 +72,6 @@ impl Function {
         matches!(self.init, Init::EachTime(_))
     }
 }
-
-/// A place in the pool of instances; given back when dropped.
-pub struct Slot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 /// wasmtime's settings, which the floor program of `cargo xtask bench` uses too.
 ///
@@ -132,8 +130,7 @@ impl Runtime {
         let artefacts = Artefacts::open(&config.data, &engine)?;
         let ticker = Ticker::start(&engine, Duration::from_millis(limits.yield_ms))?;
         Ok(Runtime {
-            slots: Arc::new(Semaphore::new(limits.concurrent_invocations as usize)),
-            waiting: Arc::default(),
+            slots: Places::new(limits.concurrent_invocations),
             functions: Mutex::default(),
             engine,
             linker,
@@ -246,32 +243,23 @@ impl Runtime {
     ///
     /// Errors: `Overloaded` when too many wait already.
     pub async fn slot(&self) -> Result<Slot> {
-        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
-            return Ok(Slot(permit));
-        }
         let limits = &self.services.limits;
-        let waiting = Waiting::new(&self.waiting);
-        if waiting.before as u64 >= limits.queued_invocations {
-            return Err(Error::overloaded(format!(
-                "{} invocations run and {} wait already; try again later",
-                limits.concurrent_invocations, waiting.before
-            )));
-        }
-        let permit = self.slots.clone().acquire_owned().await;
-        permit.map(Slot).map_err(|error| Error::host("waiting for an instance", error))
+        let full = |waiting| {
+            let running = limits.concurrent_invocations;
+            Error::overloaded(format!("{running} invocations run and {waiting} wait already; try again later"))
+        };
+        self.slots.take(limits.queued_invocations, full).await
     }
 
     /// A place for the second half of a pipeline: it is never refused, since its request was
     /// let in before.
     async fn slot_for_the_rest(&self) -> Result<Slot> {
-        let permit = self.slots.clone().acquire_owned().await;
-        permit.map(Slot).map_err(|error| Error::host("waiting for an instance", error))
+        self.slots.take(u64::MAX, |_| Error::overloaded("no place became free")).await
     }
 
     /// Invocations that run, and that wait for a place, right now.
     pub fn load_now(&self) -> (u64, u64) {
-        let all = self.services.limits.concurrent_invocations;
-        (all - self.slots.available_permits() as u64, self.waiting.load(Ordering::Relaxed) as u64)
+        self.slots.load_now()
     }
 
     /// What every invocation shares.
@@ -300,23 +288,6 @@ impl Runtime {
             false => Init::Absent,
         };
         Ok(Function { init, ..function })
-    }
-}
-
-struct Waiting {
-    count: Arc<AtomicUsize>,
-    before: usize,
-}
-
-impl Waiting {
-    fn new(count: &Arc<AtomicUsize>) -> Waiting {
-        Waiting { before: count.fetch_add(1, Ordering::Relaxed), count: count.clone() }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -86,6 +86,10 @@ impl Client {
         self.send(Method::PUT, path, &[], body).await
     }
 
+    pub(crate) async fn patch(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+        self.send(Method::PATCH, path, &[], body).await
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Reply {
         self.send(Method::DELETE, path, &[], Bytes::new()).await
     }

@@ -23,11 +23,17 @@ impl TestServer {
 
     /// With limits as `--limit` takes them.
     pub(crate) async fn with_limits(limits: &[&str]) -> TestServer {
+        TestServer::with(limits, false).await
+    }
+
+    /// With limits, and perhaps with functions that get only what their settings grant.
+    pub(crate) async fn with(limits: &[&str], require_grants: bool) -> TestServer {
         let data = tempfile::tempdir().unwrap();
         let raw = RawConfig {
             listen: Some("127.0.0.1:0".to_owned()),
             data: Some(data.path().join("data")),
             ort_lib: ort_library(),
+            require_grants,
             // Enough for these tests, and many servers run at once.
             limits: ["concurrent_invocations=32"].iter().chain(limits).map(|limit| (*limit).to_owned()).collect(),
             ..RawConfig::default()
@@ -66,7 +72,12 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data: &Path) -> Process {
-        let mut child = command()
+        Process::start_as(command(), data)
+    }
+
+    /// With an environment and a log of its own.
+    pub(crate) fn start_as(mut command: Command, data: &Path) -> Process {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .stdout(Stdio::piped())

@@ -8,5 +8,6 @@ mod functions;
 mod harness;
 mod hostile;
 mod lifecycle;
+mod settings;
 mod wasi;
 mod wrong_input;

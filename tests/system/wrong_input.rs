@@ -286,8 +286,13 @@ async fn wrong_model_inputs_name_what_was_expected() {
             reply.expect_error(422, "invalid-argument", part);
         }
     }
+    for name in ["nope", "ma/gika"] {
+        let open = format!("/fn/probe/model/open?name={name}");
+        server.client.get(&open).await.expect_error(403, "permission-denied", name);
+    }
+    let grant = r#"{"grants": {"models": ["nope"]}}"#;
+    server.client.patch("/v1/functions/probe/settings", grant).await.expect(200);
     server.client.get("/fn/probe/model/open?name=nope").await.expect_error(404, "not-found", "nope");
-    server.client.get("/fn/probe/model/open?name=ma/gika").await.expect_error(422, "invalid-argument", "name");
     server.client.get("/fn/probe/model/open?name=magika@7").await.expect_error(404, "not-found", "7");
     server.client.get("/fn/probe/model/asset?asset=../model.onnx").await.expect_error(404, "not-found", "there are");
     server.client.get("/fn/probe/model/again?count=21").await.expect_error(429, "limit-exceeded", "model_runs");

@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 9] = [
     &["interface"],
     &["model"],
     &["device"],
-    &["config"],
+    &["config", "node_key"],
     &["error"],
 ];
 

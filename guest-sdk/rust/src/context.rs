@@ -22,6 +22,16 @@ pub fn config(key: &str) -> Option<String> {
     host::config(key)
 }
 
+/// A secret of the function's settings, or `None` where it has no value. Name it in the handler's attribute:
+/// `#[handler(secrets = ["API_KEY"])]`.
+///
+/// # Errors
+///
+/// `permission-denied` where the function was not granted the secret.
+pub fn secret(name: &str) -> crate::Result<Option<String>> {
+    host::secret(name).map_err(crate::Error)
+}
+
 /// The time left until the invocation's deadline, in steps of a millisecond.
 pub fn remaining() -> Duration {
     Duration::from_millis(host::remaining_ms())

@@ -5,6 +5,7 @@ use super::names::{Selector, check_alias, check_name};
 use super::versions::{New, Row};
 use super::{Catalog, Put, decode, encode};
 use crate::error::Result;
+use crate::interface::GrantNames;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -55,6 +56,8 @@ pub struct FunctionDetail {
     pub live: u64,
     /// Where the aliases point.
     pub aliases: BTreeMap<String, u64>,
+    /// What the live version asks for.
+    pub grants_requested: GrantNames,
     /// Every version, oldest first.
     pub versions: Vec<FunctionSummary>,
 }
@@ -101,8 +104,14 @@ impl Catalog {
     /// One function. Errors: `not-found`.
     pub async fn function(&self, tenant: &str, name: &str) -> Result<FunctionDetail> {
         let (rows, live, aliases) = self.inner.functions.detail(tenant, name).await?;
+        let manifest = match rows.iter().find(|row| row.version == live) {
+            Some(row) => decode::<Detail>(&row.detail)?.manifest,
+            None => Value::Null,
+        };
+        // A manifest that is wrong was refused when it was put.
+        let grants_requested = GrantNames::of_manifest(&manifest).unwrap_or_default();
         let versions = rows.into_iter().map(summary).collect::<Result<_>>()?;
-        Ok(FunctionDetail { name: name.to_owned(), live, aliases, versions })
+        Ok(FunctionDetail { name: name.to_owned(), live, aliases, grants_requested, versions })
     }
 
     /// Deletes a function with all its versions and aliases. A later function of this name goes on counting versions.

@@ -86,6 +86,40 @@ pub fn check_alias(alias: &str, limits: &Limits) -> Result<()> {
     check_name("alias", alias, limits)
 }
 
+/// Checks a key of a function's configuration or the name of a secret: `[A-Za-z_][A-Za-z0-9._-]*`, at most
+/// `limits.name_bytes` bytes, so that it can be the name of an environment variable. `what` is the word for it in the
+/// message.
+///
+/// Errors: `invalid-argument` that says what is allowed.
+pub fn check_key(what: &str, key: &str, limits: &Limits) -> Result<()> {
+    let most = limits.name_bytes;
+    let starts = key.bytes().next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_');
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if starts && key.len() as u64 <= most && key.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(Error::invalid_argument(format!(
+        "{} is no {what}: it starts with a letter or '_', goes on with letters, digits, '-', '_' and '.', and has at most \
+         {most} bytes",
+        shown(key)
+    )))
+}
+
+/// Checks the name of a host, perhaps with a port, as it stands in a URL.
+///
+/// Errors: `invalid-argument` that says what is allowed.
+pub(super) fn check_host(host: &str) -> Result<()> {
+    const MOST_BYTES: usize = 260;
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:*[]".contains(&byte);
+    if !host.is_empty() && host.len() <= MOST_BYTES && host.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(Error::invalid_argument(format!(
+        "{} is no host: write it like api.example.org or api.example.org:8443, in lowercase, without https:// and path",
+        shown(host)
+    )))
+}
+
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -126,6 +160,23 @@ mod tests {
             assert_eq!(error.kind(), crate::error::Kind::InvalidArgument);
             assert!(error.message().contains("at most 64 bytes"), "{error}");
             assert!(error.message().len() < 500, "{} bytes", error.message().len());
+        }
+    }
+
+    #[test]
+    fn keys_and_hosts_keep_the_rules() {
+        let limits = Limits::default();
+        for key in ["a", "_", "API_KEY", "log.level", "a-b9"] {
+            check_key("key", key, &limits).unwrap();
+        }
+        for key in ["", "9a", "-a", ".a", "a=b", "a b", "a/b", "ä", "a\0", &"a".repeat(65)] {
+            assert!(check_key("key", key, &limits).unwrap_err().message().contains("is no key"), "{key}");
+        }
+        for host in ["example.org", "*.example.org", "10.0.0.1:80", "[::1]:8443"] {
+            check_host(host).unwrap();
+        }
+        for host in ["", "https://example.org", "example.org/a", "Example.org", "a b", &"a".repeat(261)] {
+            assert!(check_host(host).unwrap_err().message().contains("is no host"), "{host}");
         }
     }
 

@@ -9,7 +9,10 @@ use sqlx::SqlitePool;
 /// Keys begin with the tenant. `kind` is 'function' or 'model': both have names, versions, aliases and blobs alike, and
 /// `detail` is the JSON that only one of them has. Times are milliseconds since 1970. A row of `names` outlives the
 /// deletion of its versions, so that a version number is never given twice.
-const STEPS: &[&str] = &["
+///
+/// Settings belong to a function, whatever its versions, and go with it. A secret's value is sealed (see vault.rs).
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE names (
         tenant       TEXT    NOT NULL,
         kind         TEXT    NOT NULL CHECK (kind IN ('function', 'model')),
@@ -55,7 +58,24 @@ const STEPS: &[&str] = &["
         FOREIGN KEY (tenant, kind, name, version) REFERENCES versions (tenant, kind, name, version) ON DELETE CASCADE
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX version_blobs_by_digest ON version_blobs (digest);
-"];
+",
+    "
+    CREATE TABLE settings (
+        tenant TEXT NOT NULL,
+        name   TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        PRIMARY KEY (tenant, name)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE secrets (
+        tenant TEXT NOT NULL,
+        name   TEXT NOT NULL,
+        secret TEXT NOT NULL,
+        sealed BLOB NOT NULL,
+        PRIMARY KEY (tenant, name, secret)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Brings the schema to the newest version, each step in a transaction of its own.
 ///

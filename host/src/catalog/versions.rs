@@ -229,6 +229,10 @@ impl Versions {
         if versions.is_empty() {
             return Err(self.unknown(name));
         }
+        match self.kind {
+            Kind::Function => super::settings::delete(&mut transaction, tenant, name).await.map_err(failed)?,
+            Kind::Model => {}
+        }
         sqlx::query("UPDATE names SET live = NULL WHERE tenant = ? AND kind = ? AND name = ?")
             .bind(tenant)
             .bind(kind)
@@ -318,7 +322,7 @@ impl Versions {
         }
     }
 
-    fn unknown(&self, name: &str) -> Error {
+    pub(super) fn unknown(&self, name: &str) -> Error {
         Error::not_found(format!("no {} is called '{name}'", self.kind.as_str()))
     }
 

@@ -42,7 +42,7 @@ impl Deploy {
         }
         let missing = wishes(value.get("missing_grants"));
         if !missing.is_empty() {
-            text.push_str(&format!("it cannot run before it is granted {missing}\n"));
+            text.push_str(&format!("it cannot run before it is granted {missing}; `hearth settings` grants it\n"));
         }
         text.push_str(&format!("call it at {}\n", client.url(&format!("/fn/{}", encode(&name)))));
         print(&text)

@@ -13,12 +13,24 @@ pub struct Limit {
     pub least: u64,
     /// The largest value that can be set.
     pub most: u64,
+    /// Whether the settings of a function may lower it for that function's invocations.
+    pub per_function: bool,
     /// What it bounds and why the default is what it is.
     pub reason: &'static str,
 }
 
+/// Whether a row bounds one invocation: those end in `, function`.
+macro_rules! per_function {
+    () => {
+        false
+    };
+    (function) => {
+        true
+    };
+}
+
 macro_rules! limits {
-    ($($(#[doc = $doc:literal])+ $name:ident = $default:expr, $least:expr, $most:expr;)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $default:expr, $least:expr, $most:expr $(, $scope:ident)?;)*) => {
         /// The value of every limit. Each field is a row of [`LIMITS`].
         #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub struct Limits { $($(#[doc = $doc])+ pub $name: u64,)* }
@@ -29,6 +41,7 @@ macro_rules! limits {
             default: $default,
             least: $least,
             most: $most,
+            per_function: per_function!($($scope)?),
             reason: concat!($($doc),+),
         },)*];
 
@@ -55,13 +68,13 @@ const GIB: u64 = 1 << 30;
 
 limits! {
     /// Bytes of a request's body to a function. Bodies are copied into the guest's memory, so this must fit there.
-    body_bytes = 64 * MIB, 0, 2 * GIB;
+    body_bytes = 64 * MIB, 0, 2 * GIB, function;
     /// Bytes of a function's response body.
-    response_bytes = 64 * MIB, 0, 2 * GIB;
+    response_bytes = 64 * MIB, 0, 2 * GIB, function;
     /// Header lines that a function may answer with.
-    response_headers = 100, 1, 1_000;
+    response_headers = 100, 1, 1_000, function;
     /// Bytes of all names and values of those header lines.
-    response_header_bytes = 64 * KIB, 64, MIB;
+    response_header_bytes = 64 * KIB, 64, MIB, function;
     /// Bytes of a JSON body to the control plane.
     json_bytes = MIB, KIB, 64 * MIB;
     /// Bytes of an uploaded component. Interpreters of other languages compiled to Wasm take up to 50 MiB.
@@ -71,49 +84,53 @@ limits! {
     /// Files in an uploaded model archive.
     model_files = 10_000, 1, 1_000_000;
     /// Bytes of one asset that a guest reads at once.
-    asset_bytes = 64 * MIB, KIB, 2 * GIB;
-    /// Bytes of a function's or model's name. Names are parts of URLs and metrics.
+    asset_bytes = 64 * MIB, KIB, 2 * GIB, function;
+    /// Bytes of a name: of a function, model, alias, configuration key or secret. Names are parts of URLs and metrics.
     name_bytes = 64, 1, 128;
     /// Milliseconds of one invocation, waiting for models included.
-    invocation_ms = 30_000, 1, 3_600_000;
+    invocation_ms = 30_000, 1, 3_600_000, function;
     /// Milliseconds between two points where a running guest lets others run.
     yield_ms = 5, 1, 1_000;
     /// Invocations that run at once. Each holds a slot of the instance pool.
     concurrent_invocations = 256, 1, 10_000;
     /// Invocations that wait for a slot; more are refused as overloaded.
     queued_invocations = 1_024, 0, 1_000_000;
+    /// Invocations of one function that run at once; more wait for their turn. By default the pool alone bounds them.
+    function_concurrency = 10_000, 1, 10_000, function;
+    /// Invocations of one function that wait for their turn; more are refused as overloaded.
+    function_queue = 1_024, 0, 1_000_000, function;
     /// Bytes of a guest's linear memory, all of them in an instance together.
-    guest_memory_bytes = 512 * MIB, 64 * KIB, 4 * GIB;
+    guest_memory_bytes = 512 * MIB, 64 * KIB, 4 * GIB, function;
     /// Linear memories of an instance. A component of several modules has one for each.
     guest_memories = 8, 1, 64;
     /// Elements of one table of an instance. Tables hold function references; programs of 50 MiB have some ten thousand.
-    guest_table_elements = 100_000, 1_000, 10_000_000;
+    guest_table_elements = 100_000, 1_000, 10_000_000, function;
     /// Core modules' instances within a component's instance.
     guest_core_instances = 64, 1, 1_000;
     /// Bytes of the stack of a guest's calls. Deeper recursion traps.
     guest_stack_bytes = MIB, 64 * KIB, 8 * MIB;
     /// Bytes of one guest call's lists and strings, copied by the host.
-    hostcall_bytes = 128 * MIB, MIB, 2 * GIB;
+    hostcall_bytes = 128 * MIB, MIB, 2 * GIB, function;
     /// Bytes of log lines of one invocation; later lines are dropped and counted.
-    log_bytes = 64 * KIB, 0, 64 * MIB;
+    log_bytes = 64 * KIB, 0, 64 * MIB, function;
     /// Log lines kept for each function, the newest ones.
     log_lines = 1_000, 1, 100_000;
     /// Bytes of all tensors of one invocation that are alive at once, those of views counted once.
-    tensor_bytes = GIB, KIB, 1024 * GIB;
+    tensor_bytes = GIB, KIB, 1024 * GIB, function;
     /// Tensors of one invocation that are alive at once.
-    tensor_count = 10_000, 1, 1_000_000;
+    tensor_count = 10_000, 1, 1_000_000, function;
     /// Handles of one instance on tensors, models and runs, and on what WASI lends.
-    handles = 20_000, 10, 1_000_000;
+    handles = 20_000, 10, 1_000_000, function;
     /// Bytes that the first half of a pipeline may hand to the second, beside tensors.
-    pipeline_state_bytes = MIB, 0, 64 * MIB;
+    pipeline_state_bytes = MIB, 0, 64 * MIB, function;
     /// Dimensions of a tensor.
     tensor_rank = 8, 1, 32;
     /// Arithmetic operations of one operator call, as its cost rule counts them: some 20 s on one core.
-    operator_operations = 20_000_000_000, 1_000, u64::MAX;
+    operator_operations = 20_000_000_000, 1_000, u64::MAX, function;
     /// Pixels of an image that `decode-image` takes: a 100-megapixel scan is 300 MB of tensor.
-    image_pixels = 100_000_000, 1, 10_000_000_000;
+    image_pixels = 100_000_000, 1, 10_000_000_000, function;
     /// Model runs of one invocation.
-    model_runs = 10_000, 1, 1_000_000_000;
+    model_runs = 10_000, 1, 1_000_000_000, function;
     /// Model runs waiting for one model at once; more are refused as overloaded.
     queued_model_runs = 1_024, 1, 1_000_000;
     /// Bytes of host memory for tensors and models' work on the CPU device, all tenants together.
@@ -122,20 +139,32 @@ limits! {
     shutdown_ms = 10_000, 0, 600_000;
     /// Milliseconds that a client may take between two parts of a body.
     body_idle_ms = 30_000, 100, 3_600_000;
+    /// Grants, configuration keys and secrets of one function, together, and as many that its manifest may ask for.
+    settings_entries = 256, 1, 10_000;
+    /// Bytes of one value of a function's configuration or of one of its secrets. Certificates and keys take some KiB.
+    setting_bytes = 64 * KIB, 16, MIB;
     /// Connections of clients that are open at once.
     connections = 10_000, 1, 1_000_000;
 }
 
 impl Limits {
-    /// Sets one limit from `name=value`. Values may end in KiB, MiB or GiB.
-    pub fn set(&mut self, assignment: &str) -> Result<()> {
+    /// Takes `name=value` apart, without a look at the table. Values may end in KiB, MiB or GiB; `-` in names is `_`.
+    ///
+    /// Errors: `invalid-argument` where it is not of this form.
+    pub fn parse(assignment: &str) -> Result<(String, u64)> {
         let (name, text) = assignment
             .split_once('=')
             .ok_or_else(|| Error::invalid_argument(format!("limit '{assignment}' is not NAME=VALUE")))?;
         let name = name.trim().replace('-', "_");
-        let value = parse(text.trim()).ok_or_else(|| {
+        let value = number(text.trim()).ok_or_else(|| {
             Error::invalid_argument(format!("limit {name}: '{text}' is no number (try 1000, 64KiB, 1GiB)"))
         })?;
+        Ok((name, value))
+    }
+
+    /// Sets one limit from `name=value`. Values may end in KiB, MiB or GiB.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let (name, value) = Limits::parse(assignment)?;
         self.set_value(&name, value)
     }
 
@@ -157,9 +186,46 @@ impl Limits {
         }
         Ok(())
     }
+
+    /// Checks that a function may have `name` set to `value` below these limits, which are the server's.
+    ///
+    /// Errors: `invalid-argument`: no such limit, none of a function, out of its range, or above the server's value.
+    pub fn check_lowered(&self, name: &str, value: u64) -> Result<()> {
+        let lowered = || self.values().into_iter().filter(|(row, _)| row.per_function);
+        let Some((row, server)) = lowered().find(|(row, _)| row.name == name) else {
+            let name: String = name.chars().take(64).collect();
+            let names: Vec<_> = lowered().map(|(row, _)| row.name).collect();
+            let message = format!("'{name}' is no limit that a function can have; there are {}", names.join(", "));
+            return Err(Error::invalid_argument(message));
+        };
+        if value > server {
+            return Err(Error::invalid_argument(format!(
+                "limit {name} is {server} on this server; a function can lower it and not raise it to {value}"
+            )));
+        }
+        if value < row.least {
+            let message = format!("limit {name} is {value}, but takes {} to {server}", row.least);
+            return Err(Error::invalid_argument(message));
+        }
+        Ok(())
+    }
+
+    /// These limits, which are the server's, with those of one function. A server that was started with a lower value
+    /// since then keeps it, and what is no limit of a function any more is left out.
+    pub fn lowered<'a>(&self, function: impl IntoIterator<Item = (&'a String, &'a u64)>) -> Limits {
+        let mut limits = self.clone();
+        for (name, value) in function {
+            if LIMITS.iter().any(|row| row.name == name && row.per_function)
+                && let Some(field) = limits.field(name)
+            {
+                *field = (*field).min(*value);
+            }
+        }
+        limits
+    }
 }
 
-fn parse(text: &str) -> Option<u64> {
+fn number(text: &str) -> Option<u64> {
     let (digits, factor) = match text {
         _ if text.ends_with("KiB") => (&text[..text.len() - 3], KIB),
         _ if text.ends_with("MiB") => (&text[..text.len() - 3], MIB),
@@ -196,5 +262,23 @@ mod tests {
             let message = limits.set(text).unwrap_err().message().to_owned();
             assert!(message.contains(part), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn a_function_lowers_its_own_limits_and_no_others() {
+        let server = Limits { invocation_ms: 500, ..Limits::default() };
+        for (name, value, part) in [
+            ("invocation_ms", 501, "is 500 on this server"),
+            ("invocation_ms", 0, "takes 1 to 500"),
+            ("yield_ms", 1, "no limit that a function can have; there are body_bytes, "),
+            ("speed", 1, "'speed' is no limit"),
+        ] {
+            let message = server.check_lowered(name, value).unwrap_err().message().to_owned();
+            assert!(message.contains(part), "{name}: {message}");
+        }
+        server.check_lowered("invocation_ms", 500).unwrap();
+        let own = [("invocation_ms", 900), ("log_bytes", 5), ("yield_ms", 1), ("gone", 1)];
+        let own: std::collections::BTreeMap<_, _> = own.map(|(name, value)| (name.to_owned(), value)).into();
+        assert_eq!(server.lowered(&own), Limits { log_bytes: 5, ..server.clone() });
     }
 }

@@ -213,8 +213,8 @@ mod tests {
         let bytes: Vec<u8> = (0..24).collect();
         let whole = device.create(&account, DType::U16, shape(&[4, 3]), &bytes).unwrap();
         let rows = |start, end| vec![SliceRange { axis: 0, start, end, step: 1 }];
-        let part = whole.slice(rows(1, 3), &Stop::default()).unwrap();
-        let line = part.reshape(&[-1]).unwrap();
+        let part = whole.slice(rows(1, 3), device.limits(), &Stop::default()).unwrap();
+        let line = part.reshape(&[-1], device.limits()).unwrap();
         drop((whole, part));
         assert_eq!((account.used_bytes(), account.tensor_count()), (24, 1));
         assert_eq!(line.read(0..12).unwrap(), bytes[6..18]);
@@ -224,8 +224,8 @@ mod tests {
         #[expect(clippy::reversed_empty_ranges, reason = "a guest may ask for it")]
         let reversed = line.read(3..2);
         assert_eq!(reversed.unwrap_err().kind(), Kind::InvalidArgument);
-        let copies = (line.reshape(&[2, 3]).unwrap(), line.reshape(&[3, 2]).unwrap());
-        assert_eq!(line.reshape(&[6]).unwrap_err().kind(), Kind::LimitExceeded);
+        let copies = (line.reshape(&[2, 3], device.limits()).unwrap(), line.reshape(&[3, 2], device.limits()).unwrap());
+        assert_eq!(line.reshape(&[6], device.limits()).unwrap_err().kind(), Kind::LimitExceeded);
         drop((copies, line));
         assert_eq!((account.used_bytes(), account.tensor_count(), device.ledger().used_bytes()), (0, 0, 0));
     }
@@ -234,7 +234,7 @@ mod tests {
     fn results_are_charged_before_they_are_made() {
         let device = Cpu::new(Ledger::new(100), Limits::default());
         let account = account(&device, 90, 10);
-        let run = |op: &Op, inputs: &[&Tensor]| device.run(&account, op, inputs, &Stop::default());
+        let run = |op: &Op, inputs: &[&Tensor]| device.run(&account, op, inputs, device.limits(), &Stop::default());
         let tensor = device.create(&account, DType::U8, shape(&[40]), &[1; 40]).unwrap();
         let wide = run(&Op::Cast { dtype: DType::F64 }, &[&tensor]).unwrap_err();
         assert_eq!(wide.kind(), Kind::LimitExceeded);
@@ -288,7 +288,8 @@ mod tests {
         let [here, there] = [0, 1].map(|_| Cpu::new(Arc::clone(&ledger), Limits::default()));
         let account = account(&there, 90, 10);
         let tensor = there.create(&account, DType::U8, Shape::scalar(), &[1]).unwrap();
-        let error = here.run(&account, &Op::Softmax { axis: 0 }, &[&tensor], &Stop::default()).unwrap_err();
+        let error =
+            here.run(&account, &Op::Softmax { axis: 0 }, &[&tensor], here.limits(), &Stop::default()).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
     }
 }

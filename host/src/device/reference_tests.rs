@@ -205,7 +205,7 @@ fn every_operator_gives_the_reference_result_on_every_device() {
 /// Runs a case, with inputs of their own or with views that lie within larger buffers.
 fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Result<(), String> {
     let account = device.ledger().account(Owner::Invocation { tenant: "default".into() }, 1 << 30, 1_000);
-    let stop = Stop::default();
+    let (stop, limits) = (Stop::default(), device.limits());
     let place = |stored: &Stored| -> Result<Tensor, Error> {
         let (dtype, shape) = (stored.dtype(), Shape::new(&stored.shape, 8)?);
         let bytes = stored.bytes(dtype, data);
@@ -217,14 +217,14 @@ fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Resu
         let line = device.create(&account, dtype, Shape::new(&[shape.elements() + 4], 8)?, &more)?;
         let end = shape.elements() as i64 + 3;
         let dims: Vec<i64> = shape.dims().iter().map(|dim| *dim as i64).collect();
-        line.slice(vec![SliceRange { axis: 0, start: 3, end, step: 1 }], &stop)?.reshape(&dims)
+        line.slice(vec![SliceRange { axis: 0, start: 3, end, step: 1 }], limits, &stop)?.reshape(&dims, limits)
     };
     let result = (|| {
         let inputs: Vec<Tensor> = case.inputs.iter().map(place).collect::<Result<_, _>>()?;
         let inputs: Vec<&Tensor> = inputs.iter().collect();
         match (&case.call, case.call.op()) {
-            (Call::Reshape { shape }, _) => Ok(vec![inputs[0].reshape(shape)?]),
-            (_, Some(op)) => device.run(&account, &op, &inputs, &stop),
+            (Call::Reshape { shape }, _) => Ok(vec![inputs[0].reshape(shape, limits)?]),
+            (_, Some(op)) => device.run(&account, &op, &inputs, limits, &stop),
             (_, None) => panic!("{} has no operator", case.name),
         }
     })();

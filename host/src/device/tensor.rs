@@ -2,6 +2,7 @@
 
 use super::ledger::{Account, Charge, Slot};
 use super::{DType, Device, Op, Shape, SliceRange, Stop};
+use crate::config::Limits;
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::fmt;
@@ -112,14 +113,14 @@ impl Tensor {
     ///
     /// Errors: `invalid-argument` when the number of elements would differ; `limit-exceeded` when the account has its
     /// most tensors already.
-    pub fn reshape(&self, dims: &[i64]) -> Result<Tensor> {
-        let shape = self.0.shape.reshaped(dims, self.device().limits().tensor_rank)?;
+    pub fn reshape(&self, dims: &[i64], limits: &Limits) -> Result<Tensor> {
+        let shape = self.0.shape.reshaped(dims, limits.tensor_rank)?;
         self.view(0, shape)
     }
 
     /// A part of the tensor; see `slice` in `wit/tensors.wit`.
-    pub fn slice(&self, ranges: Vec<SliceRange>, stop: &Stop) -> Result<Tensor> {
-        one(self.device().run(self.account(), &Op::Slice { ranges }, &[self], stop)?)
+    pub fn slice(&self, ranges: Vec<SliceRange>, limits: &Limits, stop: &Stop) -> Result<Tensor> {
+        one(self.device().run(self.account(), &Op::Slice { ranges }, &[self], limits, stop)?)
     }
 
     /// Waits for the device and copies a range of the bytes to the host; see [`Device::read`].

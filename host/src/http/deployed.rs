@@ -1,12 +1,13 @@
-//! Functions as requests find them: a version with its compiled code, its grants and its log; never a truth of its own,
+//! Functions as requests find them: a version with its compiled code, grants, limits and log; never a truth of its own,
 //! which is the catalog's.
 
 use super::App;
-use crate::catalog::Selector;
-use crate::error::Result;
-use crate::interface::{Grant, LogLine};
+use crate::catalog::{FunctionVersion, Selector, Settings, check_grants};
+use crate::config::{Config, Limits};
+use crate::error::{Error, Result};
+use crate::interface::{Grant, GrantNames, LogLine};
 use crate::model::Blobs;
-use crate::sandbox::Function;
+use crate::sandbox::{Function, Places, Slot};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -17,7 +18,38 @@ pub(super) struct Deployed {
     pub(super) version: u64,
     pub(super) function: Arc<Function>,
     pub(super) grant: Arc<Grant>,
+    /// The server's, where the function's settings lower none.
+    pub(super) limits: Arc<Limits>,
     pub(super) log: Arc<FunctionLog>,
+    /// Why it cannot run: a grant that is missing, a secret that cannot be read.
+    refusal: Option<String>,
+    /// Its own places, where they are fewer than the pool's.
+    places: Option<Arc<Places>>,
+}
+
+impl Deployed {
+    /// Whether the function has what it needs to run.
+    ///
+    /// Errors: `conflict` that says what to set.
+    pub(super) fn check(&self) -> Result<()> {
+        self.refusal.as_ref().map_or(Ok(()), |refusal| Err(Error::conflict(refusal.clone())))
+    }
+
+    /// The function's own leave to run one more invocation at once.
+    ///
+    /// Errors: `overloaded` when too many wait for it already.
+    pub(super) async fn turn(&self) -> Result<Option<Slot>> {
+        let Some(places) = &self.places else { return Ok(None) };
+        let full = |waiting| {
+            Error::overloaded(format!(
+                "{} invocations of '{}' run and {waiting} wait already (function_concurrency, function_queue); try again \
+                 later",
+                places.all(),
+                self.name
+            ))
+        };
+        places.take(self.limits.function_queue, full).await.map(Some)
+    }
 }
 
 /// A tenant and a function's name.
@@ -28,8 +60,17 @@ type Versions = HashMap<u64, Arc<Deployed>>;
 /// twice.
 #[derive(Default)]
 pub(super) struct DeployedFunctions {
-    ready: RwLock<HashMap<String, HashMap<String, Versions>>>,
+    ready: RwLock<Ready>,
     logs: Mutex<HashMap<Key, Arc<FunctionLog>>>,
+    /// The places of functions that have fewer than the pool, as they were counted last.
+    places: Mutex<HashMap<Key, Arc<Places>>>,
+}
+
+#[derive(Default)]
+struct Ready {
+    /// Counts changes of settings, so that what was read before a change is not kept after it.
+    generation: u64,
+    by_tenant: HashMap<String, HashMap<String, Versions>>,
 }
 
 impl DeployedFunctions {
@@ -40,12 +81,37 @@ impl DeployedFunctions {
         log.or_insert_with(|| Arc::new(FunctionLog::new(lines))).clone()
     }
 
-    /// Forgets a deleted function.
-    pub(super) fn forget(&self, tenant: &str, name: &str) {
-        if let Some(names) = self.ready.write().unwrap_or_else(PoisonError::into_inner).get_mut(tenant) {
+    /// Makes the next request of a function find its new settings. Invocations that run keep theirs.
+    pub(super) fn renew(&self, tenant: &str, name: &str) {
+        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        ready.generation += 1;
+        if let Some(names) = ready.by_tenant.get_mut(tenant) {
             names.remove(name);
         }
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant.to_owned(), name.to_owned()));
+    }
+
+    /// Forgets a deleted function.
+    pub(super) fn forget(&self, tenant: &str, name: &str) {
+        self.renew(tenant, name);
+        let key = (tenant.to_owned(), name.to_owned());
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
+    /// The places that all versions of a function share; new ones where their number changed.
+    fn places(&self, tenant: &str, name: &str, limits: &Limits) -> Option<Arc<Places>> {
+        let most = limits.function_concurrency;
+        let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (tenant.to_owned(), name.to_owned());
+        if most >= limits.concurrent_invocations {
+            all.remove(&key);
+            return None;
+        }
+        let places = all.entry(key).or_insert_with(|| Arc::new(Places::new(most)));
+        if places.all() != most {
+            *places = Arc::new(Places::new(most));
+        }
+        Some(places.clone())
     }
 }
 
@@ -53,28 +119,103 @@ impl App {
     /// The function that `name[@version|@alias]` of a tenant means now.
     pub(super) async fn deployed(&self, tenant: &str, selector: &str) -> Result<Arc<Deployed>> {
         let selector = Selector::parse(selector, &self.config.limits)?;
-        let found = self.catalog.resolve_function(tenant, &selector).await?;
-        {
-            let ready = self.deployed.ready.read().unwrap_or_else(PoisonError::into_inner);
-            let versions = ready.get(tenant).and_then(|names| names.get(&selector.name));
-            if let Some(deployed) = versions.and_then(|versions| versions.get(&found.version)) {
-                return Ok(deployed.clone());
+        loop {
+            let found = self.catalog.resolve_function(tenant, &selector).await?;
+            let generation = {
+                let ready = self.deployed.ready.read().unwrap_or_else(PoisonError::into_inner);
+                let versions = ready.by_tenant.get(tenant).and_then(|names| names.get(&selector.name));
+                if let Some(deployed) = versions.and_then(|versions| versions.get(&found.version)) {
+                    return Ok(deployed.clone());
+                }
+                ready.generation
+            };
+            let function = self.runtime.function(&found.digest, self.catalog.path(&found.digest)).await?;
+            let settings = self.catalog.settings(tenant, &found.name).await?;
+            let mut ready = self.deployed.ready.write().unwrap_or_else(PoisonError::into_inner);
+            // Settings that changed since they were read are read again.
+            if ready.generation == generation {
+                let deployed = Arc::new(self.deploy(&found, function, settings)?);
+                let names = ready.by_tenant.entry(tenant.to_owned()).or_default();
+                names.entry(selector.name).or_default().insert(found.version, deployed.clone());
+                return Ok(deployed);
             }
         }
-        let function = self.runtime.function(&found.digest, self.catalog.path(&found.digest)).await?;
-        let deployed = Arc::new(Deployed {
-            log: self.deployed.log(tenant, &found.name, self.config.limits.log_lines),
-            tenant: tenant.into(),
-            name: found.name.as_str().into(),
-            version: found.version,
-            function,
-            grant: Arc::default(),
-        });
-        let mut ready = self.deployed.ready.write().unwrap_or_else(PoisonError::into_inner);
-        let names = ready.entry(tenant.to_owned()).or_default();
-        names.entry(selector.name).or_default().insert(found.version, deployed.clone());
-        Ok(deployed)
     }
+
+    fn deploy(&self, found: &FunctionVersion, function: Arc<Function>, settings: Settings) -> Result<Deployed> {
+        let FunctionVersion { tenant, name, version, .. } = found;
+        let server = &self.runtime.services().limits;
+        let requested = requested(&function.manifest, server)?;
+        let granted = granted(&self.config, &settings, &requested);
+        let limits = match settings.limits.is_empty() {
+            true => server.clone(),
+            false => Arc::new(server.lowered(&settings.limits)),
+        };
+        Ok(Deployed {
+            tenant: tenant.as_str().into(),
+            name: name.as_str().into(),
+            version: *version,
+            function,
+            log: self.deployed.log(tenant, name, server.log_lines),
+            refusal: refusal(tenant, name, &requested.missing_from(&granted), &settings),
+            places: self.deployed.places(tenant, name, &limits),
+            grant: Arc::new(grant(granted, settings)),
+            limits,
+        })
+    }
+}
+
+/// What a component asks for.
+///
+/// Errors: `invalid-argument` and `too-large` where its manifest is wrong.
+pub(super) fn requested(manifest: &serde_json::Value, limits: &Limits) -> Result<GrantNames> {
+    let requested = GrantNames::of_manifest(manifest)?;
+    check_grants("the section hearth:manifest", &requested, limits)?;
+    Ok(requested)
+}
+
+/// What a function that asks for something is granted here.
+pub(super) fn granted(config: &Config, settings: &Settings, requested: &GrantNames) -> GrantNames {
+    let mut granted = settings.granted();
+    if config.grants_are_automatic() {
+        granted.add(requested);
+    }
+    granted
+}
+
+/// The names that are granted, with the values they have.
+fn grant(granted: GrantNames, settings: Settings) -> Grant {
+    let GrantNames { models, secrets, hosts, .. } = granted;
+    let Settings { config, secrets: mut values, .. } = settings;
+    let secrets = secrets.into_iter().map(|name| {
+        let value = values.remove(&name).flatten();
+        (name, value)
+    });
+    Grant { models, config, secrets: secrets.collect(), hosts }
+}
+
+/// Why a function cannot run, where it cannot, and the request that changes it.
+fn refusal(tenant: &str, name: &str, missing: &GrantNames, settings: &Settings) -> Option<String> {
+    let tenant = if tenant == "default" { String::new() } else { format!("/t/{tenant}") };
+    let path = format!("{tenant}/v1/functions/{name}/settings");
+    let unreadable = settings.unreadable_secrets();
+    if !unreadable.is_empty() {
+        let names = unreadable.join(", ");
+        return Some(format!(
+            "the secrets {names} of function '{name}' cannot be read: they were stored with another node key, or are \
+             damaged; set them again with PATCH {path} {{\"secrets\": {{\"{}\": \"…\"}}}}, or remove them with null",
+            unreadable[0]
+        ));
+    }
+    if missing.is_empty() {
+        return None;
+    }
+    const SPELLED_OUT: usize = 20;
+    let body = match missing.count() {
+        ..=SPELLED_OUT => serde_json::json!({ "grants": missing }).to_string(),
+        _ => "{\"grants\": …} and the missing_grants that GET shows there".to_owned(),
+    };
+    Some(format!("function '{name}' asks for what it was not granted: {missing}; grant it with PATCH {path} {body}"))
 }
 
 /// The newest log lines of a function.

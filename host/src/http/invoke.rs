@@ -24,14 +24,17 @@ pub(super) async fn invoke(
         None => (path, ""),
     };
     let deployed = app.deployed(tenant, selector).await?;
-    let limits = &app.config.limits;
+    deployed.check()?;
+    let limits = &*deployed.limits;
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, "body_bytes", limits.body_bytes, limits.body_idle_ms)?.collect().await?;
 
     let arrived = Instant::now();
     let deadline = arrived + Duration::from_millis(limits.invocation_ms);
-    let slot = tokio::time::timeout_at(deadline.into(), app.runtime.slot()).await;
-    let slot = slot.map_err(|_| Error::overloaded("no place became free within the deadline; try again later"))??;
+    let places = async { Ok((deployed.turn().await?, app.runtime.slot().await?)) };
+    let places: Result<Result<_>, _> = tokio::time::timeout_at(deadline.into(), places).await;
+    let (_turn, slot) =
+        places.map_err(|_| Error::overloaded("no place became free within the deadline; try again later"))??;
     let waited = arrived.elapsed();
     let wants_receipt = parts.headers.get("hearth-receipt").is_some_and(|value| value == "1");
     let call = Call {
@@ -40,6 +43,7 @@ pub(super) async fn invoke(
         function: deployed.name.clone(),
         grant: deployed.grant.clone(),
         phase: Phase::Serving,
+        limits: deployed.limits.clone(),
         deadline,
         stop: Stop::new(Some(deadline)),
     };

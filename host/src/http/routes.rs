@@ -24,6 +24,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/status", get(server_status))
         .route("/v1/functions", get(functions))
         .route("/v1/functions/{name}", put(put_function).get(function).delete(delete_function))
+        .route(
+            "/v1/functions/{name}/settings",
+            put(super::settings::put).patch(super::settings::patch).get(super::settings::get),
+        )
         .route("/v1/functions/{name}/versions", get(function_versions))
         .route("/v1/functions/{name}/aliases/{alias}", put(put_function_alias).delete(delete_function_alias))
         .route("/v1/functions/{name}/logs", get(function_logs))
@@ -57,12 +61,12 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Reply = Result<Response, Refusal>;
+pub(super) type Reply = Result<Response, Refusal>;
 
 /// What a path names: a function or model of a tenant, with valid names, and perhaps an alias.
-struct Target {
-    tenant: String,
-    name: String,
+pub(super) struct Target {
+    pub(super) tenant: String,
+    pub(super) name: String,
     alias: String,
 }
 
@@ -102,7 +106,7 @@ async fn wrong_method(request: axum::extract::Request) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, Refusal::from(error)).into_response()
 }
 
-fn ok(value: &Value) -> Reply {
+pub(super) fn ok(value: &Value) -> Reply {
     Ok(json_of(StatusCode::OK, value))
 }
 
@@ -128,7 +132,10 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
     let ledger = services.device.ledger();
     let (running, waiting) = app.runtime.load_now();
     let limits = app.config.limits.values().into_iter().map(|(limit, value)| {
-        json!({ "name": limit.name, "value": value, "default": limit.default, "reason": limit.reason.trim() })
+        json!({
+            "name": limit.name, "value": value, "default": limit.default, "per_function": limit.per_function,
+            "reason": limit.reason.trim(),
+        })
     });
     let used = crate::device::OwnerKind::ALL.map(|kind| (kind.as_str().to_owned(), json!(ledger.used_by(kind))));
     let engine = match app.models.engine() {
@@ -168,7 +175,11 @@ async fn functions(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -
 }
 
 async fn function(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
-    ok(&json!(app.catalog.function(&tenant, &name).await?))
+    let detail = app.catalog.function(&tenant, &name).await?;
+    let mut value = json!(detail);
+    value["missing_grants"] =
+        json!(super::settings::missing_grants(&app, &tenant, &name, &detail.grants_requested).await?);
+    ok(&value)
 }
 
 async fn function_versions(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
@@ -189,12 +200,14 @@ async fn put_function(
     }
     let blob = writer.finish().await?;
     let function = app.runtime.function(&blob.digest, app.catalog.path(&blob.digest)).await?;
+    let requested = super::deployed::requested(&function.manifest, limits)?;
     let put = app.catalog.put_function(&tenant, &name, &blob, function.world(), &function.manifest).await?;
+    let missing = super::settings::missing_grants(&app, &tenant, &name, &requested).await?;
     tracing::info!(tenant, name, version = put.version, "function {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
     let value = json!({
         "name": name, "version": put.version, "digest": blob.digest, "world": function.world(),
-        "grants_requested": function.manifest, "missing_grants": [],
+        "grants_requested": requested, "missing_grants": missing,
     });
     Ok(json_of(status, &value))
 }
@@ -328,6 +341,11 @@ async fn unload_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: 
     ok(&json!({ "name": name, "version": found.version, "unloaded": unloaded }))
 }
 
-fn limited(request: axum::extract::Request, limits: &Limits, name: &'static str, bytes: u64) -> Result<Limited<Body>> {
+pub(super) fn limited(
+    request: axum::extract::Request,
+    limits: &Limits,
+    name: &'static str,
+    bytes: u64,
+) -> Result<Limited<Body>> {
     Limited::new(request.into_body(), name, bytes, limits.body_idle_ms)
 }

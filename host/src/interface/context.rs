@@ -115,8 +115,9 @@ impl context::Host for Ctx {
 
     fn secret(&mut self, name: String) -> Result<Option<String>, Fault> {
         self.refused_in_init("secrets")?;
-        let secret = self.call.grant.secrets.get(&name).cloned();
-        secret.ok_or_else(|| {
+        let secret = self.call.grant.secrets.get(&name);
+        let value = secret.map(|secret| secret.as_ref().map(|value| value.expose().to_owned()));
+        value.ok_or_else(|| {
             let name: String = name.chars().take(64).collect();
             let message = format!(
                 "the function was not granted the secret '{name}'; name it in the handler's attribute, \

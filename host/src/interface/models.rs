@@ -14,6 +14,7 @@ impl models::Host for Ctx {}
 
 impl models::HostModel for Ctx {
     async fn open(&mut self, name: String) -> Result<Resource<Opened>, Fault> {
+        self.call.grant.check_model(&name)?;
         let started = Instant::now();
         let opened = match self.call.phase {
             Phase::Serving => self.services.models.open(&self.call.tenant, &name).await.map(Opened::Leased),
@@ -33,7 +34,8 @@ impl models::HostModel for Ctx {
 
     async fn asset(&mut self, model: Resource<Opened>, name: String) -> Result<Vec<u8>, Fault> {
         let description = self.table.get(&model)?.description().clone();
-        let read = tokio::task::spawn_blocking(move || description.asset(&name)).await;
+        let most_bytes = self.call.limits.asset_bytes;
+        let read = tokio::task::spawn_blocking(move || description.asset(&name, most_bytes)).await;
         Ok(read.map_err(|error| Error::host("reading an asset", error))??)
     }
 
@@ -95,7 +97,7 @@ impl Ctx {
         inputs: Vec<models::Argument>,
     ) -> Result<(Lease, Vec<(String, Tensor)>), Fault> {
         self.refused_in_init("model runs")?;
-        let most = self.services.limits.model_runs;
+        let most = self.call.limits.model_runs;
         if self.usage.model_runs >= most {
             let message = format!("this invocation ran models {most} times; model_runs allows no more");
             return Err(Error::limit_exceeded(message).into());

@@ -31,7 +31,7 @@ impl Ctx {
         let started = Instant::now();
         let device = self.services.device.clone();
         let borrowed: Vec<&Tensor> = inputs.iter().collect();
-        let plan = device.plan(&op, &borrowed)?;
+        let plan = device.plan(&op, &borrowed, &self.call.limits)?;
         let outputs = if plan.cost.operations <= INLINE_OPERATIONS {
             let outputs = device.perform(&self.account, &plan, &borrowed, &self.call.stop);
             self.usage.inline_us += micros_since(started);
@@ -95,9 +95,10 @@ impl operators::Host for Ctx {
     async fn decode_image(&mut self, data: Vec<u8>) -> Result<Handle, Fault> {
         self.refused_in_init("operators")?;
         let started = Instant::now();
-        let (services, account, stop) = (self.services.clone(), self.account.clone(), self.call.stop.clone());
+        let (services, limits) = (self.services.clone(), self.call.limits.clone());
+        let (account, stop) = (self.account.clone(), self.call.stop.clone());
         let decode = move || {
-            let (shape, pixels) = decode_image(&data, &account, &services.limits, &stop)?;
+            let (shape, pixels) = decode_image(&data, &account, &limits, &stop)?;
             services.device.adopt(&account, DType::U8, shape, Box::new(pixels))
         };
         let tensor =

@@ -10,7 +10,7 @@ impl Ctx {
     /// The model call that a guest asks for, with its tensors taken out of its hands. A handle that is none is a trap.
     pub(super) fn take_call(&mut self, call: pipelines::Call) -> wasmtime::Result<Result<ModelCall>> {
         let pipelines::Call { model, inputs, state, keep } = call;
-        let most = self.services.limits.pipeline_state_bytes;
+        let most = self.call.limits.pipeline_state_bytes;
         if state.len() as u64 > most {
             let message = format!("the state has {} bytes; pipeline_state_bytes allows {most}", state.len());
             return Ok(Err(Error::new(Kind::TooLarge, message)));

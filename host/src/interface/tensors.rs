@@ -58,7 +58,7 @@ impl tensors::Host for Ctx {}
 impl tensors::HostTensor for Ctx {
     fn create(&mut self, dtype: tensors::Dtype, shape: Vec<u64>, data: Vec<u8>) -> Result<Resource<Tensor>, Fault> {
         self.refused_in_init("tensors")?;
-        let shape = Shape::new(&shape, self.services.limits.tensor_rank)?;
+        let shape = Shape::new(&shape, self.call.limits.tensor_rank)?;
         let tensor = self.services.device.create(&self.account, dtype_of_guest(dtype), shape, &data)?;
         self.usage.uploaded_bytes += data.len() as u64;
         Ok(self.table.push(tensor)?)
@@ -66,7 +66,7 @@ impl tensors::HostTensor for Ctx {
 
     fn create_text(&mut self, shape: Vec<u64>, values: Vec<String>) -> Result<Resource<Tensor>, Fault> {
         self.refused_in_init("tensors")?;
-        let shape = Shape::new(&shape, self.services.limits.tensor_rank)?;
+        let shape = Shape::new(&shape, self.call.limits.tensor_rank)?;
         let bytes: u64 = values.iter().map(|value| value.len() as u64).sum();
         let tensor = Tensor::text(&self.services.device, &self.account, shape, values)?;
         self.usage.uploaded_bytes += bytes;
@@ -117,7 +117,7 @@ impl tensors::HostTensor for Ctx {
     }
 
     fn reshape(&mut self, tensor: Resource<Tensor>, shape: Vec<i64>) -> Result<Resource<Tensor>, Fault> {
-        let view = self.table.get(&tensor)?.reshape(&shape)?;
+        let view = self.table.get(&tensor)?.reshape(&shape, &self.call.limits)?;
         Ok(self.table.push(view)?)
     }
 

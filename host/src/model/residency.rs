@@ -179,8 +179,7 @@ impl Models {
         let resolved = self.table.directory.resolve(tenant, name).await?;
         let loaded = self.table.loaded(&resolved).await?;
         loaded.counts.leases.fetch_add(1, Ordering::Relaxed);
-        let description =
-            Description { resolved, blobs: self.table.blobs.clone(), asset_bytes: self.table.limits.asset_bytes };
+        let description = Description { resolved, blobs: self.table.blobs.clone() };
         Ok(Lease(Arc::new(Held { loaded, description, table: self.table.clone() })))
     }
 
@@ -194,8 +193,7 @@ impl Models {
     /// Errors: those of the directory (`not-found`).
     pub async fn describe(&self, tenant: &str, name: &str) -> Result<Description> {
         let resolved = self.table.directory.resolve(tenant, name).await?;
-        let asset_bytes = self.table.limits.asset_bytes;
-        Ok(Description { resolved, blobs: self.table.blobs.clone(), asset_bytes })
+        Ok(Description { resolved, blobs: self.table.blobs.clone() })
     }
 
     /// Loads a model that is not known yet, to see whether it works, and frees it again.
@@ -452,7 +450,6 @@ impl Lease {
 pub struct Description {
     resolved: Arc<Resolved>,
     blobs: Arc<dyn Blobs>,
-    asset_bytes: u64,
 }
 
 impl Description {
@@ -473,14 +470,14 @@ impl Description {
 
     /// The bytes of an asset, which is its path below `assets/`. Blocks on the disk.
     ///
-    /// Errors: `not-found`, listing the names there are; `too-large` where it exceeds `asset_bytes`; those of the disk.
-    pub fn asset(&self, name: &str) -> Result<Vec<u8>> {
+    /// Errors: `not-found`, listing the names there are; `too-large` where it exceeds `limit_bytes`, the caller's
+    /// `asset_bytes`; those of the disk.
+    pub fn asset(&self, name: &str, limit_bytes: u64) -> Result<Vec<u8>> {
         let Some(file) = self.resolved.package.asset(name) else {
             return Err(self.no_asset(name));
         };
-        let limit = self.asset_bytes;
-        if file.bytes > limit {
-            let message = format!("asset '{name}' has {} bytes; the limit asset_bytes is {limit}", file.bytes);
+        if file.bytes > limit_bytes {
+            let message = format!("asset '{name}' has {} bytes; the limit asset_bytes is {limit_bytes}", file.bytes);
             return Err(Error::too_large(message));
         }
         std::fs::read(self.blobs.path(&file.digest)).map_err(|error| Error::storage("reading an asset", error))

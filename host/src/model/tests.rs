@@ -5,7 +5,7 @@
 mod graph;
 
 use super::*;
-use crate::config::{Config, RawConfig};
+use crate::config::{Config, Limits, RawConfig};
 use crate::device::{Account, Cpu, DType, Device, Ledger, Owner, OwnerKind, Shape, Stop, Tensor};
 use crate::error::{Error, Kind, Result};
 use graph::{F32, Graph, S64, TEXT};
@@ -229,7 +229,7 @@ async fn outputs_outlive_inputs_leases_and_the_model() {
         .output("y", F32, "n");
     let lease = house.lease("passes", graph).await;
     let x = house.floats(&[3], &[1.0, 2.0, 3.0]);
-    let view = x.reshape(&[3]).unwrap();
+    let view = x.reshape(&[3], &Limits::default()).unwrap();
     let account = house.account();
     let outputs = infer(&lease, &account, &[("x", &view)]).await.unwrap();
     drop((x, view, lease));
@@ -308,9 +308,12 @@ async fn external_data_is_read_from_the_package() {
     let expected: Vec<u8> = [3.5f32, 1.5].iter().flat_map(|value| value.to_le_bytes()).collect();
     assert_eq!(outputs[0].1.host_bytes().unwrap(), expected);
 
-    assert_eq!(lease.description().asset_names(), ["a/b.txt"]);
-    assert_eq!(lease.description().asset("a/b.txt").unwrap(), b"text");
-    let missing = lease.description().asset("../model.onnx").unwrap_err();
+    let description = lease.description();
+    assert_eq!(description.asset_names(), ["a/b.txt"]);
+    assert_eq!(description.asset("a/b.txt", 4).unwrap(), b"text");
+    let large = description.asset("a/b.txt", 3).unwrap_err();
+    assert!(large.kind() == Kind::TooLarge && large.message().contains("asset_bytes is 3"), "{large}");
+    let missing = description.asset("../model.onnx", 4).unwrap_err();
     assert!(missing.kind() == Kind::NotFound && missing.message().contains("there are a/b.txt"), "{missing}");
 }
 

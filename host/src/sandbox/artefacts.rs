@@ -5,12 +5,13 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use hmac::{Hmac, KeyInit, Mac};
+use crate::node_key::NodeKey;
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -20,7 +21,7 @@ const TAG_BYTES: usize = 32;
 /// The folder of compiled code and the key that authenticates it.
 pub(super) struct Artefacts {
     folder: PathBuf,
-    key: [u8; 32],
+    key: NodeKey,
     fingerprint: String,
 }
 
@@ -36,7 +37,7 @@ impl Artefacts {
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
-        let key = node_key(&data.join("node.key"))?;
+        let key = NodeKey::open(data)?;
         Ok(Artefacts { folder, key, fingerprint: format!("{:016x}", hasher.finish()) })
     }
 
@@ -89,40 +90,10 @@ impl Artefacts {
     }
 
     fn mac(&self, digest: &str, code: &[u8]) -> Hmac<Sha256> {
-        // HMAC pads a key that is shorter than SHA-256's block with zeros (RFC 2104).
-        let mut block = [0; 64];
-        block[..self.key.len()].copy_from_slice(&self.key);
-        let mut mac = Hmac::<Sha256>::new(&block.into());
+        let mut mac = self.key.hmac();
         mac.update(digest.as_bytes());
         mac.update(code);
         mac
-    }
-}
-
-/// The key of this data folder: 32 random bytes in a file of mode 0600.
-fn node_key(path: &Path) -> Result<[u8; 32]> {
-    let failed = |error: std::io::Error| Error::storage("reading or making the node key", error);
-    match fs::read(path) {
-        Ok(bytes) => bytes.try_into().map_err(|_| {
-            let message =
-                "the file node.key in the data folder is damaged; remove it (compiled code is then made anew)";
-            Error::invalid_argument(message)
-        }),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let key: [u8; 32] = rand::random();
-            let partial = path.with_extension("partial");
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&partial)
-                .map_err(failed)?;
-            file.write_all(&key).and_then(|()| file.sync_all()).map_err(failed)?;
-            fs::rename(&partial, path).map_err(failed)?;
-            Ok(key)
-        }
-        Err(error) => Err(failed(error)),
     }
 }
 

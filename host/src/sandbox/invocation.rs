@@ -1,7 +1,6 @@
 //! One request through one fresh instance, under its limits; it never outlives its deadline or its caller.
 
 use super::{Function, Runtime, Slot};
-use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
 use crate::interface::{Answer, Call, Ctx, LogLevel, LogLine, Request, Response, Turn, Usage};
 use std::future::Future;
@@ -184,7 +183,7 @@ impl Runtime {
         };
         // While the device works, others have the place.
         drop(slot);
-        let deadline = progress.ctx.call().deadline;
+        let (deadline, limit_ms) = (progress.ctx.call().deadline, progress.ctx.call().limits.invocation_ms);
         let between = async {
             let finished = progress.ctx.run(call).await?;
             let asked = Instant::now();
@@ -195,7 +194,7 @@ impl Runtime {
         let (finished, slot) = match tokio::time::timeout_at(deadline.into(), between).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => return (progress, Err(error)),
-            Err(_) => return (progress, Err(self.too_late())),
+            Err(_) => return (progress, Err(too_late(limit_ms))),
         };
         let (progress, answer) = self.turn(function, progress, Turn::Finish(finished)).await;
         drop(slot);
@@ -209,7 +208,7 @@ impl Runtime {
     /// Lets a fresh instance take its turn, until the deadline.
     async fn turn(&self, function: &Function, progress: Progress, turn: Turn) -> (Progress, Result<Answer>) {
         let Progress { ctx, mut polled, waited, memory_bytes } = progress;
-        let deadline = ctx.call().deadline;
+        let (deadline, limit_ms) = (ctx.call().deadline, ctx.call().limits.invocation_ms);
         let mut store = self.store(ctx);
         let answer = {
             let turn = function.program.turn(&mut store, function.init_first(), turn);
@@ -218,7 +217,7 @@ impl Runtime {
         };
         let (mut ctx, limiter) = store.into_data().into_parts();
         let answer = match answer {
-            Err(_) => Err(self.too_late()),
+            Err(_) => Err(too_late(limit_ms)),
             Ok(Err(trap)) => Err(trapped(&trap, &ctx, &limiter)),
             Ok(Ok(answer)) => answer,
         };
@@ -228,19 +227,19 @@ impl Runtime {
 
     /// A store for one instance, under its limits.
     fn store(&self, ctx: Ctx) -> Store<State> {
-        store(&self.engine, ctx, &self.services.limits)
-    }
-
-    fn too_late(&self) -> Error {
-        let most = self.services.limits.invocation_ms;
-        Error::deadline_exceeded(format!(
-            "the handler did not answer within {most} ms; make it faster or raise invocation_ms"
-        ))
+        store(&self.engine, ctx)
     }
 }
 
+fn too_late(most_ms: u64) -> Error {
+    Error::deadline_exceeded(format!(
+        "the handler did not answer within {most_ms} ms; make it faster or raise invocation_ms"
+    ))
+}
+
 /// A store for one instance, under its limits.
-pub(super) fn store(engine: &Engine, ctx: Ctx, limits: &Limits) -> Store<State> {
+pub(super) fn store(engine: &Engine, ctx: Ctx) -> Store<State> {
+    let limits = ctx.call().limits.clone();
     let limiter = Limiter {
         largest_bytes: limits.guest_memory_bytes as usize,
         largest_table: limits.guest_table_elements as usize,
@@ -310,10 +309,15 @@ pub(super) fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> E
                 .to_owned()
         }
         (_, None, Some(other)) => format!("the handler trapped: {other}"),
-        (_, None, None) => match trap.root_cause().to_string() {
+        (refused, None, None) => match (trap.root_cause().to_string(), refused) {
             // wasmtime's error has no type of its own for this.
-            cause if cause.contains("hostcalls") => format!("the handler trapped: {cause}; hostcall_bytes bounds it"),
-            cause => format!("the handler trapped: {cause}"),
+            (cause, Some(refused)) if cause.contains("minimum size") => {
+                format!("the handler's instance does not fit: {refused}")
+            }
+            (cause, _) if cause.contains("hostcalls") => {
+                format!("the handler trapped: {cause}; hostcall_bytes bounds it")
+            }
+            (cause, _) => format!("the handler trapped: {cause}"),
         },
     };
     let backtrace = trap.downcast_ref::<wasmtime::WasmBacktrace>().map(|frames| frames.to_string());

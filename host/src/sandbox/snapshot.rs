@@ -85,8 +85,8 @@ async fn run(request: &Request, wasm: &[u8]) -> Result<Reply> {
     let deadline = Instant::now() + Duration::from_millis(limits.invocation_ms);
     let engine = engine(limits)?;
     let ticking = super::Ticker::start(&engine, Duration::from_millis(limits.yield_ms))?;
-    let ctx = interface::Ctx::new(services(request), call(&request.preparation, deadline));
-    let mut store = store(&engine, ctx, limits);
+    let ctx = interface::Ctx::new(services(request), call(request, deadline));
+    let mut store = store(&engine, ctx);
 
     // A component that the snapshotter cannot take apart is run as it is: init must still succeed.
     let mut wizer = Wizer::new();
@@ -168,13 +168,16 @@ fn services(request: &Request) -> Arc<Services> {
     Arc::new(Services { device, models, limits })
 }
 
-fn call(preparation: &Preparation, deadline: Instant) -> Call {
-    let grant = Grant { config: preparation.config.clone(), ..Grant::default() };
+fn call(request: &Request, deadline: Instant) -> Call {
+    let preparation = &request.preparation;
+    let models = preparation.models.keys().cloned().collect();
+    let grant = Grant { config: preparation.config.clone(), models, ..Grant::default() };
     Call {
         request_id: "init".into(),
         tenant: preparation.tenant.as_str().into(),
         function: preparation.function.as_str().into(),
         grant: Arc::new(grant),
+        limits: Arc::new(request.limits.clone()),
         phase: Phase::Init,
         deadline,
         stop: Stop::new(Some(deadline)),

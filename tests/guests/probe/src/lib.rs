@@ -7,7 +7,7 @@ mod hostile;
 mod models;
 mod tensors;
 
-#[handler(models = ["magika"], config = ["greeting"])]
+#[handler(models = ["magika"], config = ["greeting"], secrets = ["TOKEN"])]
 fn probe(request: Request) -> Result<Response> {
     let path = request.path().to_owned();
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
@@ -24,6 +24,8 @@ fn probe(request: Request) -> Result<Response> {
             context::config("greeting"),
             context::config("unset"),
         ))),
+        // `/secret/TOKEN`
+        "secret" => Ok(Response::text(format!("{:?}", context::secret(case)?))),
         // `/log?count=3&length=20`: lines of each level in turn.
         "log" => log(number(&request, "count", 5)?, number(&request, "length", 20)?),
         // `/status/42`
