@@ -193,7 +193,7 @@ mod tests {
             "unreadable_secrets": ["L"], "missing_grants": {"models": [], "hosts": ["h"]},
         });
         let text = shown(&value);
-        assert!(text.contains("secret         L     cannot be read"), "{text}");
+        assert!(text.contains("L          cannot be read; set it again\n"), "{text}");
         assert!(text.ends_with("it cannot run before it is granted hosts h\n"), "{text}");
         assert_eq!(shown(&json!({})), "nothing is set\n");
     }
