@@ -28,6 +28,7 @@ mod package;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod versions;
 
 pub use blobs::{Blob, BlobWriter};
@@ -35,8 +36,10 @@ pub use functions::{FunctionDetail, FunctionSummary, FunctionVersion};
 pub use models::{ModelDetail, ModelSummary, ModelVersion, ModelVersionDetail};
 pub use names::{At, Selector, check_alias, check_name};
 pub use package::{ModelUpload, ModelWriter};
+pub use unpack::UNPACK;
 
 use crate::config::Limits;
+use crate::confined::Confined;
 use crate::error::{Error, Kind, Result};
 use blobs::{BlobFile, BlobStore, blocking};
 use cache::Cache;
@@ -64,6 +67,7 @@ pub struct Catalog {
 #[derive(Debug)]
 struct Inner {
     limits: Limits,
+    confined: Arc<Confined>,
     blobs: Arc<BlobStore>,
     functions: versions::Versions,
     models: versions::Versions,
@@ -90,11 +94,11 @@ pub struct Put {
 
 impl Catalog {
     /// Opens the catalog in a folder, which is made (mode 0700) where it is missing, and holds the folder for this
-    /// process. Must be called within a tokio runtime.
+    /// process. Archives are unpacked by children that `confined` starts. Must be called within a tokio runtime.
     ///
     /// Errors: `permission-denied` where the folder cannot be written, `conflict` where another hearth holds it or a
     /// newer one made it, `storage-full`. These messages name the folder, and are for the person who starts the server.
-    pub async fn open(data: &Path, limits: &Limits) -> Result<Catalog> {
+    pub async fn open(data: &Path, limits: &Limits, confined: Arc<Confined>) -> Result<Catalog> {
         let root = data.to_owned();
         let folder = blocking(move || Folder::open(&root)).await?;
         // FULL: with NORMAL the last commits in WAL mode are lost with the power, and a 201 is a promise. It costs a sync
@@ -125,6 +129,7 @@ impl Catalog {
         let collector = Mutex::new(Some(Collector { task, stop }));
         let inner = Inner {
             limits: limits.clone(),
+            confined,
             blobs,
             functions: versions::Versions { pool: pool.clone(), kind: versions::Kind::Function },
             models: versions::Versions { pool, kind: versions::Kind::Model },
@@ -144,10 +149,9 @@ impl Catalog {
     }
 
     /// Begins the upload of a model: an `.onnx` file or a tar. Its first bytes tell which.
-    ///
-    /// Errors: `overloaded` where no thread can be had.
-    pub fn begin_model(&self) -> Result<ModelWriter> {
-        ModelWriter::begin(Arc::clone(&self.inner.blobs), self.inner.limits.clone())
+    pub fn begin_model(&self) -> ModelWriter {
+        let Inner { blobs, limits, confined, .. } = &*self.inner;
+        ModelWriter::new(Arc::clone(blobs), limits.clone(), Arc::clone(confined))
     }
 
     /// Whether the database answers.

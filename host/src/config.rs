@@ -30,6 +30,11 @@ pub struct RawConfig {
     /// Set a limit; repeat for several. `hearth status` lists them all
     #[arg(long = "limit", env = "HEARTH_LIMITS", value_name = "NAME=VALUE", value_delimiter = ',')]
     pub limits: Vec<String>,
+    /// The program that is started for work on untrusted input [default: this one]. Tests that serve from a program of
+    /// their own need it.
+    #[arg(hide = true, long, env = "HEARTH_PROGRAM", value_name = "FILE")]
+    #[serde(skip)]
+    pub program: Option<PathBuf>,
     /// A TOML file with the same settings, used where flags and environment are silent
     #[arg(long, env = "HEARTH_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -47,9 +52,14 @@ pub struct Config {
     pub ort_lib: Option<PathBuf>,
     /// Threads of one model run.
     pub model_threads: usize,
+    /// The program that is started for work on untrusted input.
+    pub program: PathBuf,
     /// Every limit.
     pub limits: Limits,
 }
+
+/// This program, also where its file was replaced since it started.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 impl RawConfig {
     /// Reads the file named by `--config`, if any, and gives valid settings. Flags and environment win over the file.
@@ -80,7 +90,8 @@ impl RawConfig {
             limits.set(assignment)?;
         }
         let ort_lib = self.ort_lib.or(file.ort_lib);
-        Ok(Config { listen, data, ort_lib, model_threads, limits })
+        let program = self.program.unwrap_or_else(|| PathBuf::from(THIS_PROGRAM));
+        Ok(Config { listen, data, ort_lib, model_threads, program, limits })
     }
 }
 

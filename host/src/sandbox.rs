@@ -2,17 +2,20 @@
 //! invocation; it never knows names, versions or HTTP.
 
 mod artefacts;
+mod compile;
 mod invocation;
 
+pub use compile::COMPILE;
 pub use invocation::{Invocation, Outcome, Receipt};
 
 use crate::config::{Config, Limits};
-use crate::error::{Error, Kind, Result};
+use crate::confined::Confined;
+use crate::error::{Error, Result};
 use crate::interface::{self, Handler, Services};
 use artefacts::Artefacts;
 use invocation::State;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -26,6 +29,7 @@ pub struct Runtime {
     linker: Linker<State>,
     services: Arc<Services>,
     artefacts: Artefacts,
+    confined: Arc<Confined>,
     functions: Mutex<HashMap<String, Arc<OnceCell<Arc<Function>>>>>,
     slots: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
@@ -86,8 +90,8 @@ pub fn engine_config(limits: &Limits) -> wasmtime::Config {
 
 impl Runtime {
     /// A runtime with its pool allocated and its folder for compiled code below the data folder. Starts the thread that
-    /// makes running guests yield.
-    pub fn new(config: &Config, services: Arc<Services>) -> Result<Runtime> {
+    /// makes running guests yield. Components are compiled by children that `confined` starts.
+    pub fn new(config: &Config, services: Arc<Services>, confined: Arc<Confined>) -> Result<Runtime> {
         let limits = &config.limits;
         let engine = Engine::new(&engine_config(limits)).map_err(|error| {
             let message = format!(
@@ -111,6 +115,7 @@ impl Runtime {
             linker,
             services,
             artefacts,
+            confined,
             ticker,
         })
     }
@@ -121,14 +126,7 @@ impl Runtime {
     /// Errors: `InvalidArgument` where the bytes are no component of this contract; the message says what to change.
     pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf) -> Result<Arc<Function>> {
         let cell = self.functions().entry(digest.to_owned()).or_default().clone();
-        let found = cell
-            .get_or_try_init(async || {
-                let (runtime, digest) = (self.clone(), digest.to_owned());
-                let task = tokio::task::spawn_blocking(move || runtime.load(&digest, &path));
-                task.await.map_err(|error| Error::host("compiling a component", error))?.map(Arc::new)
-            })
-            .await
-            .cloned();
+        let found = cell.get_or_try_init(async || self.load(digest, path).await.map(Arc::new)).await.cloned();
         if found.is_err() {
             // Only a cell that is still empty is forgotten: another caller may have succeeded meanwhile.
             let mut functions = self.functions();
@@ -179,19 +177,34 @@ impl Runtime {
         self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn load(&self, digest: &str, path: &Path) -> Result<Function> {
-        let wasm = std::fs::read(path).map_err(|error| Error::storage("reading a component", error))?;
-        let manifest = manifest(&wasm)?;
-        let component = match self.artefacts.load(&self.engine, digest) {
-            Some(component) => component,
-            None => {
-                let component = compile(&self.engine, &wasm)?;
-                self.artefacts.store(digest, &component);
-                component
-            }
+    async fn load(self: &Arc<Self>, digest: &str, path: PathBuf) -> Result<Function> {
+        let kept = self.blocking(digest, |runtime, digest| Ok(runtime.artefacts.load(&runtime.engine, digest))).await?;
+        if let Some((component, manifest)) = kept {
+            return self.blocking(digest, move |runtime, _| runtime.link(&component, manifest)).await;
+        }
+        let limits = &self.services.limits;
+        let compiled = compile::compile(&self.confined, limits, path, self.artefacts.folder()).await?;
+        let link = move |runtime: &Runtime, digest: &str| {
+            let component = runtime.artefacts.keep(&runtime.engine, digest, &compiled)?;
+            runtime.link(&component, compiled.manifest)
         };
-        let handler = Handler::new(&self.linker, &component)?;
+        self.blocking(digest, link).await
+    }
+
+    fn link(&self, component: &Component, manifest: serde_json::Value) -> Result<Function> {
+        let handler = Handler::new(&self.linker, component)?;
         Ok(Function { handler, world: "handler", manifest })
+    }
+
+    /// Does what waits for the disk where that holds nobody up.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        digest: &str,
+        work: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (runtime, digest) = (self.clone(), digest.to_owned());
+        let task = tokio::task::spawn_blocking(move || work(&runtime, &digest));
+        task.await.map_err(|error| Error::host("loading a component", error))?
     }
 }
 
@@ -232,65 +245,4 @@ fn start_ticker(engine: &Engine, period: Duration, running: &Arc<AtomicBool>) ->
     };
     let started = std::thread::Builder::new().name("epoch".to_owned()).spawn(body);
     started.map(drop).map_err(|error| Error::host("starting a thread", error))
-}
-
-const CORE_MODULE: [u8; 8] = *b"\0asm\x01\0\0\0";
-const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
-
-fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component> {
-    if wasm.starts_with(&CORE_MODULE) {
-        return Err(Error::invalid_argument(
-            "this is a core WebAssembly module, not a component; build it with `cargo build --target wasm32-wasip2`, or \
-             turn it into a component with `wasm-tools component new`",
-        ));
-    }
-    if !wasm.starts_with(&COMPONENT) {
-        let shown: Vec<String> = wasm.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        return Err(Error::invalid_argument(format!(
-            "this is no WebAssembly component: it starts with the bytes [{}] instead of [00 61 73 6d 0d 00 01 00]",
-            shown.join(" ")
-        )));
-    }
-    Component::from_binary(engine, wasm).map_err(|error| {
-        Error::invalid_argument(format!("the component does not compile: {}", interface::causes(&error)))
-    })
-}
-
-/// The JSON of the custom section `hearth:manifest`, wherever in the component it lies; `null` without one.
-fn manifest(wasm: &[u8]) -> Result<serde_json::Value> {
-    const LARGEST_BYTES: usize = 1 << 20;
-    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
-        // Bytes that do not parse are refused by the compiler, with its reason.
-        let Ok(payload) = payload else { break };
-        if let wasmparser::Payload::CustomSection(section) = payload
-            && section.name() == "hearth:manifest"
-        {
-            if section.data().len() > LARGEST_BYTES {
-                return Err(Error::new(Kind::TooLarge, "the section hearth:manifest is larger than 1 MiB"));
-            }
-            return serde_json::from_slice(section.data()).map_err(|error| {
-                Error::invalid_argument(format!("the section hearth:manifest is not the JSON it should be: {error}"))
-            });
-        }
-    }
-    Ok(serde_json::Value::Null)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_component_is_told_apart() {
-        let engine = Engine::default();
-        let message = |bytes: &[u8]| match compile(&engine, bytes) {
-            Ok(_) => String::new(),
-            Err(error) => error.message().to_owned(),
-        };
-        assert!(message(b"").contains("no WebAssembly component"));
-        assert!(message(b"hello").contains("68 65 6c 6c 6f"));
-        assert!(message(&CORE_MODULE).contains("core WebAssembly module"));
-        assert!(message(&[&COMPONENT[..], &[0xff; 20]].concat()).contains("does not compile"));
-        assert_eq!(message(&COMPONENT), "");
-    }
 }

@@ -28,6 +28,8 @@ impl TestServer {
             listen: Some("127.0.0.1:0".to_owned()),
             data: Some(data.path().join("data")),
             ort_lib: ort_library(),
+            // The program of the tests has no command for a child.
+            program: Some(env!("CARGO_BIN_EXE_hearth").into()),
             // Enough for these tests, and many servers run at once.
             limits: ["concurrent_invocations=32"].iter().chain(limits).map(|limit| (*limit).to_owned()).collect(),
             ..RawConfig::default()
