@@ -68,9 +68,15 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data: &Path) -> Process {
+        Process::with(data, &[])
+    }
+
+    /// With further arguments of `serve`.
+    pub(crate) fn with(data: &Path, arguments: &[&str]) -> Process {
         let mut child = command()
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -78,6 +84,11 @@ impl Process {
         std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().rsplit('/').next().unwrap().parse().unwrap_or_else(|_| panic!("said: {line}"));
         Process { client: Client::new(address), child }
+    }
+
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// kill -9

@@ -65,7 +65,12 @@ impl ModelWriter {
     pub async fn write(&mut self, data: &[u8]) -> Result<()> {
         self.bytes = self.bytes.saturating_add(data.len() as u64);
         self.gathered.extend_from_slice(data);
-        let enough = if self.target.is_none() { FIRST_BYTES } else { GATHERED_BYTES };
+        let enough = match &self.target {
+            None => FIRST_BYTES,
+            // A slow client hears at once that its time is over.
+            Some(Target::Archive(_, outcome)) if outcome.is_finished() => 0,
+            Some(_) => GATHERED_BYTES,
+        };
         if self.gathered.len() < enough {
             return Ok(());
         }
