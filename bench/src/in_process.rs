@@ -5,6 +5,7 @@ use crate::floor::{self, mean_told};
 use anyhow::{Context, Result, ensure};
 use hearth::catalog::Catalog;
 use hearth::config::RawConfig;
+use hearth::confined::Confined;
 use hearth::device::{Cpu, Device, Ledger, Stop};
 use hearth::interface::{Call, Grant, Phase, Services};
 use hearth::model::Models;
@@ -14,19 +15,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The mean microseconds of one invocation with a body of `bytes` each way.
-pub(crate) fn microseconds(component: &Path, bytes: usize) -> Result<f64> {
+/// `program` is hearth's, whose child compiles the component.
+pub(crate) fn microseconds(program: &Path, component: &Path, bytes: usize) -> Result<f64> {
     let threads = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     threads.block_on(async {
         let folder = tempfile::tempdir()?;
-        let raw = RawConfig { data: Some(folder.path().join("data")), ..RawConfig::default() };
+        let (data, program) = (Some(folder.path().join("data")), Some(std::path::absolute(program)?));
+        let raw = RawConfig { data, program, ..RawConfig::default() };
         let config = raw.resolve()?;
         let limits = Arc::new(config.limits.clone());
         let device: Arc<dyn Device> = Cpu::new(Ledger::new(limits.device_bytes), config.limits.clone());
-        let catalog = Arc::new(Catalog::open(&config.data, &config.limits).await?);
-        let models = Arc::new(Models::new(&config, device.clone(), catalog.clone(), catalog)?);
+        let confined = Arc::new(Confined::new(&config)?);
+        let catalog = Arc::new(Catalog::open(&config.data, &config.limits, confined.clone()).await?);
+        let models = Arc::new(Models::new(&config, device.clone(), catalog.clone(), catalog, confined.clone())?);
         let services = Arc::new(Services { device, models, limits: limits.clone() });
-        let runtime = Arc::new(Runtime::new(&config, services)?);
-        let function = runtime.function("bench", component.to_owned()).await?;
+        let runtime = Arc::new(Runtime::new(&config, services, confined)?);
+        let function = runtime.function("bench", std::path::absolute(component)?).await?;
         let (name, tenant, request_id): (Arc<str>, Arc<str>, Arc<str>) =
             ("echo".into(), "default".into(), "0".repeat(32).into());
         let grant = Arc::new(Grant::default());

@@ -69,7 +69,7 @@ enum Part {
     Floor { component: PathBuf, bytes: usize },
     /// Prints the microseconds of one invocation in this process
     #[command(hide = true)]
-    InProcess { component: PathBuf, bytes: usize },
+    InProcess { program: PathBuf, component: PathBuf, bytes: usize },
     /// Serves an echo with nothing but hyper
     #[command(hide = true)]
     Hyper { port: u16 },
@@ -91,8 +91,8 @@ fn run(arguments: &Arguments) -> Result<()> {
             println!("{}", floor::microseconds(component, *bytes)?);
             Ok(())
         }
-        Some(Part::InProcess { component, bytes }) => {
-            println!("{}", in_process::microseconds(component, *bytes)?);
+        Some(Part::InProcess { program, component, bytes }) => {
+            println!("{}", in_process::microseconds(program, component, *bytes)?);
             Ok(())
         }
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),

@@ -30,6 +30,7 @@ mod schema;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod vault;
 mod versions;
 
@@ -39,8 +40,10 @@ pub use models::{ModelDetail, ModelSummary, ModelVersionDetail};
 pub use names::{At, Selector, check_alias, check_key, check_name};
 pub use package::{ModelUpload, ModelWriter};
 pub use settings::{Settings, SettingsChange, check_grants};
+pub use unpack::UNPACK;
 
 use crate::config::Limits;
+use crate::confined::Confined;
 use crate::error::{Error, Kind, Result};
 use crate::model::Resolved;
 use crate::node_key::NodeKey;
@@ -70,6 +73,7 @@ pub struct Catalog {
 #[derive(Debug)]
 struct Inner {
     limits: Limits,
+    confined: Arc<Confined>,
     blobs: Arc<BlobStore>,
     vault: vault::Vault,
     functions: versions::Versions,
@@ -97,11 +101,11 @@ pub struct Put {
 
 impl Catalog {
     /// Opens the catalog in a folder, which is made (mode 0700) where it is missing, and holds the folder for this
-    /// process. Must be called within a tokio runtime.
+    /// process. Archives are unpacked by children that `confined` starts. Must be called within a tokio runtime.
     ///
     /// Errors: `permission-denied` where the folder cannot be written, `conflict` where another hearth holds it or a
     /// newer one made it, `storage-full`. These messages name the folder, and are for the person who starts the server.
-    pub async fn open(data: &Path, limits: &Limits) -> Result<Catalog> {
+    pub async fn open(data: &Path, limits: &Limits, confined: Arc<Confined>) -> Result<Catalog> {
         let root = data.to_owned();
         let opened = move || {
             let folder = Folder::open(&root)?;
@@ -137,6 +141,7 @@ impl Catalog {
         let collector = Mutex::new(Some(Collector { task, stop }));
         let inner = Inner {
             limits: limits.clone(),
+            confined,
             blobs,
             vault: vault::Vault::new(&key),
             functions: versions::Versions { pool: pool.clone(), kind: versions::Kind::Function },
@@ -157,10 +162,9 @@ impl Catalog {
     }
 
     /// Begins the upload of a model: an `.onnx` file or a tar. Its first bytes tell which.
-    ///
-    /// Errors: `overloaded` where no thread can be had.
-    pub fn begin_model(&self) -> Result<ModelWriter> {
-        ModelWriter::begin(Arc::clone(&self.inner.blobs), self.inner.limits.clone())
+    pub fn begin_model(&self) -> ModelWriter {
+        let Inner { blobs, limits, confined, .. } = &*self.inner;
+        ModelWriter::new(Arc::clone(blobs), limits.clone(), Arc::clone(confined))
     }
 
     /// Whether the database answers.

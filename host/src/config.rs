@@ -33,6 +33,11 @@ pub struct RawConfig {
     /// Set a limit; repeat for several. `hearth status` lists them all
     #[arg(long = "limit", env = "HEARTH_LIMITS", value_name = "NAME=VALUE", value_delimiter = ',')]
     pub limits: Vec<String>,
+    /// The program that is started for work on untrusted input [default: this one]. Tests that serve from a program of
+    /// their own need it.
+    #[arg(hide = true, long, env = "HEARTH_PROGRAM", value_name = "FILE")]
+    #[serde(skip)]
+    pub program: Option<PathBuf>,
     /// A TOML file with the same settings, used where flags and environment are silent
     #[arg(long, env = "HEARTH_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -52,6 +57,8 @@ pub struct Config {
     pub model_threads: usize,
     /// Whether functions get only what their settings grant, whoever reaches the server.
     pub require_grants: bool,
+    /// The program that is started for work on untrusted input.
+    pub program: PathBuf,
     /// Every limit.
     pub limits: Limits,
 }
@@ -63,6 +70,8 @@ impl Config {
         self.listen.ip().is_loopback() && !self.require_grants
     }
 }
+/// This program, also where its file was replaced since it started.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 impl RawConfig {
     /// Reads the file named by `--config`, if any, and gives valid settings. Flags and environment win over the file.
@@ -94,7 +103,8 @@ impl RawConfig {
             limits.set(assignment)?;
         }
         let ort_lib = self.ort_lib.or(file.ort_lib);
-        Ok(Config { listen, data, ort_lib, model_threads, require_grants, limits })
+        let program = self.program.unwrap_or_else(|| PathBuf::from(THIS_PROGRAM));
+        Ok(Config { listen, data, ort_lib, model_threads, require_grants, program, limits })
     }
 }
 

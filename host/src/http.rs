@@ -11,6 +11,7 @@ mod status;
 
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::confined::Confined;
 use crate::device::{Cpu, Device, Ledger};
 use crate::error::{Error, Result};
 use crate::interface::Services;
@@ -74,12 +75,14 @@ impl Server {
             Error::conflict(message).with_source(error)
         })?;
         let address = listener.local_addr().map_err(|error| Error::host("asking for the own address", error))?;
-        let catalog = Arc::new(Catalog::open(&config.data, &config.limits).await?);
+        let confined = Arc::new(Confined::new(&config)?);
+        let catalog = Arc::new(Catalog::open(&config.data, &config.limits, confined.clone()).await?);
         let limits = Arc::new(config.limits.clone());
         let device: Arc<dyn Device> = Cpu::new(Ledger::new(limits.device_bytes), config.limits.clone());
-        let models = Arc::new(Models::new(&config, device.clone(), catalog.clone(), catalog.clone())?);
+        let (blobs, directory) = (catalog.clone(), catalog.clone());
+        let models = Arc::new(Models::new(&config, device.clone(), blobs, directory, confined.clone())?);
         let services = Arc::new(Services { device, models: models.clone(), limits });
-        let runtime = Arc::new(Runtime::new(&config, services)?);
+        let runtime = Arc::new(Runtime::new(&config, services, confined)?);
         let metrics = metrics::Metrics::new();
         let deployed = DeployedFunctions::default();
         let app = App { config, catalog, models, runtime, deployed, metrics, started: Instant::now() };

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod confined;
 pub mod device;
 pub mod error;
 pub mod http;

@@ -2,9 +2,9 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use hearth::cli;
 use hearth::config::RawConfig;
 use hearth::http::Server;
+use hearth::{catalog, cli, confined, model, sandbox};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -20,16 +20,28 @@ struct Arguments {
 enum Command {
     /// Run the server
     Serve(#[command(flatten)] RawConfig),
+    /// Work on untrusted input, for a server that starts this program again
+    #[command(hide = true)]
+    Confined { job: String },
     #[command(flatten)]
     Client(cli::Command),
 }
+
+/// What a server has done in processes of their own.
+const JOBS: [confined::Job; 4] = [sandbox::COMPILE, sandbox::SNAPSHOT, model::CHECK, catalog::UNPACK];
 
 fn main() -> ExitCode {
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| "warn,hearth=info".into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    match run(Arguments::parse().command) {
+    let outcome = match Arguments::parse().command {
+        // Before there are other threads.
+        Command::Confined { job } => return confined::enter(&JOBS, &job),
+        Command::Client(command) => run(command.run()),
+        Command::Serve(raw) => run(serve(raw)),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hearth: {error:#}");
@@ -38,17 +50,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the threads")?;
-    match command {
-        Command::Client(command) => runtime.block_on(command.run()),
-        Command::Serve(raw) => runtime.block_on(async {
-            let server = Server::bind(raw.resolve()?).await?;
-            println!("hearth listens on http://{}", server.address());
-            server.serve(stop_signal()?).await?;
-            Ok(())
-        }),
-    }
+    runtime.block_on(work)
+}
+
+async fn serve(raw: RawConfig) -> anyhow::Result<()> {
+    let server = Server::bind(raw.resolve()?).await?;
+    println!("hearth listens on http://{}", server.address());
+    server.serve(stop_signal()?).await?;
+    Ok(())
 }
 
 /// Ready when the process is asked to end: ctrl-c, or the signal that service supervisors send.

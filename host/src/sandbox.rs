@@ -2,22 +2,24 @@
 //! invocation; it never knows names, versions or HTTP.
 
 mod artefacts;
+mod compile;
 mod invocation;
 mod places;
 mod snapshot;
 
+pub use compile::COMPILE;
 pub use invocation::{Invocation, Outcome, Receipt};
 pub use places::{Places, Slot};
-pub use snapshot::Preparation;
+pub use snapshot::{Preparation, SNAPSHOT};
 
 use crate::config::{Config, Limits};
-use crate::error::{Error, Kind, Result};
+use crate::confined::Confined;
+use crate::error::{Error, Result};
 use crate::interface::{self, LogLine, Program, Services};
 use artefacts::Artefacts;
 use invocation::State;
-use snapshot::Ending;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,6 +33,7 @@ pub struct Runtime {
     linker: Linker<State>,
     services: Arc<Services>,
     artefacts: Artefacts,
+    confined: Arc<Confined>,
     functions: Mutex<HashMap<String, Arc<OnceCell<Arc<Function>>>>>,
     slots: Places,
     _ticker: Ticker,
@@ -115,8 +118,8 @@ pub fn engine_config(limits: &Limits) -> wasmtime::Config {
 
 impl Runtime {
     /// A runtime with its pool allocated and its folder for compiled code below the data folder. Starts the thread that
-    /// makes running guests yield.
-    pub fn new(config: &Config, services: Arc<Services>) -> Result<Runtime> {
+    /// makes running guests yield. Components are compiled by children that `confined` starts.
+    pub fn new(config: &Config, services: Arc<Services>, confined: Arc<Confined>) -> Result<Runtime> {
         let limits = &config.limits;
         let engine = Engine::new(&engine_config(limits)).map_err(|error| {
             let message = format!(
@@ -136,6 +139,7 @@ impl Runtime {
             linker,
             services,
             artefacts,
+            confined,
             _ticker: ticker,
         })
     }
@@ -145,12 +149,7 @@ impl Runtime {
     ///
     /// Errors: `InvalidArgument` where the bytes are no component of this contract; the message says what to change.
     pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf) -> Result<Arc<Function>> {
-        self.once(digest, async || {
-            let (runtime, digest) = (self.clone(), digest.to_owned());
-            let task = tokio::task::spawn_blocking(move || runtime.load(&digest, &path));
-            task.await.map_err(|error| Error::host("compiling a component", error))?
-        })
-        .await
+        self.once(digest, async || self.load(digest, path).await).await
     }
 
     /// What was made for a key before, or else is made now; callers that ask at the same time wait for one making.
@@ -185,10 +184,7 @@ impl Runtime {
         let mut log = Vec::new();
         let function = self
             .once(&key, async || {
-                let (runtime, key, manifest) = (self.clone(), key.clone(), plain.manifest.clone());
-                let work = move || runtime.prepare(&key, &path, preparation, manifest);
-                let task = tokio::task::spawn_blocking(work).await;
-                let (function, lines) = task.map_err(|error| Error::host("preparing a function", error))??;
+                let (function, lines) = self.prepare(digest, &key, path, preparation, &plain.manifest).await?;
                 log = lines;
                 Ok(function)
             })
@@ -196,34 +192,44 @@ impl Runtime {
         Ok((function, log))
     }
 
-    fn prepare(
-        &self,
+    async fn prepare(
+        self: &Arc<Self>,
+        digest: &str,
         key: &str,
-        path: &Path,
+        component: PathBuf,
         preparation: Preparation,
-        manifest: serde_json::Value,
+        manifest: &serde_json::Value,
     ) -> Result<(Function, Vec<LogLine>)> {
-        if let Some(component) = self.artefacts.load(&self.engine, key) {
-            return Ok((self.checked(&component, Init::Snapshot, manifest)?, Vec::new()));
+        let kept = self.blocking(key, |runtime, key| Ok(runtime.artefacts.load(&runtime.engine, key))).await?;
+        if let Some((component, manifest)) = kept {
+            let check = move |runtime: &Runtime, _: &str| runtime.checked(&component, Init::Snapshot, manifest);
+            return Ok((self.blocking(key, check).await?, Vec::new()));
         }
-        let wasm = std::fs::read(path).map_err(|error| Error::storage("reading a component", error))?;
-        let models = preparation.models.values();
-        let assets = models.flat_map(|model| model.package.assets()).map(|file| file.digest.clone());
-        let assets = assets.map(|digest| (digest.clone(), self.services.models.blob(&digest))).collect();
-        let request = snapshot::Request { preparation, assets, limits: Limits::clone(&self.services.limits) };
-        let snapshot::Reply { ending, log } = snapshot::snapshot(&request, &wasm)?;
+        let models = &self.services.models;
+        let assets = preparation.models.values().flat_map(|model| model.package.assets());
+        let assets = assets.map(|file| (file.digest.clone(), models.blob(&file.digest))).collect();
+        let limits = Limits::clone(&self.services.limits);
+        let request = snapshot::Request { component, preparation, assets, limits };
+        let snapshot::Made { ending, log } =
+            snapshot::make(&self.confined, request, manifest, self.artefacts.folder()).await?;
         let function = match ending {
-            Ending::Snapshot(wasm) => {
-                let component = compile(&self.engine, &wasm)?;
-                self.artefacts.store(key, &component);
-                self.checked(&component, Init::Snapshot, manifest)?
+            snapshot::Ending::Snapshot(compiled) => {
+                let keep = move |runtime: &Runtime, key: &str| {
+                    let component = runtime.artefacts.keep(&runtime.engine, key, &compiled)?;
+                    runtime.checked(&component, Init::Snapshot, compiled.manifest)
+                };
+                self.blocking(key, keep).await?
             }
-            Ending::Without(reason) => {
+            snapshot::Ending::Without(reason) => {
                 tracing::warn!("init runs in every instance, because no snapshot can be taken: {reason}");
-                let component = compile(&self.engine, &wasm)?;
-                self.checked(&component, Init::EachTime(reason), manifest)?
+                let again = move |runtime: &Runtime, digest: &str| {
+                    let found = runtime.artefacts.load(&runtime.engine, digest);
+                    let (component, manifest) = found
+                        .ok_or_else(|| Error::unavailable("the compiled code is gone; upload the component again"))?;
+                    runtime.checked(&component, Init::EachTime(reason), manifest)
+                };
+                self.blocking(digest, again).await?
             }
-            Ending::Failed(kind, message) => return Err(Error::new(kind, message)),
         };
         Ok((function, log))
     }
@@ -271,23 +277,39 @@ impl Runtime {
         self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn load(&self, digest: &str, path: &Path) -> Result<Function> {
-        let wasm = std::fs::read(path).map_err(|error| Error::storage("reading a component", error))?;
-        let manifest = manifest(&wasm)?;
-        let component = match self.artefacts.load(&self.engine, digest) {
-            Some(component) => component,
-            None => {
-                let component = compile(&self.engine, &wasm)?;
-                self.artefacts.store(digest, &component);
-                component
-            }
+    async fn load(self: &Arc<Self>, digest: &str, path: PathBuf) -> Result<Function> {
+        let kept = self.blocking(digest, |runtime, digest| Ok(runtime.artefacts.load(&runtime.engine, digest))).await?;
+        if let Some((component, manifest)) = kept {
+            return self.blocking(digest, move |runtime, _| runtime.plain(&component, manifest)).await;
+        }
+        let limits = &self.services.limits;
+        let compiled = compile::compile(&self.confined, limits, path, self.artefacts.folder()).await?;
+        let link = move |runtime: &Runtime, digest: &str| {
+            let component = runtime.artefacts.keep(&runtime.engine, digest, &compiled)?;
+            runtime.plain(&component, compiled.manifest)
         };
-        let function = self.checked(&component, Init::Absent, manifest)?;
+        self.blocking(digest, link).await
+    }
+
+    /// A component that was not prepared: its `init`, if it has one, runs in every instance.
+    fn plain(&self, component: &Component, manifest: serde_json::Value) -> Result<Function> {
+        let function = self.checked(component, Init::Absent, manifest)?;
         let init = match function.program.world().has_init() {
             true => Init::EachTime("it was not prepared".to_owned()),
             false => Init::Absent,
         };
         Ok(Function { init, ..function })
+    }
+
+    /// Does what waits for the disk where that holds nobody up.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        digest: &str,
+        work: impl FnOnce(&Runtime, &str) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (runtime, digest) = (self.clone(), digest.to_owned());
+        let task = tokio::task::spawn_blocking(move || work(&runtime, &digest));
+        task.await.map_err(|error| Error::host("loading a component", error))?
     }
 }
 
@@ -324,65 +346,4 @@ fn link(linker: &mut Linker<State>) -> Result<()> {
     let failed = |error: wasmtime::Error| Error::host("linking the guest contract", error.to_string());
     wasmtime_wasi::p2::add_to_linker_async(linker).map_err(failed)?;
     interface::add_to_linker(linker, |state: &mut State| &mut state.ctx).map_err(failed)
-}
-
-const CORE_MODULE: [u8; 8] = *b"\0asm\x01\0\0\0";
-const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
-
-fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component> {
-    if wasm.starts_with(&CORE_MODULE) {
-        return Err(Error::invalid_argument(
-            "this is a core WebAssembly module, not a component; build it with `cargo build --target wasm32-wasip2`, or \
-             turn it into a component with `wasm-tools component new`",
-        ));
-    }
-    if !wasm.starts_with(&COMPONENT) {
-        let shown: Vec<String> = wasm.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        return Err(Error::invalid_argument(format!(
-            "this is no WebAssembly component: it starts with the bytes [{}] instead of [00 61 73 6d 0d 00 01 00]",
-            shown.join(" ")
-        )));
-    }
-    Component::from_binary(engine, wasm).map_err(|error| {
-        Error::invalid_argument(format!("the component does not compile: {}", interface::causes(&error)))
-    })
-}
-
-/// The JSON of the custom section `hearth:manifest`, wherever in the component it lies; `null` without one.
-fn manifest(wasm: &[u8]) -> Result<serde_json::Value> {
-    const LARGEST_BYTES: usize = 1 << 20;
-    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
-        // Bytes that do not parse are refused by the compiler, with its reason.
-        let Ok(payload) = payload else { break };
-        if let wasmparser::Payload::CustomSection(section) = payload
-            && section.name() == "hearth:manifest"
-        {
-            if section.data().len() > LARGEST_BYTES {
-                return Err(Error::new(Kind::TooLarge, "the section hearth:manifest is larger than 1 MiB"));
-            }
-            return serde_json::from_slice(section.data()).map_err(|error| {
-                Error::invalid_argument(format!("the section hearth:manifest is not the JSON it should be: {error}"))
-            });
-        }
-    }
-    Ok(serde_json::Value::Null)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_component_is_told_apart() {
-        let engine = Engine::default();
-        let message = |bytes: &[u8]| match compile(&engine, bytes) {
-            Ok(_) => String::new(),
-            Err(error) => error.message().to_owned(),
-        };
-        assert!(message(b"").contains("no WebAssembly component"));
-        assert!(message(b"hello").contains("68 65 6c 6c 6f"));
-        assert!(message(&CORE_MODULE).contains("core WebAssembly module"));
-        assert!(message(&[&COMPONENT[..], &[0xff; 20]].concat()).contains("does not compile"));
-        assert_eq!(message(&COMPONENT), "");
-    }
 }

@@ -34,6 +34,8 @@ impl TestServer {
             data: Some(data.path().join("data")),
             ort_lib: ort_library(),
             require_grants,
+            // The program of the tests has no command for a child.
+            program: Some(env!("CARGO_BIN_EXE_hearth").into()),
             // Enough for these tests, and many servers run at once.
             limits: ["concurrent_invocations=32"].iter().chain(limits).map(|limit| (*limit).to_owned()).collect(),
             ..RawConfig::default()
@@ -76,10 +78,20 @@ impl Process {
     }
 
     /// With an environment and a log of its own.
-    pub(crate) fn start_as(mut command: Command, data: &Path) -> Process {
+    pub(crate) fn start_as(command: Command, data: &Path) -> Process {
+        Process::launch(command, data, &[])
+    }
+
+    /// With further arguments of `serve`.
+    pub(crate) fn with(data: &Path, arguments: &[&str]) -> Process {
+        Process::launch(command(), data, arguments)
+    }
+
+    fn launch(mut command: Command, data: &Path, arguments: &[&str]) -> Process {
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -89,7 +101,7 @@ impl Process {
         Process { client: Client::new(address), child }
     }
 
-    /// The process' number.
+    /// The process's number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

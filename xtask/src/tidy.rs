@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The modules of host/src from left to right; each may use those further right only.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["cli", "http"],
     &["control"],
@@ -15,6 +15,7 @@ const LAYERS: [&[&str]; 9] = [
     &["interface"],
     &["model"],
     &["device"],
+    &["confined"],
     &["config", "node_key"],
     &["error"],
 ];

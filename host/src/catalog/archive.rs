@@ -14,6 +14,7 @@ const EXTENDED_BYTES: u64 = 64 << 10;
 const PATH_BYTES: usize = 512;
 
 /// A file in a tar.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct Entry {
     /// Its path: relative, `/` between components, none of them empty, `.` or `..`.
     pub(super) path: String,
@@ -193,7 +194,7 @@ fn refuse(kind: EntryType, raw: &[u8]) -> Result<()> {
 }
 
 /// The path of an entry without `.` components, or none for the archive's own folder.
-fn path(raw: &[u8]) -> Result<Option<String>> {
+pub(super) fn path(raw: &[u8]) -> Result<Option<String>> {
     let refused = |why: &str| Error::invalid_argument(format!("the archive's name {} {why}", shown(raw)));
     let text = std::str::from_utf8(raw).map_err(|_| refused("is not UTF-8"))?;
     if text.starts_with('/') {

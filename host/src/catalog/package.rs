@@ -1,26 +1,23 @@
-//! Takes a model's upload apart into blobs, and puts a package together as a folder; it never reads a model.
+//! Takes a model's upload into blobs, and puts a package together as a folder; it never reads a model, and lets a child
+//! process read an archive.
 
-use super::archive::{Archive, is_header};
-use super::blobs::{Blob, BlobFile, BlobStore};
+use super::blobs::{Blob, BlobFile, BlobStore, BlobWriter, blocking};
 use super::folder::{Folder, private_folder, sync_folder};
+use super::unpack::{self, FIRST_BYTES, Upload};
 use crate::config::Limits;
+use crate::confined::{Confined, Feed};
 use crate::error::{Error, Result};
 use crate::model::{Package, PackageFile};
-use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 use std::collections::btree_map::Entry as Place;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Cursor, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
-/// Chunks are gathered to this size before they are passed on, since each passing wakes a thread.
+/// Chunks are gathered to this size before they are passed on, since each passing wakes a process.
 const GATHERED_BYTES: usize = 256 << 10;
-/// Gathered chunks that may wait for the disk.
-const WAITING: usize = 4;
-/// Bytes that tell what an upload is.
-const FIRST_BYTES: usize = 512;
 /// Names of files that an error lists.
 const LISTED: usize = 20;
 
@@ -37,46 +34,49 @@ pub struct ModelUpload {
     _holds: (Vec<Blob>, super::blobs::Hold),
 }
 
-enum Part {
-    Data(Vec<u8>),
-    End,
-}
-
 /// A model being uploaded. Dropped before `finish`, it leaves nothing that lasts.
 pub struct ModelWriter {
-    parts: mpsc::Sender<Part>,
-    outcome: oneshot::Receiver<Result<ModelUpload>>,
+    confined: Arc<Confined>,
+    limits: Limits,
+    /// None before the first bytes tell what it is, and after an error.
+    target: Option<Target>,
+    files: Option<Files>,
     gathered: Vec<u8>,
     bytes: u64,
 }
 
+/// Where an upload goes.
+enum Target {
+    Onnx(Box<BlobWriter>, Files),
+    /// To a child, whose parts a task stores.
+    Archive(Feed, AbortOnDropHandle<Result<Files>>),
+}
+
 impl ModelWriter {
-    pub(super) fn begin(blobs: Arc<BlobStore>, limits: Limits) -> Result<ModelWriter> {
-        let (parts, receiver) = mpsc::channel(WAITING);
-        let (sender, outcome) = oneshot::channel();
-        let work = move || {
-            let source = Parts { receiver, part: Cursor::default(), ended: false };
-            // The receiver is gone where the upload was given up.
-            let _ = sender.send(unpack(source, &blobs, &limits));
-        };
-        // A thread of its own: a slow sender would hold one of tokio's for as long as it likes.
-        std::thread::Builder::new().name("unpack".to_owned()).spawn(work).map_err(|error| {
-            Error::overloaded("no thread is free to unpack the model; try again").with_source(error)
-        })?;
-        Ok(ModelWriter { parts, outcome, gathered: Vec::new(), bytes: 0 })
+    pub(super) fn new(blobs: Arc<BlobStore>, limits: Limits, confined: Arc<Confined>) -> ModelWriter {
+        let (most_bytes, most_files) = (limits.model_bytes, limits.model_files);
+        let files = Files { blobs, most_bytes, most_files, files: BTreeMap::new(), holds: Vec::new(), bytes: 0 };
+        ModelWriter { confined, limits, target: None, files: Some(files), gathered: Vec::new(), bytes: 0 }
     }
 
-    /// Appends to the upload. After an error only dropping the writer is left.
+    /// Appends to the upload. After an error, or when the future was dropped, only dropping the writer is left.
     ///
     /// Errors: those of [`ModelWriter::finish`], as soon as they are known.
     pub async fn write(&mut self, data: &[u8]) -> Result<()> {
         self.bytes = self.bytes.saturating_add(data.len() as u64);
         self.gathered.extend_from_slice(data);
-        if self.gathered.len() < GATHERED_BYTES {
+        let enough = match &self.target {
+            None => FIRST_BYTES,
+            // A slow client hears at once that its time is over.
+            Some(Target::Archive(_, outcome)) if outcome.is_finished() => 0,
+            Some(_) => GATHERED_BYTES,
+        };
+        if self.gathered.len() < enough {
             return Ok(());
         }
-        let gathered = std::mem::take(&mut self.gathered);
-        self.send(Part::Data(gathered)).await
+        let target = self.pass_on().await?;
+        self.target = Some(target);
+        Ok(())
     }
 
     /// Bytes written so far, as they came.
@@ -87,119 +87,82 @@ impl ModelWriter {
     /// Stores what was uploaded, and gives its files.
     ///
     /// Errors: `malformed` for what is neither a model nor a whole tar; `invalid-argument` for names and kinds of
-    /// entries that are refused and for a tar without `model.onnx`; `too-large`; `storage-full`; `internal`.
+    /// entries that are refused, for a tar without `model.onnx`, and for one that takes longer than `unpack_ms`;
+    /// `too-large`; `storage-full`; `internal`.
     pub async fn finish(mut self) -> Result<ModelUpload> {
-        if !self.gathered.is_empty() {
-            let gathered = std::mem::take(&mut self.gathered);
-            self.send(Part::Data(gathered)).await?;
-        }
-        self.send(Part::End).await?;
-        (&mut self.outcome).await.unwrap_or_else(|error| Err(Error::host("unpacking a model", error)))
-    }
-
-    async fn send(&mut self, part: Part) -> Result<()> {
-        if self.parts.send(part).await.is_ok() {
-            return Ok(());
-        }
-        match (&mut self.outcome).await {
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(_)) => Err(Error::host("unpacking a model", "the unpacking ended before the upload")),
-            Err(error) => Err(Error::host("unpacking a model", error)),
-        }
-    }
-}
-
-/// The parts of an upload as one stream, for the thread that unpacks.
-struct Parts {
-    receiver: mpsc::Receiver<Part>,
-    part: Cursor<Vec<u8>>,
-    ended: bool,
-}
-
-impl Read for Parts {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let count = self.part.read(buffer)?;
-            if count > 0 || self.ended || buffer.is_empty() {
-                return Ok(count);
+        match self.pass_on().await? {
+            Target::Onnx(writer, mut files) => {
+                files.add(Package::MODEL.to_owned(), writer.finish().await?)?;
+                files.finish()
             }
-            match self.receiver.blocking_recv() {
-                Some(Part::Data(data)) => self.part = Cursor::new(data),
-                Some(Part::End) => self.ended = true,
-                None => return Err(io::Error::new(ErrorKind::ConnectionAborted, "the upload was given up")),
+            Target::Archive(feed, outcome) => {
+                drop(feed);
+                unpacked(outcome.await)?.finish()
             }
         }
     }
+
+    /// Sends what was gathered to where the upload goes.
+    async fn pass_on(&mut self) -> Result<Target> {
+        let target = match self.target.take() {
+            Some(target) => target,
+            None => self.begin().await?,
+        };
+        let target = match target {
+            Target::Onnx(mut writer, mut files) => {
+                files.count(self.gathered.len() as u64)?;
+                writer.write(&self.gathered).await?;
+                Target::Onnx(writer, files)
+            }
+            Target::Archive(mut feed, outcome) => {
+                if feed.write(&self.gathered).await.is_err() {
+                    unpacked(outcome.await)?;
+                    return Err(Error::host("unpacking a model", "the unpacking ended before the upload"));
+                }
+                Target::Archive(feed, outcome)
+            }
+        };
+        self.gathered.clear();
+        Ok(target)
+    }
+
+    async fn begin(&mut self) -> Result<Target> {
+        let files = self.files.take().ok_or_else(|| Error::host("storing a model", "the upload failed before"))?;
+        let first = &self.gathered[..self.gathered.len().min(FIRST_BYTES)];
+        match unpack::tell(first)? {
+            Upload::Onnx => Ok(Target::Onnx(Box::new(files.writer().await?), files)),
+            Upload::Tar | Upload::Gzip => {
+                let (feed, parts) = unpack::start(&self.confined, &self.limits).await?;
+                Ok(Target::Archive(feed, AbortOnDropHandle::new(tokio::spawn(unpack::store(parts, files)))))
+            }
+        }
+    }
 }
 
-/// Stores the files of an upload, in the order in which they come.
-struct Unpacking<'a> {
-    blobs: &'a Arc<BlobStore>,
-    limits: &'a Limits,
+fn unpacked(outcome: Result<Result<Files>, tokio::task::JoinError>) -> Result<Files> {
+    outcome.map_err(|error| Error::host("unpacking a model", error))?
+}
+
+/// The files of an upload, in the order in which they come.
+pub(super) struct Files {
+    blobs: Arc<BlobStore>,
+    most_bytes: u64,
+    most_files: u64,
     files: BTreeMap<String, PackageFile>,
     holds: Vec<Blob>,
     bytes: u64,
 }
 
-fn unpack(mut source: impl Read, blobs: &Arc<BlobStore>, limits: &Limits) -> Result<ModelUpload> {
-    let mut unpacking = Unpacking { blobs, limits, files: BTreeMap::new(), holds: Vec::new(), bytes: 0 };
-    let first = first(&mut source)?;
-    match tell(&first)? {
-        Upload::Onnx => unpacking.onnx(Cursor::new(first).chain(source))?,
-        Upload::Tar => unpacking.tar(Cursor::new(first).chain(source))?,
-        Upload::Gzip => {
-            let mut source = MultiGzDecoder::new(Cursor::new(first).chain(source));
-            let first = self::first(&mut source)?;
-            if !matches!(tell(&first)?, Upload::Tar) {
-                return Err(Error::malformed(
-                    "the upload is a gzip of something that is no tar; send a .onnx, .tar or .tar.gz",
-                ));
-            }
-            unpacking.tar(Cursor::new(first).chain(source))?;
-        }
-    }
-    unpacking.finish()
-}
-
-impl Unpacking<'_> {
-    fn onnx(&mut self, mut source: impl Read) -> Result<()> {
-        let mut file = BlobFile::create(Arc::clone(self.blobs))?;
-        let mut buffer = vec![0; 128 << 10];
-        loop {
-            match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => {
-                    self.count(count as u64)?;
-                    file.write(&buffer[..count])?;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(unreadable(error)),
-            }
-        }
-        self.add(Package::MODEL.to_owned(), file.finish()?)
+impl Files {
+    /// Begins one of them.
+    pub(super) async fn writer(&self) -> Result<BlobWriter> {
+        let blobs = Arc::clone(&self.blobs);
+        Ok(BlobWriter::new(blocking(move || BlobFile::create(blobs)).await?))
     }
 
-    fn tar(&mut self, source: impl Read) -> Result<()> {
-        // Files may take model_bytes; each has a header, a name and padding too.
-        let overhead = self.limits.model_files.saturating_mul(4 << 10).saturating_add(1 << 20);
-        let mut archive = Archive::new(source, self.limits.model_bytes.saturating_add(overhead));
-        while let Some(entry) = archive.next()? {
-            self.count(entry.bytes)?;
-            if self.holds.len() as u64 >= self.limits.model_files {
-                return Err(Error::too_large(format!(
-                    "the archive has more than {} files (limit model_files)",
-                    self.limits.model_files
-                )));
-            }
-            let mut file = BlobFile::create(Arc::clone(self.blobs))?;
-            archive.data(entry.bytes, |part| file.write(part))?;
-            self.add(entry.path, file.finish()?)?;
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, bytes: u64) -> Result<()> {
-        let most = self.limits.model_bytes;
+    /// Counts bytes that are to come. Errors: `too-large`.
+    pub(super) fn count(&mut self, bytes: u64) -> Result<()> {
+        let most = self.most_bytes;
         match self.bytes.checked_add(bytes).filter(|bytes| *bytes <= most) {
             Some(bytes) => self.bytes = bytes,
             None => {
@@ -211,7 +174,17 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    fn add(&mut self, path: String, blob: Blob) -> Result<()> {
+    /// Whether one more may come. Errors: `too-large`.
+    pub(super) fn count_file(&self) -> Result<()> {
+        let most = self.most_files;
+        if self.holds.len() as u64 >= most {
+            return Err(Error::too_large(format!("the archive has more than {most} files (limit model_files)")));
+        }
+        Ok(())
+    }
+
+    /// Adds one that is stored. Errors: `invalid-argument` where there is one of that name.
+    pub(super) fn add(&mut self, path: String, blob: Blob) -> Result<()> {
         match self.files.entry(path) {
             Place::Occupied(there) => {
                 return Err(Error::invalid_argument(format!("the archive has '{}' twice", there.key())));
@@ -260,49 +233,6 @@ fn package_digest(package: &Package) -> String {
         hasher.update(format!("{path}\0{}\0{}\0", file.digest, file.bytes));
     }
     hex::encode(hasher.finalize())
-}
-
-/// What an upload is.
-#[derive(Debug, PartialEq, Eq)]
-enum Upload {
-    Onnx,
-    Tar,
-    Gzip,
-}
-
-/// Tells what an upload is from its first bytes.
-fn tell(first: &[u8]) -> Result<Upload> {
-    let others: [(&[u8], &str); 5] = [
-        (b"PK\x03\x04", "a zip"),
-        (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
-        (b"\xfd7zXZ\0", "compressed by xz"),
-        (b"BZh", "compressed by bzip2"),
-        (b"<", "a page of HTML or XML"),
-    ];
-    if first.is_empty() {
-        return Err(Error::malformed("the upload is empty; send a .onnx, .tar or .tar.gz"));
-    }
-    if let Some((_, what)) = others.iter().find(|(magic, _)| first.starts_with(magic)) {
-        return Err(Error::malformed(format!("the upload is {what}; send a .onnx, .tar or .tar.gz")));
-    }
-    if first.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Upload::Gzip);
-    }
-    let zeros = first.len() == FIRST_BYTES && first.iter().all(|&byte| byte == 0);
-    if zeros || is_header(first) { Ok(Upload::Tar) } else { Ok(Upload::Onnx) }
-}
-
-fn first(source: &mut impl Read) -> Result<Vec<u8>> {
-    let mut first = Vec::with_capacity(FIRST_BYTES);
-    source.take(FIRST_BYTES as u64).read_to_end(&mut first).map_err(unreadable)?;
-    Ok(first)
-}
-
-fn unreadable(error: io::Error) -> Error {
-    match error.kind() {
-        ErrorKind::UnexpectedEof => Error::malformed("the upload ends early: it was cut off").with_source(error),
-        _ => Error::malformed(format!("the upload cannot be read: {error}")).with_source(error),
-    }
 }
 
 /// Puts a package together as a folder of hard links to its blobs, and gives its path. Made once, at one stroke.

@@ -145,6 +145,27 @@ limits! {
     setting_bytes = 64 * KIB, 16, MIB;
     /// Connections of clients that are open at once.
     connections = 10_000, 1, 1_000_000;
+    /// Child processes that compile components and check models at once; more wait. Each may take several cores and the
+    /// memory that `compile_memory_bytes` or `check_memory_bytes` allows.
+    confined_processes = 4, 1, 1_000;
+    /// Milliseconds that compiling a component may take. A compiler cannot be interrupted, so its process is ended.
+    compile_ms = 60_000, 10, 3_600_000;
+    /// Bytes of memory of the process that compiles a component; a function of a few KB can make a compiler ask for any.
+    compile_memory_bytes = 2 * GIB, 64 * MIB, 1024 * GIB;
+    /// Bytes of a component's compiled code, which the server loads into its memory.
+    compiled_bytes = GIB, MIB, 16 * GIB;
+    /// Imports and exports of a component, at its top. Each is checked and linked; a WASI program has some fifty.
+    component_exports = 1_000, 1, 100_000;
+    /// Milliseconds that the first load of a model may take; weights of tens of GB come from a disk in minutes.
+    check_ms = 600_000, 10, 24 * 3_600_000;
+    /// Bytes of memory of the process that loads a model first: its weights, some of them twice while they are rearranged.
+    check_memory_bytes = 32 * GIB, 64 * MIB, 4096 * GIB;
+    /// Milliseconds that unpacking an archive may take, the time in which the client sends it included.
+    unpack_ms = 3_600_000, 10, 7 * 24 * 3_600_000;
+    /// Bytes of memory of the process that unpacks an archive, whose data passes through in parts of 128 KiB.
+    unpack_memory_bytes = 256 * MIB, 64 * MIB, 16 * GIB;
+    /// Child processes that unpack archives at once; more wait. Slow clients keep them for long, so there are more of them.
+    unpacking_processes = 16, 1, 1_000;
 }
 
 impl Limits {

@@ -289,7 +289,7 @@ async fn put_model(
 ) -> Reply {
     let limits = &app.config.limits;
     let mut body = limited(request, limits, "model_bytes", limits.model_bytes)?;
-    let mut writer = app.catalog.begin_model()?;
+    let mut writer = app.catalog.begin_model();
     while let Some(part) = body.next().await? {
         writer.write(&part).await?;
     }

@@ -3,11 +3,13 @@
 //! A model is known by the digest of its package: however many names, tenants and functions use it, it is loaded once.
 //! Whoever opens a model that is being loaded waits for that load.
 
+use super::check::check;
 use super::engine::{Engine, NoEngine, Session};
 use super::onnxruntime::OnnxRuntime;
 use super::package::{Blobs, Directory, Package, Resolved};
 use super::signature::Signature;
 use crate::config::{Config, Limits};
+use crate::confined::Confined;
 use crate::device::{Charge, Device, Owner};
 use crate::error::{Error, Kind, Result};
 use std::collections::HashMap;
@@ -59,6 +61,8 @@ pub struct ModelState {
 /// Every model of this process.
 pub struct Models {
     table: Arc<Table>,
+    /// What checking an upload takes; not there where no model is to be loaded.
+    checks: Option<(Config, Arc<Confined>)>,
 }
 
 /// What all leases and loads share.
@@ -116,7 +120,7 @@ pub(super) struct Loaded {
 
 impl Models {
     /// No model loaded yet. Looks for the engine's library; where there is none this succeeds all the same, and `open`
-    /// looks again.
+    /// looks again. Models are checked by children that `confined` starts.
     ///
     /// Errors: none at present.
     pub fn new(
@@ -124,12 +128,14 @@ impl Models {
         device: Arc<dyn Device>,
         blobs: Arc<dyn Blobs>,
         directory: Arc<dyn Directory>,
+        confined: Arc<Confined>,
     ) -> Result<Models> {
         let engine: Arc<dyn Engine> = Arc::new(OnnxRuntime::new(config));
         if let Err(error) = engine.version() {
             tracing::warn!("no model can run: {}", error.chain());
         }
-        Ok(Models::with(engine, &config.limits, device, blobs, directory))
+        let checks = Some((config.clone(), confined));
+        Ok(Models { checks, ..Models::with(engine, &config.limits, device, blobs, directory) })
     }
 
     /// Models that can be found and described, and never loaded.
@@ -160,7 +166,7 @@ impl Models {
             loads: Semaphore::new(cores),
             entries: Mutex::default(),
         };
-        Models { table: Arc::new(table) }
+        Models { table: Arc::new(table), checks: None }
     }
 
     /// The engine's name and version.
@@ -196,18 +202,21 @@ impl Models {
         Ok(Description { resolved, blobs: self.table.blobs.clone() })
     }
 
-    /// Loads a model that is not known yet, to see whether it works, and frees it again.
+    /// Loads a model that is not known yet in a child process, to see whether it works. The device's memory is charged for
+    /// it meanwhile.
     ///
-    /// Errors: `invalid-argument` with the engine's reason where the model is wrong; `unsupported` where it is valid but
-    /// cannot run here; `unavailable` where no engine works.
+    /// Errors: `invalid-argument` with the engine's reason where the model is wrong, makes the engine crash, or takes more
+    /// than `check_ms` or `check_memory_bytes`; `unsupported` where it is valid but cannot run here; `unavailable` where no
+    /// engine works; `overloaded` where the device has no room.
     pub async fn inspect(&self, package: &Package, digest: &str) -> Result<Signature> {
+        let _charge = self.table.charge(digest, package)?;
         let (table, package, digest) = (self.table.clone(), package.clone(), digest.to_owned());
-        let _turn = self.table.loads.acquire().await.map_err(|error| Error::host("waiting to load", error))?;
-        let work = tokio::task::spawn_blocking(move || {
-            let (session, _charge) = table.load(&digest, &package)?;
-            Ok(session.signature().clone())
-        });
-        work.await.map_err(|error| Error::host("checking a model", error))?
+        let work = tokio::task::spawn_blocking(move || table.blobs.package_folder(&digest, &package));
+        let folder = work.await.map_err(|error| Error::host("checking a model", error))??;
+        match &self.checks {
+            Some((config, confined)) => check(confined, config, folder).await,
+            None => Err(Error::unavailable("no engine runs models here")),
+        }
     }
 
     /// Every model that was opened since the process started and not forgotten, sorted by name and digest.
@@ -359,11 +368,14 @@ impl Table {
     }
 
     fn load(&self, digest: &str, package: &Package) -> Result<(Arc<dyn Session>, Charge)> {
-        let bytes = package.weights_bytes();
-        let owner = Owner::Model { name: digest.into() };
-        let charge = self.device.ledger().account(owner, u64::MAX, u64::MAX).charge(bytes)?;
+        let charge = self.charge(digest, package)?;
         let folder = self.blobs.package_folder(digest, package)?;
         Ok((self.engine.load(&folder)?, charge))
+    }
+
+    fn charge(&self, digest: &str, package: &Package) -> Result<Charge> {
+        let owner = Owner::Model { name: digest.into() };
+        self.device.ledger().account(owner, u64::MAX, u64::MAX).charge(package.weights_bytes())
     }
 }
 

@@ -6,6 +6,7 @@ mod graph;
 
 use super::*;
 use crate::config::{Config, Limits, RawConfig};
+use crate::confined::Confined;
 use crate::device::{Account, Cpu, DType, Device, Ledger, Owner, OwnerKind, Shape, Stop, Tensor};
 use crate::error::{Error, Kind, Result};
 use graph::{F32, Graph, S64, TEXT};
@@ -108,7 +109,7 @@ impl House {
         let ledger = Ledger::new(config.limits.device_bytes);
         let device: Arc<dyn Device> = Cpu::new(ledger, config.limits.clone());
         let shelf = Arc::new(Shelf { folder: Some(folder), ..Shelf::default() });
-        let models = Models::new(&config, device.clone(), shelf.clone(), shelf.clone()).unwrap();
+        let models = Models::new(&config, device.clone(), shelf.clone(), shelf.clone(), Confined::here()).unwrap();
         House { shelf, device, models: Arc::new(models) }
     }
 

@@ -2,11 +2,17 @@
 //!
 //! wasmtime trusts compiled code blindly. Files are therefore local, in a folder of mode 0700, and each is preceded by an
 //! HMAC-SHA-256 with a key that only this data folder has. A file that does not verify is ignored and compiled anew.
+//!
+//! What was read of a component when it was compiled lies in the same file, so that a restart does not read the component,
+//! which is untrusted, either: tag (32 bytes), length of the manifest (4 bytes, little-endian), manifest, code.
 #![allow(unsafe_code)]
 
+use super::compile::Compiled;
 use crate::error::{Error, Result};
+use crate::interface;
 use crate::node_key::NodeKey;
 use hmac::{Hmac, Mac};
+use serde_json::Value;
 use sha2::Sha256;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,6 +23,8 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 const TAG_BYTES: usize = 32;
+/// Changes when the layout of the files does.
+const LAYOUT: u32 = 2;
 
 /// The folder of compiled code and the key that authenticates it.
 pub(super) struct Artefacts {
@@ -36,24 +44,32 @@ impl Artefacts {
             .map_err(|error| Error::storage("making the folder for compiled code", error))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        env!("CARGO_PKG_VERSION").hash(&mut hasher);
+        (env!("CARGO_PKG_VERSION"), LAYOUT).hash(&mut hasher);
         let key = NodeKey::open(data)?;
         Ok(Artefacts { folder, key, fingerprint: format!("{:016x}", hasher.finish()) })
     }
 
-    /// The compiled code of a component, if it is there, whole, and made by this version on this machine.
-    pub(super) fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
+    /// Where compiled code lies, on its way too.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A compiled component and its manifest, if they are there, whole, and made by this version on this machine.
+    pub(super) fn load(&self, engine: &Engine, digest: &str) -> Option<(Component, Value)> {
         let path = self.path(digest);
         let bytes = fs::read(&path).ok()?;
-        let (tag, code) = bytes.split_at_checked(TAG_BYTES)?;
-        if self.mac(digest, code).verify_slice(tag).is_err() {
+        let (tag, kept) = bytes.split_at_checked(TAG_BYTES)?;
+        if self.mac(digest, &[kept]).verify_slice(tag).is_err() {
             tracing::warn!(file = %path.display(), "compiled code does not verify; compiling anew");
             return None;
         }
+        let (length, kept) = kept.split_first_chunk()?;
+        let (manifest, code) = kept.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let manifest = serde_json::from_slice(manifest).ok()?;
         // SAFETY: the tag proves that this process, or an earlier one with the key of this data folder, wrote exactly
-        // these bytes with `Component::serialize`; the fingerprint in the name ties them to this wasmtime and its settings.
+        // these bytes in `keep`; the fingerprint in the name ties them to this wasmtime and its settings.
         match unsafe { Component::deserialize(engine, code) } {
-            Ok(component) => Some(component),
+            Ok(component) => Some((component, manifest)),
             Err(error) => {
                 tracing::warn!(file = %path.display(), "compiled code does not load; compiling anew: {error}");
                 None
@@ -61,20 +77,34 @@ impl Artefacts {
         }
     }
 
-    /// Keeps the compiled code of a component. A failure costs only the next start's time, so it is logged.
-    pub(super) fn store(&self, digest: &str, component: &Component) {
+    /// Loads what a child just compiled, and keeps it. A failure to keep it costs only the next start's time, so it is
+    /// logged.
+    ///
+    /// Errors: `invalid-argument` where an instance of the component does not fit the server's pool.
+    pub(super) fn keep(&self, engine: &Engine, digest: &str, compiled: &Compiled) -> Result<Component> {
+        let Compiled { code, manifest } = compiled;
+        // SAFETY: a child of this program wrote these bytes with `Engine::precompile_component` and reported success, into a
+        // file of this folder that only this user can enter; the server trusts its compiler, wherever it runs.
+        let component = unsafe { Component::deserialize(engine, code) }.map_err(|error| {
+            let causes = interface::causes(&error);
+            Error::invalid_argument(format!("no instance of the component can be made here: {causes}"))
+        })?;
         let write = || -> Result<(), Box<dyn std::error::Error>> {
-            let code = component.serialize()?;
-            let tag = self.mac(digest, &code).finalize().into_bytes();
+            let manifest = serde_json::to_vec(manifest)?;
+            let length = u32::try_from(manifest.len())?.to_le_bytes();
+            let parts: [&[u8]; 3] = [&length, &manifest, code];
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            file.write_all(&tag)?;
-            file.write_all(&code)?;
+            file.write_all(&self.mac(digest, &parts).finalize().into_bytes())?;
+            for part in parts {
+                file.write_all(part)?;
+            }
             file.persist(self.path(digest))?;
             Ok(())
         };
         if let Err(error) = write() {
             tracing::warn!("compiled code was not kept: {error}");
         }
+        Ok(component)
     }
 
     /// Removes the compiled code of a component.
@@ -89,10 +119,12 @@ impl Artefacts {
         self.folder.join(format!("{digest}-{}.cwasm", self.fingerprint))
     }
 
-    fn mac(&self, digest: &str, code: &[u8]) -> Hmac<Sha256> {
+    fn mac(&self, digest: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac = self.key.hmac();
         mac.update(digest.as_bytes());
-        mac.update(code);
+        for part in parts {
+            mac.update(part);
+        }
         mac
     }
 }
@@ -106,10 +138,11 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let engine = Engine::default();
         let artefacts = Artefacts::open(data.path(), &engine).unwrap();
-        let component = Component::from_binary(&engine, b"\0asm\x0d\0\x01\0").unwrap();
+        let code = engine.precompile_component(b"\0asm\x0d\0\x01\0").unwrap();
+        let compiled = Compiled { code, manifest: serde_json::json!({"models": ["m"]}) };
         assert!(artefacts.load(&engine, "aa").is_none());
-        artefacts.store("aa", &component);
-        assert!(artefacts.load(&engine, "aa").is_some());
+        artefacts.keep(&engine, "aa", &compiled).unwrap();
+        assert_eq!(artefacts.load(&engine, "aa").unwrap().1, compiled.manifest);
         assert!(Artefacts::open(data.path(), &engine).unwrap().load(&engine, "aa").is_some());
 
         let file = artefacts.path("aa");
@@ -125,7 +158,7 @@ mod tests {
 
         let other = tempfile::tempdir().unwrap();
         let stranger = Artefacts::open(other.path(), &engine).unwrap();
-        stranger.store("aa", &component);
+        stranger.keep(&engine, "aa", &compiled).unwrap();
         fs::copy(stranger.path("aa"), &file).unwrap();
         assert!(artefacts.load(&engine, "aa").is_none(), "code of another node");
         artefacts.remove("aa");

@@ -1,21 +1,23 @@
 //! Runs a component's `init` once and keeps the memory it leaves in a new component; it never runs for a request.
 //!
 //! What init may see is given with the request: configuration, and the models that the function asks for, by signature and
-//! assets. It gets no secrets, tensors, operators or model runs. The work is meant for the child process: it parses the
-//! component with another parser than the compiler's, and runs the guest under the limits of an invocation.
+//! assets. It gets no secrets, tensors, operators or model runs. The work is done in a child process: it takes the
+//! component apart with another parser than the compiler's, and runs the guest under the limits of an invocation.
 
 use super::State;
+use super::compile::{self, Compiled};
 use super::invocation::{store, trapped};
 use crate::config::Limits;
+use crate::confined::{Cap, Caps, Confined, Job, Work};
 use crate::device::{Cpu, Device, Ledger, Stop};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::interface::{self, Call, Grant, LogLine, Phase, Services, causes};
 use crate::model::{Blobs, Directory, Models, Package, Resolved};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::component::{Component, ComponentNamedList, Instance, Lift, Linker, WasmList};
@@ -45,48 +47,100 @@ impl Preparation {
     }
 }
 
+/// The job of the child.
+pub const SNAPSHOT: Job = Job { name: "snapshot", work };
+
 /// Everything that making a snapshot takes.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request {
+    pub(super) component: PathBuf,
     pub(super) preparation: Preparation,
     /// The file of each asset of those models, by its digest.
     pub(super) assets: BTreeMap<String, PathBuf>,
-    /// The values of the limits, by name.
     pub(super) limits: Limits,
 }
 
-/// How it went.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Reply {
+/// What came of it.
+pub(super) struct Made {
     pub(super) ending: Ending,
     /// What init logged.
     pub(super) log: Vec<LogLine>,
 }
 
-/// What making a snapshot ended with.
-#[derive(Serialize, Deserialize)]
+/// How making a snapshot ended, where init succeeded.
 pub(super) enum Ending {
-    /// The component whose memory is what init left.
-    Snapshot(#[serde(skip)] Vec<u8>),
+    /// A component whose memory is what init left, compiled.
+    Snapshot(Compiled),
     /// The component is of a kind that no snapshot can be made of; init works in each instance all the same.
     Without(String),
-    /// Init failed.
-    Failed(Kind, String),
 }
 
-/// Runs `init` of a component and gives a component that starts from what it left. Blocks until it is done.
-pub(super) fn snapshot(request: &Request, wasm: &[u8]) -> Result<Reply> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    runtime.map_err(|error| Error::host("starting a runtime", error))?.block_on(run(request, wasm))
+/// The child's reply; where there is a snapshot, its compiled code is in the output file.
+#[derive(Serialize, Deserialize)]
+struct Reply {
+    without: Option<String>,
+    log: Vec<LogLine>,
 }
 
-async fn run(request: &Request, wasm: &[u8]) -> Result<Reply> {
+/// Runs `init` of a component in a child, and compiles a component that starts from what it left. `manifest` is the
+/// component's, and `folder` is for the compiled code on its way.
+///
+/// Errors: those of init; `invalid-argument` where it does not end, traps, or takes too much of anything.
+pub(super) async fn make(
+    confined: &Confined,
+    request: Request,
+    manifest: &serde_json::Value,
+    folder: &Path,
+) -> Result<Made> {
+    const KEEPING: &str = "preparing a function";
+    let output = tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::storage(KEEPING, error))?;
+    let output = output.into_temp_path();
+    let limits = &request.limits;
+    // Its own time is bounded in the child, where it can be told from the compiler's.
+    let wall_ms = limits.compile_ms.saturating_mul(2).saturating_add(limits.invocation_ms);
+    let caps = Caps {
+        what: "the function's preparation",
+        wall_ms: Cap { value: wall_ms, limit: "compile_ms" },
+        ..compile::caps(limits)
+    };
+    let reply = confined.run(&SNAPSHOT, &request, Some(&output), caps).await?;
+    let Reply { without, log } = serde_json::from_value(reply).map_err(|error| Error::host(KEEPING, error))?;
+    let ending = match without {
+        Some(reason) => Ending::Without(reason),
+        None => {
+            let code = tokio::fs::read(&output).await.map_err(|error| Error::storage(KEEPING, error))?;
+            Ending::Snapshot(Compiled { code, manifest: manifest.clone() })
+        }
+    };
+    Ok(Made { ending, log })
+}
+
+fn work(work: &mut Work) -> Result<serde_json::Value> {
+    let request: Request = work.request()?;
+    let wasm = std::fs::read(&request.component).map_err(|error| Error::storage("reading a component", error))?;
+    let threads = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let threads = threads.map_err(|error| Error::host("starting a runtime", error))?;
+    let engine = compile::compiler(&request.limits)?;
+    let (snapshot, log) = threads.block_on(run(&request, &engine, &wasm))?;
+    let without = match snapshot {
+        Ok(wasm) => {
+            compile::write(&engine, &wasm, &request.limits, work)?;
+            None
+        }
+        Err(reason) => Some(reason),
+    };
+    serde_json::to_value(Reply { without, log }).map_err(|error| Error::host("preparing a function", error))
+}
+
+/// The component with the memory that init left, or why there is none; and what init logged.
+type Snapshot = (Result<Vec<u8>, String>, Vec<LogLine>);
+
+async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot> {
     let limits = &request.limits;
     let deadline = Instant::now() + Duration::from_millis(limits.invocation_ms);
-    let engine = engine(limits)?;
-    let ticking = super::Ticker::start(&engine, Duration::from_millis(limits.yield_ms))?;
+    let ticking = super::Ticker::start(engine, Duration::from_millis(limits.yield_ms))?;
     let ctx = interface::Ctx::new(services(request), call(request, deadline));
-    let mut store = store(&engine, ctx);
+    let mut store = store(engine, ctx);
 
     // A component that the snapshotter cannot take apart is run as it is: init must still succeed.
     let mut wizer = Wizer::new();
@@ -96,9 +150,9 @@ async fn run(request: &Request, wasm: &[u8]) -> Result<Reply> {
         Ok((_, instrumented)) => (instrumented.as_slice(), None),
         Err(error) => (wasm, Some(causes(error))),
     };
-    let component = Component::from_binary(&engine, bytes)
+    let component = Component::from_binary(engine, bytes)
         .map_err(|error| Error::invalid_argument(format!("the component does not compile: {}", causes(&error))))?;
-    let mut linker = Linker::new(&engine);
+    let mut linker = Linker::new(engine);
     super::link(&mut linker)?;
     let begun = async {
         let instance = linker.instantiate_async(&mut store, &component).await?;
@@ -126,30 +180,19 @@ async fn run(request: &Request, wasm: &[u8]) -> Result<Reply> {
     };
     drop(ticking);
     let (mut ctx, limiter) = store.into_data().into_parts();
-    let ending = match outcome {
-        Err(Ok(error)) => Ending::Failed(error.kind(), error.message().to_owned()),
-        Err(Err(Some(trap))) => {
-            let error = trapped(&trap, &ctx, &limiter);
-            Ending::Failed(Kind::InvalidArgument, format!("init: {}", error.message()))
+    match outcome {
+        Ok(()) => {
+            let log = ctx.take_log().into_lines().0;
+            let reason = || reason.unwrap_or_else(|| "no snapshot was taken".to_owned());
+            Ok((snapshot.unwrap_or_else(|| Err(reason())), log))
         }
+        Err(Ok(error)) => Err(error),
+        Err(Err(Some(trap))) => Err(Error::invalid_argument(trapped(&trap, &ctx, &limiter).message()).context("init")),
         Err(Err(None)) => {
-            let message = format!("init did not end within {} ms (invocation_ms)", limits.invocation_ms);
-            Ending::Failed(Kind::InvalidArgument, message)
+            let most = limits.invocation_ms;
+            Err(Error::invalid_argument(format!("init did not end within {most} ms (invocation_ms)")))
         }
-        Ok(()) => match (snapshot, reason) {
-            (Some(Ok(wasm)), _) => Ending::Snapshot(wasm),
-            (Some(Err(reason)), _) | (None, Some(reason)) => Ending::Without(reason),
-            (None, None) => Ending::Without("no snapshot was taken".to_owned()),
-        },
-    };
-    Ok(Reply { ending, log: ctx.take_log().into_lines().0 })
-}
-
-/// The settings under which init runs: as serving ones, but with memory taken when it is needed.
-fn engine(limits: &Limits) -> Result<Engine> {
-    let mut config = super::engine_config(limits);
-    config.allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand);
-    Engine::new(&config).map_err(|error| Error::host("setting up the compiler", error.to_string()))
+    }
 }
 
 fn services(request: &Request) -> Arc<Services> {

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use tar::{EntryType, Header};
 
 async fn upload_with(catalog: &Catalog, data: &[u8]) -> Result<ModelUpload> {
-    let mut writer = catalog.begin_model()?;
+    let mut writer = catalog.begin_model();
     for chunk in data.chunks(100_000) {
         writer.write(chunk).await?;
     }
@@ -170,7 +170,7 @@ async fn hostile_and_broken_uploads_are_refused_and_leave_nothing() {
     assert_eq!(upload_with(&catalog, &wrong_sum).await.unwrap().package.files.len(), 1);
     assert_eq!(upload_with(&catalog, &good).await.unwrap().package.files.len(), 2);
 
-    let mut given_up = catalog.begin_model().unwrap();
+    let mut given_up = catalog.begin_model();
     given_up.write(&good[..1500]).await.unwrap();
     drop(given_up);
     for _ in 0..500 {

@@ -1,0 +1,332 @@
+//! Runs work on untrusted input in a child process of this program, under limits and without network, so that a crash or an
+//! endless loop there is an error value here; it never knows what the work is.
+//!
+//! The layers above describe work as a [`Job`]: a name and a function. [`Confined`] starts the program with the hidden
+//! command `confined NAME`, whose `main` calls [`enter`]; that confines the process before it reads anything untrusted and
+//! then calls the function of that name. A job reads its request and perhaps a stream, and gives back parts and one reply.
+//!
+//! ```text
+//! stdin    the length (8 bytes, little-endian) and the JSON of an envelope, then whatever the server streams
+//! stdout   frames: a kind (1 byte), a length (4 bytes, little-endian), bytes; the last one is the reply's JSON
+//! stderr   for the server's log
+//! ```
+
+mod child;
+mod filter;
+mod frame;
+mod verdict;
+
+pub use child::{Job, PartSender, Work, enter};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use frame::{Envelope, Frame, Reply};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+/// Bytes of a child's last words that are kept for the log.
+const LAST_WORDS_BYTES: usize = 4 << 10;
+/// Bytes that a pipe holds, so that a stream does not change threads for every 64 KiB.
+const PIPE_BYTES: usize = 1 << 20;
+/// Variables that a child gets from the server's environment: where the loader looks for libraries.
+const PASSED_ON: [&str; 1] = ["LD_LIBRARY_PATH"];
+
+/// Which children wait for one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Work that takes cores and memory: `confined_processes` of it at once.
+    Heavy,
+    /// Work that waits for a client most of the time: `unpacking_processes` of it at once.
+    Streaming,
+}
+
+/// A number that a child may not exceed, and the limit that sets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Cap {
+    /// The number.
+    pub value: u64,
+    /// The name in the table of limits.
+    pub limit: &'static str,
+}
+
+/// What a child may take, and the words for its failures.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// What it works on and at: `the component's compilation`.
+    pub what: &'static str,
+    /// Whom it waits for.
+    pub queue: Queue,
+    /// Milliseconds from its start to its end.
+    pub wall_ms: Cap,
+    /// Bytes of its memory.
+    pub memory_bytes: Cap,
+    /// Bytes of the file it writes.
+    pub file_bytes: Cap,
+    /// Threads that its libraries may start.
+    pub threads: usize,
+}
+
+/// Starts children. One for the process; they end with it.
+#[derive(Debug)]
+pub struct Confined {
+    how: How,
+    heavy: Arc<Semaphore>,
+    streaming: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+enum How {
+    Program(PathBuf, mpsc::Sender<Order>),
+    /// In a thread of this process, unconfined: unit tests have no program to start.
+    #[cfg(test)]
+    Here,
+}
+
+/// A child to be started, and where to send it.
+#[derive(Debug)]
+struct Order {
+    command: Command,
+    runtime: tokio::runtime::Handle,
+    started: oneshot::Sender<std::io::Result<Child>>,
+}
+
+impl Confined {
+    /// Children of the configured program.
+    ///
+    /// Errors: `internal` where no thread can be had.
+    pub fn new(config: &Config) -> Result<Confined> {
+        let (orders, received) = mpsc::channel::<Order>();
+        // Linux kills a child when the thread that started it ends, and threads of a runtime come and go.
+        let work = move || {
+            for Order { mut command, runtime, started } in received {
+                let _entered = runtime.enter();
+                // A child that nobody waits for any more is dropped here, which kills it.
+                drop(started.send(command.spawn()));
+            }
+        };
+        let thread = std::thread::Builder::new().name("confined".to_owned()).spawn(work);
+        thread.map_err(|error| Error::host("starting a thread", error))?;
+        let places = |count: u64| Arc::new(Semaphore::new(count as usize));
+        Ok(Confined {
+            how: How::Program(config.program.clone(), orders),
+            heavy: places(config.limits.confined_processes),
+            streaming: places(config.limits.unpacking_processes),
+        })
+    }
+
+    /// Runs jobs in this process, for unit tests.
+    #[cfg(test)]
+    pub(crate) fn here() -> Arc<Confined> {
+        let places = || Arc::new(Semaphore::new(4));
+        Arc::new(Confined { how: How::Here, heavy: places(), streaming: places() })
+    }
+
+    /// Runs a job to its end and gives its reply. `output` is a file that the job may write; it is there and empty. The
+    /// child is killed when the future is dropped.
+    ///
+    /// Errors: the job's own; `invalid-argument` where it crashes, takes too long or too much memory; `too-large` where its
+    /// file grows beyond its limit; `internal` where it cannot be started.
+    pub async fn run(&self, job: &Job, request: &impl Serialize, output: Option<&Path>, caps: Caps) -> Result<Value> {
+        let (feed, mut parts) = self.start(job, request, output, caps).await?;
+        drop(feed);
+        match parts.next().await? {
+            Some(_) => Err(Error::host("reading a child's reply", format!("{} sent parts", job.name))),
+            None => Ok(parts.reply),
+        }
+    }
+
+    /// Starts a job that reads a stream and sends parts.
+    ///
+    /// Errors: `internal` where it cannot be started. Those of [`Confined::run`] come from [`Parts::next`].
+    pub async fn stream(&self, job: &Job, request: &impl Serialize, caps: Caps) -> Result<(Feed, Parts)> {
+        self.start(job, request, None, caps).await
+    }
+
+    async fn start(
+        &self,
+        job: &Job,
+        request: &impl Serialize,
+        output: Option<&Path>,
+        caps: Caps,
+    ) -> Result<(Feed, Parts)> {
+        let places = match caps.queue {
+            Queue::Heavy => &self.heavy,
+            Queue::Streaming => &self.streaming,
+        };
+        let place = places.clone().acquire_owned().await;
+        let place = place.map_err(|error| Error::host("waiting for a child's place", error))?;
+        let deadline = Instant::now() + Duration::from_millis(caps.wall_ms.value);
+        let envelope = Envelope {
+            parent: std::process::id(),
+            request: serde_json::to_value(request).map_err(|error| Error::host(STARTING, error))?,
+            output: output.map(Path::to_owned),
+            memory_bytes: caps.memory_bytes.value,
+            file_bytes: caps.file_bytes.value,
+            cpu_s: caps.wall_ms.value.div_ceil(1_000).saturating_add(1).saturating_mul(caps.threads.max(1) as u64),
+        };
+        let (input, output, process) = match &self.how {
+            How::Program(program, orders) => launch(program, orders, job, caps).await?,
+            #[cfg(test)]
+            How::Here => child::here(*job)?,
+        };
+        let mut feed = Feed(input);
+        let parts = Parts { output, process, buffer: Vec::new(), reply: Value::Null, caps, deadline, _place: place };
+        // A child that is gone already says why through `parts`.
+        drop(timeout_at(deadline, feed.write(&envelope.encoded()?)).await);
+        Ok((feed, parts))
+    }
+}
+
+const STARTING: &str = "starting a child process";
+
+type Input = Box<dyn AsyncWrite + Send + Unpin>;
+type Output = Box<dyn AsyncRead + Send + Unpin>;
+
+async fn launch(
+    program: &Path,
+    orders: &mpsc::Sender<Order>,
+    job: &Job,
+    caps: Caps,
+) -> Result<(Input, Output, Option<Process>)> {
+    let mut command = Command::new(program);
+    command
+        .args(["confined", job.name])
+        .env_clear()
+        .env("HEARTH_LOG", "warn")
+        .env("RAYON_NUM_THREADS", caps.threads.max(1).to_string())
+        .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-c in a terminal is for the server, which lets its requests finish.
+        .process_group(0)
+        .kill_on_drop(true);
+    let (started, child) = oneshot::channel();
+    let order = Order { command, runtime: tokio::runtime::Handle::current(), started };
+    orders.send(order).map_err(|error| Error::host(STARTING, error.to_string()))?;
+    let child = child.await.map_err(|error| Error::host(STARTING, error))?;
+    let mut child = child.map_err(|error| Error::host(STARTING, error))?;
+    let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(Error::host(STARTING, "it has no pipes"));
+    };
+    // The default size works too.
+    rustix::pipe::fcntl_setpipe_size(&input, PIPE_BYTES).ok();
+    rustix::pipe::fcntl_setpipe_size(&output, PIPE_BYTES).ok();
+    let last_words = tokio::spawn(last_words(errors));
+    Ok((Box::new(input), Box::new(output), Some(Process { child, last_words })))
+}
+
+/// A child that runs. Killed when dropped.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    last_words: JoinHandle<String>,
+}
+
+/// The end of what a child writes to stderr. All of it is read, so that the child never waits for that.
+async fn last_words(mut errors: ChildStderr) -> String {
+    let (mut kept, mut buffer) = (VecDeque::new(), [0; 1 << 10]);
+    while let Ok(count @ 1..) = errors.read(&mut buffer).await {
+        kept.extend(&buffer[..count]);
+        kept.drain(..kept.len().saturating_sub(LAST_WORDS_BYTES));
+    }
+    String::from_utf8_lossy(kept.make_contiguous()).trim().to_owned()
+}
+
+/// Where the stream for a job goes. Its end is the stream's end.
+pub struct Feed(Input);
+
+impl Feed {
+    /// Sends a part of the stream; waits while the child is busy. An error means that the child reads no more, or is gone:
+    /// [`Parts::next`] says why.
+    pub async fn write(&mut self, data: &[u8]) -> std::io::Result<()> {
+        self.0.write_all(data).await
+    }
+}
+
+/// What a job sends. The child is killed when this is dropped.
+pub struct Parts {
+    output: Output,
+    /// None for a job in this process.
+    process: Option<Process>,
+    buffer: Vec<u8>,
+    reply: Value,
+    caps: Caps,
+    deadline: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Parts {
+    /// The next part, or none after a successful reply. A part is at most [`PartSender::MOST_BYTES`] long.
+    ///
+    /// Errors: those of [`Confined::run`]. After one, nothing more comes.
+    pub async fn next(&mut self) -> Result<Option<&[u8]>> {
+        let deadline = self.deadline;
+        match timeout_at(deadline, Frame::read(&mut self.output, &mut self.buffer)).await {
+            Err(_) => {
+                self.kill().await;
+                Err(verdict::too_long(&self.caps))
+            }
+            Ok(Ok(Frame::Part)) => Ok(Some(&self.buffer)),
+            Ok(Ok(Frame::Reply(reply))) => {
+                self.end().await?;
+                match reply {
+                    Reply::Done(value) => {
+                        self.reply = value;
+                        Ok(None)
+                    }
+                    Reply::Failed(failure) => Err(verdict::of_job(failure, &self.caps)),
+                }
+            }
+            // No reply, or none that makes sense: how it ended tells why.
+            Ok(Err(error)) => {
+                self.end().await?;
+                Err(verdict::crash(&self.caps, "without a reply").with_source(error))
+            }
+        }
+    }
+
+    /// Waits for the child to end. Errors: it did not end well.
+    async fn end(&mut self) -> Result<()> {
+        let Some(Process { child, .. }) = &mut self.process else { return Ok(()) };
+        let Ok(ended) = timeout_at(self.deadline, child.wait()).await else {
+            self.kill().await;
+            return Err(verdict::too_long(&self.caps));
+        };
+        let status = ended.map_err(|error| Error::host("waiting for a child process", error))?;
+        let last_words = self.last_words().await;
+        verdict::of_end(status, &last_words, &self.caps)
+    }
+
+    async fn kill(&mut self) {
+        if let Some(Process { child, .. }) = &mut self.process
+            && let Err(error) = child.kill().await
+        {
+            tracing::warn!("a child process could not be killed: {error}");
+        }
+        self.last_words().await;
+    }
+
+    async fn last_words(&mut self) -> String {
+        let Some(Process { last_words, .. }) = &mut self.process else { return String::new() };
+        if last_words.is_finished() {
+            return String::new();
+        }
+        let said = last_words.await.unwrap_or_default();
+        if !said.is_empty() {
+            tracing::warn!(what = self.caps.what, "a child process said: {said}");
+        }
+        said
+    }
+}
