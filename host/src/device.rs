@@ -19,7 +19,8 @@ pub use decode::decode_image;
 pub use dtype::DType;
 pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind};
 pub use op::{
-    Arithmetic, Coordinates, Cost, ImageLayout, Interpolation, Op, PadMode, Plan, Resize, SliceRange, StridedCopy, Work,
+    Arithmetic, Broadcast, Comparison, Coordinates, Cost, ImageLayout, Interpolation, Logical, Op, PadMode, Plan,
+    Reduction, Resize, SliceRange, StridedCopy, Suppression, Unary, Work,
 };
 pub use shape::Shape;
 pub use stop::Stop;
@@ -85,11 +86,15 @@ pub trait Device: Send + Sync {
     /// Errors: `limit-exceeded` and `overloaded`; `deadline-exceeded` and `cancelled` from `stop`.
     fn perform(&self, account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
         stop.check()?;
-        match (&plan.work, plan.outputs.first(), inputs.first()) {
-            (Work::View { byte_offset }, Some((_, shape)), Some(tensor)) => {
-                Ok(vec![tensor.view(*byte_offset, shape.clone())?])
+        let (offsets, Some(tensor)) = (plan.work.views(), inputs.first()) else {
+            return self.execute(account, plan, inputs, stop);
+        };
+        match offsets {
+            [] => self.execute(account, plan, inputs, stop),
+            offsets => {
+                let views = offsets.iter().zip(&plan.outputs);
+                views.map(|(offset, (_, shape))| tensor.view(*offset, shape.clone())).collect()
             }
-            _ => self.execute(account, plan, inputs, stop),
         }
     }
 

@@ -1,19 +1,28 @@
 //! Host memory and operators on one core; it never starts threads, because invocations run beside each other.
 
 mod arithmetic;
+mod boxes;
 mod cast;
 mod element;
 mod float;
+mod functions;
+mod indexing;
 mod lanes;
+mod matmul;
 mod memory;
 mod normalize;
 mod pad;
+mod reduce;
 mod resize;
+mod scan;
+mod select;
+mod sort;
 mod strided;
 mod top_k;
+mod unary;
 mod vectorised;
 
-use self::element::{with_element, with_float};
+use self::element::{with_element, with_float, with_number};
 use self::memory::{Fresh, elements};
 use super::stop::Pace;
 use super::{Account, DType, Device, HostMemory, Ledger, Plan, Shape, Stop, Tensor, Work};
@@ -73,6 +82,9 @@ impl Device for Cpu {
     }
 
     fn read(&self, tensor: &Tensor, range: Range<u64>) -> Result<Vec<u8>> {
+        if tensor.dtype() == DType::Text {
+            return Err(Error::unsupported("a tensor of text has no bytes; read its strings"));
+        }
         let offset = tensor.byte_offset();
         let range = tensor.buffer_range(range)?;
         let bytes = tensor.host_bytes().unwrap_or_default();
@@ -85,7 +97,9 @@ impl Device for Cpu {
         let bytes = |(dtype, shape): &(DType, Shape)| shape.bytes(*dtype).unwrap_or(0);
         let mut results: Vec<Fresh> =
             plan.outputs.iter().map(|output| Fresh::new(account, bytes(output))).collect::<Result<_>>()?;
-        if plan.outputs.iter().any(|(_, shape)| shape.elements() > 0) {
+        // Indices are checked even where there is nothing to pick.
+        let checks = matches!(plan.work, Work::Gather { .. } | Work::OneHot { .. });
+        if checks || plan.outputs.iter().any(|(_, shape)| shape.elements() > 0) {
             compute(account, plan, inputs, &mut results, stop)?;
         }
         let outputs = plan.outputs.iter().zip(results);
@@ -120,7 +134,7 @@ fn compute(account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], results: &mu
     let mut pace = Pace::new(stop);
     let pace = &mut pace;
     match &plan.work {
-        Work::View { .. } => Err(lost()),
+        Work::View { .. } | Work::Views { .. } => Err(lost()),
         Work::Resize { images, source_height, source_width, channels, resize } => {
             let picture = resize::Picture::new(*images, [*source_height, *source_width], *channels, *resize);
             match dtype {
@@ -141,8 +155,15 @@ fn compute(account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], results: &mu
         Work::Softmax { outer, length, inner } => with_float!(dtype, T => {
             lanes::softmax::<T>([*outer, *length, *inner], elements(input)?, result.elements_mut()?, pace)
         }),
-        Work::Argmax { outer, length, inner } => with_element!(dtype, T => {
-            lanes::argmax::<T>([*outer, *length, *inner], elements(input)?, result.elements_mut()?, pace)
+        Work::LogSoftmax { outer, length, inner } => with_float!(dtype, T => {
+            lanes::log_softmax::<T>([*outer, *length, *inner], elements(input)?, result.elements_mut()?, pace)
+        }),
+        Work::Extreme { largest, outer, length, inner } => with_element!(dtype, T => {
+            let (sizes, input, result) = ([*outer, *length, *inner], elements(input)?, result.elements_mut()?);
+            match largest {
+                true => lanes::extreme::<T, true>(sizes, input, result, pace),
+                false => lanes::extreme::<T, false>(sizes, input, result, pace),
+            }
         }),
         Work::TopK { outer, length, inner, k, largest } => {
             let indices = more.first_mut().ok_or_else(lost)?.elements_mut()?;
@@ -151,6 +172,46 @@ fn compute(account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], results: &mu
                 search.run::<T>(elements(input)?, result.elements_mut()?, indices, account, pace)
             })
         }
+        Work::Sort { outer, length, inner, descending } => {
+            let indices = more.first_mut().ok_or_else(lost)?.elements_mut()?;
+            let sort = sort::Sort { sizes: [*outer, *length, *inner], descending: *descending };
+            with_element!(dtype, T => {
+                sort.run::<T>(elements(input)?, result.elements_mut()?, indices, account, pace)
+            })
+        }
+        Work::CumulativeSum { outer, length, inner, exclusive, reverse } => {
+            let scan = scan::Scan { sizes: [*outer, *length, *inner], exclusive: *exclusive, reverse: *reverse };
+            with_number!(dtype, T => scan.run::<T>(elements(input)?, result.elements_mut()?, pace))
+        }
+        Work::Reduce { reduction, dims, strides, count } => {
+            let loops = reduce::Loops { dims, strides, count: *count };
+            reduce::run(*reduction, &loops, input, result, account, pace)
+        }
+        Work::Gather { outer, length, inner } => {
+            let sizes = [*outer, *length, *inner];
+            indexing::gather(sizes, input, second.ok_or_else(lost)?, result, account, pace)
+        }
+        Work::Split { outer, lengths } => {
+            indexing::split(*outer, lengths, input, std::iter::once(result).chain(more), pace)
+        }
+        Work::OneHot { outer, depth, inner } => {
+            indexing::one_hot([*outer, *depth, *inner], plan.outputs[0].0, input, result, account, pace)
+        }
+        Work::Matmul { batch, rows, length, columns } => {
+            let inputs = [*input, *second.ok_or_else(lost)?];
+            matmul::run(batch, [*rows, *length, *columns], inputs, result, account, pace)
+        }
+        Work::NonMaximumSuppression { count: _, suppression } => {
+            let (scores, kept) = (second.ok_or_else(lost)?, more.first_mut().ok_or_else(lost)?);
+            let count = with_float!(dtype, T => {
+                let (boxes, scores) = (elements(input)?, elements(scores)?);
+                boxes::run::<T>(*suppression, boxes, scores, result.elements_mut()?, account, pace)
+            })?;
+            kept.elements_mut::<i64>()?.fill(count);
+            Ok(())
+        }
+        Work::Unary(unary) => unary::run(*unary, input, result, pace),
+        Work::Clamp { low, high } => unary::clamp(*low, *high, input, result, pace),
         Work::MaskedMeanPool { batch, tokens, features } => {
             let mask = second.ok_or_else(lost)?;
             let _scratch = account.charge(batch.saturating_mul(*tokens).saturating_mul(8))?;
@@ -164,10 +225,18 @@ fn compute(account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], results: &mu
             let sizes = [*outer, *length, *inner];
             lanes::l2_normalize::<T>(sizes, f64::from(*epsilon), elements(input)?, result.elements_mut()?, pace)
         }),
-        Work::Arithmetic { arithmetic, dims, a_strides, b_strides } => {
-            let loops = arithmetic::Loops::new(dims, a_strides, b_strides);
+        Work::Arithmetic { arithmetic, broadcast } => {
+            let loops = arithmetic::Loops::new(broadcast);
             arithmetic::run(*arithmetic, &loops, [*input, *second.ok_or_else(lost)?], result, pace)
         }
+        Work::Compare { comparison, broadcast } => {
+            let loops = arithmetic::Loops::new(broadcast);
+            arithmetic::compare(*comparison, &loops, [*input, *second.ok_or_else(lost)?], result, pace)
+        }
+        Work::Select(broadcast) => match inputs {
+            [condition, a, b] => select::run(broadcast, [condition, a, b], result, pace),
+            _ => Err(lost()),
+        },
     }
 }
 

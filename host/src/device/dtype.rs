@@ -90,6 +90,16 @@ impl DType {
         }
     }
 
+    /// Whether it is an integer, signed or not.
+    pub const fn is_integer(self) -> bool {
+        self.is_signed_integer() || matches!(self, DType::U8 | DType::U16 | DType::U32 | DType::U64)
+    }
+
+    /// Whether it is s8, s16, s32 or s64.
+    pub const fn is_signed_integer(self) -> bool {
+        matches!(self, DType::S8 | DType::S16 | DType::S32 | DType::S64)
+    }
+
     /// Whether it is f16, bf16, f32 or f64.
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)

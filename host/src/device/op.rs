@@ -4,10 +4,18 @@
 //! [`Op::plan`] checks everything that can be known from dtypes and shapes and lowers the operator to [`Work`]: loops
 //! with resolved axes and strides. Devices execute work and never look at an [`Op`] again.
 
-mod arithmetic;
+mod boxes;
+mod broadcast;
 mod image;
+mod indexing;
 mod lanes;
 mod layout;
+mod matmul;
+mod reduce;
+mod unary;
+mod work;
+
+pub use work::{Broadcast, StridedCopy, Work};
 
 use super::{DType, Shape};
 use crate::config::Limits;
@@ -106,6 +114,83 @@ pub enum Op {
     },
     /// `add`, `subtract`, … of two tensors that broadcast.
     Arithmetic(Arithmetic),
+    /// `equal`, `less`, … of two tensors that broadcast.
+    Compare(Comparison),
+    /// `logical-and` and `logical-or` of two tensors that broadcast.
+    Logical(Logical),
+    /// `select` of a condition and two tensors, all of which broadcast.
+    Select,
+    /// `abs`, `exp`, … of each element.
+    Unary(Unary),
+    /// `clamp` of each element.
+    Clamp {
+        /// The least value; negative infinity for none.
+        low: f64,
+        /// The largest value; infinity for none.
+        high: f64,
+    },
+    /// `split` along one axis; as many results as there are lengths.
+    Split {
+        /// The axis.
+        axis: i32,
+        /// The axis' length in each result.
+        lengths: Vec<u64>,
+    },
+    /// `gather` of an input and indices.
+    Gather {
+        /// The axis of the input that the indices count along.
+        axis: i32,
+    },
+    /// `one-hot` of indices.
+    OneHot {
+        /// The new axis' length.
+        depth: u64,
+        /// The new axis, an axis of the result.
+        axis: i32,
+        /// The dtype of the result.
+        dtype: DType,
+    },
+    /// `log-softmax` along one axis.
+    LogSoftmax {
+        /// The axis.
+        axis: i32,
+    },
+    /// `argmin` along one axis.
+    Argmin {
+        /// The axis.
+        axis: i32,
+        /// Whether the axis stays, with length 1.
+        keep_axis: bool,
+    },
+    /// `sort` along one axis; two results: values and indices.
+    Sort {
+        /// The axis.
+        axis: i32,
+        /// The largest first.
+        descending: bool,
+    },
+    /// `cumulative-sum` along one axis.
+    CumulativeSum {
+        /// The axis.
+        axis: i32,
+        /// Whether each sum leaves out its own element.
+        exclusive: bool,
+        /// Whether sums start at the axis' end.
+        reverse: bool,
+    },
+    /// `reduce-sum`, `reduce-max`, … over several axes.
+    Reduce {
+        /// What is computed.
+        reduction: Reduction,
+        /// The axes; none means all.
+        axes: Vec<i32>,
+        /// Whether the axes stay, with length 1.
+        keep_axes: bool,
+    },
+    /// `matmul` of two tensors.
+    Matmul,
+    /// `non-maximum-suppression` of boxes and scores; two results: indices and their number.
+    NonMaximumSuppression(Suppression),
 }
 
 /// What `resize` does.
@@ -199,6 +284,99 @@ pub enum Arithmetic {
     Minimum,
     /// The larger; NaN if either is.
     Maximum,
+    /// a to the power of b; floats only.
+    Power,
+    /// The remainder of floored division, with the sign of b; integers only; 0 if b is 0.
+    Modulo,
+}
+
+/// An element-wise question about two tensors. Nothing equals NaN, and nothing is less or greater than it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Comparison {
+    /// a == b
+    Equal,
+    /// a != b
+    NotEqual,
+    /// a < b
+    Less,
+    /// a <= b
+    LessOrEqual,
+    /// a > b
+    Greater,
+    /// a >= b
+    GreaterOrEqual,
+}
+
+/// An element-wise operator of two booleans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Logical {
+    /// Both.
+    And,
+    /// At least one.
+    Or,
+}
+
+/// A function of one element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unary {
+    /// Without its sign; the smallest integer stays. Any number.
+    Abs,
+    /// -x; the smallest integer stays. Signed integers and floats.
+    Negate,
+    /// -1, 0 or 1; NaN stays. Any number.
+    Sign,
+    /// 0 where it is less. Signed integers and floats.
+    Relu,
+    /// e to the power of x.
+    Exp,
+    /// The natural logarithm.
+    Log,
+    /// The square root.
+    Sqrt,
+    /// 1 / x
+    Reciprocal,
+    /// The largest whole number that is not larger.
+    Floor,
+    /// The smallest whole number that is not smaller.
+    Ceil,
+    /// The nearest whole number, ties to even.
+    Round,
+    /// 1 / (1 + e^-x)
+    Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// x / 2 * (1 + erf(x / sqrt(2)))
+    Gelu,
+    /// The error function.
+    Erf,
+    /// The other boolean.
+    Not,
+}
+
+/// What a reduction computes of the elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    /// Their sum; integers wrap.
+    Sum,
+    /// Their mean; floats only.
+    Mean,
+    /// The largest; NaN if any is.
+    Max,
+    /// The smallest; NaN if any is.
+    Min,
+    /// The root of the sum of their squares; floats only.
+    L2,
+}
+
+/// What `non-maximum-suppression` keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Suppression {
+    /// A box that overlaps a better one by more than this part of their union is dropped; 0 to 1.
+    pub overlap: f32,
+    /// Boxes whose score is not greater than this are dropped.
+    pub score: f32,
+    /// The most boxes that are kept.
+    pub maximum: u64,
 }
 
 /// What an operator will take.
@@ -220,137 +398,6 @@ pub struct Plan {
     pub cost: Cost,
     /// What a device has to do.
     pub work: Work,
-}
-
-/// An operator lowered to loops. Sizes are elements; every product of them was checked to be addressable. Unless a
-/// variant says otherwise there is one input and one result, both row-major and contiguous.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Work {
-    /// The result is a part of the input's own bytes.
-    View {
-        /// Where it starts.
-        byte_offset: u64,
-    },
-    /// Every image is resized: [images, source height, source width, channels] → [images, height, width, channels].
-    /// The taps of both axes come from `resample`, and u8 results are accumulated in f32, rows first, tap by tap, so
-    /// that devices agree exactly.
-    Resize {
-        /// Images, with the channels among them where they are planes.
-        images: u64,
-        /// Source height.
-        source_height: u64,
-        /// Source width.
-        source_width: u64,
-        /// Interleaved channels.
-        channels: u64,
-        /// Target size and filter.
-        resize: Resize,
-    },
-    /// [outer, channels, inner] → the same as f32; `scale` and `offset` have one number per channel.
-    Normalize {
-        /// Elements before the axis.
-        outer: u64,
-        /// Elements after the axis.
-        inner: u64,
-        /// A factor per channel; the channels are as many as there are numbers.
-        scale: Vec<f32>,
-        /// A summand per channel.
-        offset: Vec<f32>,
-    },
-    /// Each element is converted.
-    Cast,
-    /// Elements are picked by strides.
-    Copy(StridedCopy),
-    /// The input lies within the result, `before[i]` elements from the start of axis i; the rest is filled.
-    Pad {
-        /// The input's dimensions.
-        source: Vec<u64>,
-        /// Elements before each axis.
-        before: Vec<u64>,
-        /// What to fill with.
-        mode: PadMode,
-    },
-    /// Any number of inputs: each of `outer` rows of the result is, for each input i, `lengths[i]` elements of it.
-    Join {
-        /// Rows.
-        outer: u64,
-        /// Elements of each input in a row.
-        lengths: Vec<u64>,
-    },
-    /// Softmax along the middle of [outer, length, inner].
-    Softmax {
-        /// Elements before the axis.
-        outer: u64,
-        /// The axis' length.
-        length: u64,
-        /// Elements after the axis.
-        inner: u64,
-    },
-    /// The index of the largest along the middle of [outer, length, inner], which is not empty.
-    Argmax {
-        /// Elements before the axis.
-        outer: u64,
-        /// The axis' length.
-        length: u64,
-        /// Elements after the axis.
-        inner: u64,
-    },
-    /// The `k` largest or smallest along the middle of [outer, length, inner]. Two results: values and s64 indices,
-    /// both [outer, k, inner].
-    TopK {
-        /// Elements before the axis.
-        outer: u64,
-        /// The axis' length.
-        length: u64,
-        /// Elements after the axis.
-        inner: u64,
-        /// At most `length`.
-        k: u64,
-        /// The largest ones, or else the smallest.
-        largest: bool,
-    },
-    /// Two inputs: [batch, tokens, features] and the mask [batch, tokens] → [batch, features].
-    MaskedMeanPool {
-        /// Rows.
-        batch: u64,
-        /// Tokens of a row.
-        tokens: u64,
-        /// Numbers of a token.
-        features: u64,
-    },
-    /// Division by the length along the middle of [outer, length, inner].
-    L2Normalize {
-        /// Elements before the axis.
-        outer: u64,
-        /// The axis' length.
-        length: u64,
-        /// Elements after the axis.
-        inner: u64,
-        /// The least divisor.
-        epsilon: f32,
-    },
-    /// Two inputs of one dtype, read by strides.
-    Arithmetic {
-        /// What is computed.
-        arithmetic: Arithmetic,
-        /// The result's dimensions, adjacent ones joined where both inputs allow it.
-        dims: Vec<u64>,
-        /// Elements between neighbours of `a` along each axis: 0 where it broadcasts.
-        a_strides: Vec<u64>,
-        /// The same of `b`.
-        b_strides: Vec<u64>,
-    },
-}
-
-/// Element (i, j, …) of the result is element `start + i * strides[0] + j * strides[1] + …` of the input.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StridedCopy {
-    /// The result's dimensions without those of length 1, adjacent ones joined where the strides allow it.
-    pub dims: Vec<u64>,
-    /// Elements between neighbours in the input; may be negative.
-    pub strides: Vec<i64>,
-    /// The input's element that comes first.
-    pub start: u64,
 }
 
 impl Op {
@@ -377,6 +424,33 @@ impl Op {
             Op::Arithmetic(Arithmetic::Divide) => "divide",
             Op::Arithmetic(Arithmetic::Minimum) => "minimum",
             Op::Arithmetic(Arithmetic::Maximum) => "maximum",
+            Op::Arithmetic(Arithmetic::Power) => "power",
+            Op::Arithmetic(Arithmetic::Modulo) => "modulo",
+            Op::Compare(Comparison::Equal) => "equal",
+            Op::Compare(Comparison::NotEqual) => "not-equal",
+            Op::Compare(Comparison::Less) => "less",
+            Op::Compare(Comparison::LessOrEqual) => "less-or-equal",
+            Op::Compare(Comparison::Greater) => "greater",
+            Op::Compare(Comparison::GreaterOrEqual) => "greater-or-equal",
+            Op::Logical(Logical::And) => "logical-and",
+            Op::Logical(Logical::Or) => "logical-or",
+            Op::Select => "select",
+            Op::Unary(unary) => unary.name(),
+            Op::Clamp { .. } => "clamp",
+            Op::Split { .. } => "split",
+            Op::Gather { .. } => "gather",
+            Op::OneHot { .. } => "one-hot",
+            Op::LogSoftmax { .. } => "log-softmax",
+            Op::Argmin { .. } => "argmin",
+            Op::Sort { .. } => "sort",
+            Op::CumulativeSum { .. } => "cumulative-sum",
+            Op::Reduce { reduction: Reduction::Sum, .. } => "reduce-sum",
+            Op::Reduce { reduction: Reduction::Mean, .. } => "reduce-mean",
+            Op::Reduce { reduction: Reduction::Max, .. } => "reduce-max",
+            Op::Reduce { reduction: Reduction::Min, .. } => "reduce-min",
+            Op::Reduce { reduction: Reduction::L2, .. } => "reduce-l2",
+            Op::Matmul => "matmul",
+            Op::NonMaximumSuppression(_) => "non-maximum-suppression",
         }
     }
 
@@ -406,11 +480,28 @@ impl Op {
             Op::Concat { axis } => layout::concat(*axis, inputs, rank),
             Op::Stack { axis } => layout::stack(*axis, inputs, rank),
             Op::Softmax { axis } => lanes::softmax(*axis, one(inputs)?),
-            Op::Argmax { axis, keep_axis } => lanes::argmax(*axis, *keep_axis, one(inputs)?, rank),
+            Op::Argmax { axis, keep_axis } => lanes::extreme(true, *axis, *keep_axis, one(inputs)?, rank),
             Op::TopK { k, axis, largest } => lanes::top_k(*k, *axis, *largest, one(inputs)?, rank),
             Op::MaskedMeanPool => lanes::masked_mean_pool(two(inputs)?, rank),
             Op::L2Normalize { axis, epsilon } => lanes::l2_normalize(*axis, *epsilon, one(inputs)?),
-            Op::Arithmetic(arithmetic) => arithmetic::plan(*arithmetic, two(inputs)?, rank),
+            Op::Arithmetic(arithmetic) => broadcast::arithmetic(*arithmetic, two(inputs)?, rank),
+            Op::Compare(comparison) => broadcast::compare(*comparison, two(inputs)?, rank),
+            Op::Logical(logical) => broadcast::logical(*logical, two(inputs)?, rank),
+            Op::Select => broadcast::select(three(inputs)?, rank),
+            Op::Unary(unary) => unary::plan(*unary, one(inputs)?),
+            Op::Clamp { low, high } => unary::clamp(*low, *high, one(inputs)?),
+            Op::Split { axis, lengths } => indexing::split(*axis, lengths, one(inputs)?, limits),
+            Op::Gather { axis } => indexing::gather(*axis, two(inputs)?, rank),
+            Op::OneHot { depth, axis, dtype } => indexing::one_hot(*depth, *axis, *dtype, one(inputs)?, rank),
+            Op::LogSoftmax { axis } => lanes::log_softmax(*axis, one(inputs)?),
+            Op::Argmin { axis, keep_axis } => lanes::extreme(false, *axis, *keep_axis, one(inputs)?, rank),
+            Op::Sort { axis, descending } => lanes::sort(*axis, *descending, one(inputs)?),
+            Op::CumulativeSum { axis, exclusive, reverse } => {
+                lanes::cumulative_sum(*axis, *exclusive, *reverse, one(inputs)?)
+            }
+            Op::Reduce { reduction, axes, keep_axes } => reduce::plan(*reduction, axes, *keep_axes, one(inputs)?, rank),
+            Op::Matmul => matmul::plan(two(inputs)?, rank),
+            Op::NonMaximumSuppression(suppression) => boxes::plan(*suppression, two(inputs)?, rank),
         }?;
         if plan.cost.operations > limits.operator_operations {
             return Err(Error::too_large(format!(
@@ -443,6 +534,16 @@ fn two<'a>(inputs: &[(DType, &'a Shape)]) -> Result<[(DType, &'a Shape); 2]> {
         _ => Err(Error::invalid_argument(format!("it takes two tensors, not {}", inputs.len()))),
     }
 }
+
+fn three<'a>(inputs: &[(DType, &'a Shape)]) -> Result<[(DType, &'a Shape); 3]> {
+    match inputs {
+        [a, b, c] => Ok([*a, *b, *c]),
+        _ => Err(Error::invalid_argument(format!("it takes three tensors, not {}", inputs.len()))),
+    }
+}
+
+/// The dtypes that most functions of floats take, for messages.
+const FLOATS: &str = "f16, bf16, f32 or f64";
 
 /// An error that names the argument `name` and its dtype, and says which ones are taken.
 fn wrong_dtype(name: &str, dtype: DType, takes: &str) -> Error {

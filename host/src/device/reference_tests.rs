@@ -1,8 +1,8 @@
 //! Runs the table of `tests/python/operators.py` on every device that is present; it never makes expectations itself.
 
 use super::{
-    Arithmetic, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Op, Owner, PadMode, Resize, Shape,
-    SliceRange, Stop, Tensor,
+    Arithmetic, Comparison, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Logical, Op, Owner,
+    PadMode, Reduction, Resize, Shape, SliceRange, Stop, Suppression, Tensor, Unary,
 };
 use crate::config::Limits;
 use crate::error::Error;
@@ -74,6 +74,48 @@ enum Call {
     Divide,
     Minimum,
     Maximum,
+    Power,
+    Modulo,
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    LogicalAnd,
+    LogicalOr,
+    LogicalNot,
+    Select,
+    Clamp { low: String, high: String },
+    Abs,
+    Negate,
+    Sign,
+    Relu,
+    Exp,
+    Log,
+    Sqrt,
+    Reciprocal,
+    Floor,
+    Ceil,
+    Round,
+    Sigmoid,
+    Tanh,
+    Gelu,
+    Erf,
+    Split { axis: i32, lengths: Vec<u64> },
+    Gather { axis: i32 },
+    OneHot { depth: u64, axis: i32, dtype: String },
+    LogSoftmax { axis: i32 },
+    Argmin { axis: i32, keep_axis: bool },
+    Sort { axis: i32, descending: bool },
+    CumulativeSum { axis: i32, exclusive: bool, reverse: bool },
+    ReduceSum { axes: Vec<i32>, keep_axes: bool },
+    ReduceMean { axes: Vec<i32>, keep_axes: bool },
+    ReduceMax { axes: Vec<i32>, keep_axes: bool },
+    ReduceMin { axes: Vec<i32>, keep_axes: bool },
+    ReduceL2 { axes: Vec<i32>, keep_axes: bool },
+    Matmul,
+    NonMaximumSuppression { iou_threshold: f32, score_threshold: String, maximum: u64 },
 }
 
 #[derive(Deserialize)]
@@ -90,6 +132,10 @@ fn layout(word: &str) -> ImageLayout {
         "chw" => ImageLayout::Chw,
         _ => panic!("no layout is called {word}"),
     }
+}
+
+fn reduce(reduction: Reduction, axes: &[i32], keep_axes: bool) -> Op {
+    Op::Reduce { reduction, axes: axes.to_vec(), keep_axes }
 }
 
 impl Call {
@@ -155,6 +201,58 @@ impl Call {
             Call::Divide => Op::Arithmetic(Arithmetic::Divide),
             Call::Minimum => Op::Arithmetic(Arithmetic::Minimum),
             Call::Maximum => Op::Arithmetic(Arithmetic::Maximum),
+            Call::Power => Op::Arithmetic(Arithmetic::Power),
+            Call::Modulo => Op::Arithmetic(Arithmetic::Modulo),
+            Call::Equal => Op::Compare(Comparison::Equal),
+            Call::NotEqual => Op::Compare(Comparison::NotEqual),
+            Call::Less => Op::Compare(Comparison::Less),
+            Call::LessOrEqual => Op::Compare(Comparison::LessOrEqual),
+            Call::Greater => Op::Compare(Comparison::Greater),
+            Call::GreaterOrEqual => Op::Compare(Comparison::GreaterOrEqual),
+            Call::LogicalAnd => Op::Logical(Logical::And),
+            Call::LogicalOr => Op::Logical(Logical::Or),
+            Call::LogicalNot => Op::Unary(Unary::Not),
+            Call::Select => Op::Select,
+            Call::Clamp { low, high } => Op::Clamp { low: low.parse().unwrap(), high: high.parse().unwrap() },
+            Call::Abs => Op::Unary(Unary::Abs),
+            Call::Negate => Op::Unary(Unary::Negate),
+            Call::Sign => Op::Unary(Unary::Sign),
+            Call::Relu => Op::Unary(Unary::Relu),
+            Call::Exp => Op::Unary(Unary::Exp),
+            Call::Log => Op::Unary(Unary::Log),
+            Call::Sqrt => Op::Unary(Unary::Sqrt),
+            Call::Reciprocal => Op::Unary(Unary::Reciprocal),
+            Call::Floor => Op::Unary(Unary::Floor),
+            Call::Ceil => Op::Unary(Unary::Ceil),
+            Call::Round => Op::Unary(Unary::Round),
+            Call::Sigmoid => Op::Unary(Unary::Sigmoid),
+            Call::Tanh => Op::Unary(Unary::Tanh),
+            Call::Gelu => Op::Unary(Unary::Gelu),
+            Call::Erf => Op::Unary(Unary::Erf),
+            Call::Split { axis, lengths } => Op::Split { axis: *axis, lengths: lengths.clone() },
+            Call::Gather { axis } => Op::Gather { axis: *axis },
+            Call::OneHot { depth, axis, dtype } => {
+                Op::OneHot { depth: *depth, axis: *axis, dtype: DType::from_word(dtype).unwrap() }
+            }
+            Call::LogSoftmax { axis } => Op::LogSoftmax { axis: *axis },
+            Call::Argmin { axis, keep_axis } => Op::Argmin { axis: *axis, keep_axis: *keep_axis },
+            Call::Sort { axis, descending } => Op::Sort { axis: *axis, descending: *descending },
+            Call::CumulativeSum { axis, exclusive, reverse } => {
+                Op::CumulativeSum { axis: *axis, exclusive: *exclusive, reverse: *reverse }
+            }
+            Call::ReduceSum { axes, keep_axes } => reduce(Reduction::Sum, axes, *keep_axes),
+            Call::ReduceMean { axes, keep_axes } => reduce(Reduction::Mean, axes, *keep_axes),
+            Call::ReduceMax { axes, keep_axes } => reduce(Reduction::Max, axes, *keep_axes),
+            Call::ReduceMin { axes, keep_axes } => reduce(Reduction::Min, axes, *keep_axes),
+            Call::ReduceL2 { axes, keep_axes } => reduce(Reduction::L2, axes, *keep_axes),
+            Call::Matmul => Op::Matmul,
+            Call::NonMaximumSuppression { iou_threshold, score_threshold, maximum } => {
+                Op::NonMaximumSuppression(Suppression {
+                    overlap: *iou_threshold,
+                    score: score_threshold.parse().unwrap(),
+                    maximum: *maximum,
+                })
+            }
         })
     }
 }

@@ -5,7 +5,8 @@ use super::bindings::hearth::inference::tensors;
 use super::tensors::dtype_of_guest;
 use super::{Ctx, Fault, micros_since};
 use crate::device::{
-    Arithmetic, Coordinates, DType, ImageLayout, Interpolation, Op, PadMode, Resize, Tensor, decode_image,
+    Arithmetic, Comparison, Coordinates, DType, ImageLayout, Interpolation, Logical, Op, PadMode, Reduction, Resize,
+    Suppression, Tensor, Unary, decode_image,
 };
 use crate::error::Error;
 use std::time::Instant;
@@ -44,6 +45,26 @@ impl Ctx {
         };
         self.usage.operators_us += micros_since(started);
         outputs?.into_iter().map(|output| Ok(self.table.push(output)?)).collect()
+    }
+
+    /// Runs an operator of two results.
+    async fn operate_two(&mut self, op: Op, inputs: Vec<Tensor>) -> Result<[Handle; 2], Fault> {
+        let outputs = self.operate_all(op, inputs).await?;
+        outputs.try_into().map_err(|_| Fault::Trap(wasmtime::Error::msg("an operator gave other than two results")))
+    }
+
+    async fn function(&mut self, unary: Unary, input: Handle) -> Result<Handle, Fault> {
+        self.unary(Op::Unary(unary), input).await
+    }
+
+    async fn reduce(
+        &mut self,
+        reduction: Reduction,
+        input: Handle,
+        axes: Vec<i32>,
+        keep_axes: bool,
+    ) -> Result<Handle, Fault> {
+        self.unary(Op::Reduce { reduction, axes, keep_axes }, input).await
     }
 
     fn tensor(&self, handle: &Handle) -> Result<Tensor, Fault> {
@@ -184,11 +205,8 @@ impl operators::Host for Ctx {
 
     async fn top_k(&mut self, input: Handle, k: u64, axis: i32, largest: bool) -> Result<operators::TopKResult, Fault> {
         let input = self.tensor(&input)?;
-        let mut results = self.operate_all(Op::TopK { k, axis, largest }, vec![input]).await?.into_iter();
-        match (results.next(), results.next()) {
-            (Some(values), Some(indices)) => Ok(operators::TopKResult { values, indices }),
-            _ => Err(Fault::Trap(wasmtime::Error::msg("top-k gave other than two results"))),
-        }
+        let [values, indices] = self.operate_two(Op::TopK { k, axis, largest }, vec![input]).await?;
+        Ok(operators::TopKResult { values, indices })
     }
 
     async fn masked_mean_pool(&mut self, input: Handle, mask: Handle) -> Result<Handle, Fault> {
@@ -221,5 +239,199 @@ impl operators::Host for Ctx {
 
     async fn maximum(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
         self.binary(Op::Arithmetic(Arithmetic::Maximum), a, b).await
+    }
+
+    async fn split(&mut self, input: Handle, axis: i32, lengths: Vec<u64>) -> Result<Vec<Handle>, Fault> {
+        let input = self.tensor(&input)?;
+        self.operate_all(Op::Split { axis, lengths }, vec![input]).await
+    }
+
+    async fn gather(&mut self, input: Handle, indices: Handle, axis: i32) -> Result<Handle, Fault> {
+        self.binary(Op::Gather { axis }, input, indices).await
+    }
+
+    async fn one_hot(
+        &mut self,
+        indices: Handle,
+        depth: u64,
+        axis: i32,
+        dtype: tensors::Dtype,
+    ) -> Result<Handle, Fault> {
+        self.unary(Op::OneHot { depth, axis, dtype: dtype_of_guest(dtype) }, indices).await
+    }
+
+    async fn log_softmax(&mut self, input: Handle, axis: i32) -> Result<Handle, Fault> {
+        self.unary(Op::LogSoftmax { axis }, input).await
+    }
+
+    async fn argmin(&mut self, input: Handle, axis: i32, keep_axis: bool) -> Result<Handle, Fault> {
+        self.unary(Op::Argmin { axis, keep_axis }, input).await
+    }
+
+    async fn sort(&mut self, input: Handle, axis: i32, descending: bool) -> Result<operators::SortResult, Fault> {
+        let input = self.tensor(&input)?;
+        let [values, indices] = self.operate_two(Op::Sort { axis, descending }, vec![input]).await?;
+        Ok(operators::SortResult { values, indices })
+    }
+
+    async fn cumulative_sum(
+        &mut self,
+        input: Handle,
+        axis: i32,
+        exclusive: bool,
+        reverse: bool,
+    ) -> Result<Handle, Fault> {
+        self.unary(Op::CumulativeSum { axis, exclusive, reverse }, input).await
+    }
+
+    async fn matmul(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Matmul, a, b).await
+    }
+
+    async fn non_maximum_suppression(
+        &mut self,
+        boxes: Handle,
+        scores: Handle,
+        iou_threshold: f32,
+        score_threshold: f32,
+        maximum: u64,
+    ) -> Result<operators::SuppressionResult, Fault> {
+        let inputs = vec![self.tensor(&boxes)?, self.tensor(&scores)?];
+        let suppression = Suppression { overlap: iou_threshold, score: score_threshold, maximum };
+        let [indices, count] = self.operate_two(Op::NonMaximumSuppression(suppression), inputs).await?;
+        Ok(operators::SuppressionResult { indices, count })
+    }
+
+    async fn select(&mut self, condition: Handle, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        let inputs = vec![self.tensor(&condition)?, self.tensor(&a)?, self.tensor(&b)?];
+        self.operate(Op::Select, inputs).await
+    }
+
+    async fn clamp(&mut self, input: Handle, low: f64, high: f64) -> Result<Handle, Fault> {
+        self.unary(Op::Clamp { low, high }, input).await
+    }
+
+    async fn reduce_sum(&mut self, input: Handle, axes: Vec<i32>, keep_axes: bool) -> Result<Handle, Fault> {
+        self.reduce(Reduction::Sum, input, axes, keep_axes).await
+    }
+
+    async fn reduce_mean(&mut self, input: Handle, axes: Vec<i32>, keep_axes: bool) -> Result<Handle, Fault> {
+        self.reduce(Reduction::Mean, input, axes, keep_axes).await
+    }
+
+    async fn reduce_max(&mut self, input: Handle, axes: Vec<i32>, keep_axes: bool) -> Result<Handle, Fault> {
+        self.reduce(Reduction::Max, input, axes, keep_axes).await
+    }
+
+    async fn reduce_min(&mut self, input: Handle, axes: Vec<i32>, keep_axes: bool) -> Result<Handle, Fault> {
+        self.reduce(Reduction::Min, input, axes, keep_axes).await
+    }
+
+    async fn reduce_l2(&mut self, input: Handle, axes: Vec<i32>, keep_axes: bool) -> Result<Handle, Fault> {
+        self.reduce(Reduction::L2, input, axes, keep_axes).await
+    }
+
+    async fn power(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Arithmetic(Arithmetic::Power), a, b).await
+    }
+
+    async fn modulo(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Arithmetic(Arithmetic::Modulo), a, b).await
+    }
+
+    async fn equal(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Compare(Comparison::Equal), a, b).await
+    }
+
+    async fn not_equal(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Compare(Comparison::NotEqual), a, b).await
+    }
+
+    async fn less(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Compare(Comparison::Less), a, b).await
+    }
+
+    async fn less_or_equal(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Compare(Comparison::LessOrEqual), a, b).await
+    }
+
+    async fn greater(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Compare(Comparison::Greater), a, b).await
+    }
+
+    async fn greater_or_equal(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Compare(Comparison::GreaterOrEqual), a, b).await
+    }
+
+    async fn logical_and(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Logical(Logical::And), a, b).await
+    }
+
+    async fn logical_or(&mut self, a: Handle, b: Handle) -> Result<Handle, Fault> {
+        self.binary(Op::Logical(Logical::Or), a, b).await
+    }
+
+    async fn logical_not(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Not, input).await
+    }
+
+    async fn abs(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Abs, input).await
+    }
+
+    async fn negate(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Negate, input).await
+    }
+
+    async fn sign(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Sign, input).await
+    }
+
+    async fn relu(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Relu, input).await
+    }
+
+    async fn exp(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Exp, input).await
+    }
+
+    async fn log(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Log, input).await
+    }
+
+    async fn sqrt(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Sqrt, input).await
+    }
+
+    async fn reciprocal(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Reciprocal, input).await
+    }
+
+    async fn floor(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Floor, input).await
+    }
+
+    async fn ceil(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Ceil, input).await
+    }
+
+    async fn round(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Round, input).await
+    }
+
+    async fn sigmoid(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Sigmoid, input).await
+    }
+
+    async fn tanh(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Tanh, input).await
+    }
+
+    async fn gelu(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Gelu, input).await
+    }
+
+    async fn erf(&mut self, input: Handle) -> Result<Handle, Fault> {
+        self.function(Unary::Erf, input).await
     }
 }

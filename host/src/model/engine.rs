@@ -51,7 +51,7 @@ pub(super) trait Execution: Send + Sync {
     ///
     /// Errors: `invalid-argument` where the model refuses the inputs; those of `account`; failures of the engine; any
     /// kind after `terminate`.
-    fn run(&self, device: &dyn Device, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
+    fn run(&self, device: &Arc<dyn Device>, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
 
     /// Ends the run at the next point where the engine looks, or as soon as it starts.
     fn terminate(&self);

@@ -1,5 +1,5 @@
 //! The engine onnxruntime, on the CPU: finds its library, loads models, runs them over tensors that lie in host memory; it
-//! never copies one. Only this module knows `ort`.
+//! never copies one but of text, whose strings onnxruntime keeps in a form of its own. Only this module knows `ort`.
 
 mod glue;
 mod library;
@@ -9,7 +9,7 @@ use super::engine::{Engine, Execution, Session};
 use super::package::Package;
 use super::signature::{Dim, Signature, TensorSignature};
 use crate::config::Config;
-use crate::device::{Account, DType, Device, HostMemory, Shape, Tensor};
+use crate::device::{Account, Charge, DType, Device, HostMemory, Shape, Tensor};
 use crate::error::{Error, Kind, Result};
 use glue::{Borrowed, Outlet, Output, RawSession, Side};
 use library::Library;
@@ -94,12 +94,17 @@ struct OrtExecution {
 }
 
 impl Execution for OrtExecution {
-    fn run(&self, device: &dyn Device, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    fn run(&self, device: &Arc<dyn Device>, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let OrtSession { raw, signature, input_names, output_names, reason } = &*self.session;
-        let borrowed: Vec<_> = inputs.iter().map(borrow).collect::<Result<_>>()?;
+        let mut borrowed = Vec::with_capacity(inputs.len());
+        // Strings are copied, and the copies are paid for until the run is over.
+        let mut copies = Vec::new();
+        for tensor in inputs {
+            borrowed.push(borrow(tensor, account, &mut copies)?);
+        }
         let outputs =
             raw.run(&self.options, input_names, &borrowed, output_names).map_err(|error| reason.of_run(error))?;
-        drop(borrowed);
+        drop((borrowed, copies));
         let adopt = |(output, declared)| adopt(device, account, inputs, declared, output);
         outputs.into_iter().zip(&signature.outputs).map(adopt).collect()
     }
@@ -111,18 +116,29 @@ impl Execution for OrtExecution {
     }
 }
 
-fn borrow(tensor: &Tensor) -> Result<Borrowed<'_>> {
+fn borrow<'a>(tensor: &'a Tensor, account: &Arc<Account>, copies: &mut Vec<Charge>) -> Result<Borrowed<'a>> {
+    let failed = |error| Error::host("passing a tensor to onnxruntime", error);
+    // A shape's elements fit in isize, but a dimension beside an empty one need not.
+    let dims: Vec<i64> = tensor.shape().dims().iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect();
+    if tensor.dtype() == DType::Text {
+        let strings = tensor.strings()?;
+        copies.push(account.charge(text_bytes(tensor.byte_length(), strings.len()))?);
+        return Borrowed::text(strings, &dims).map_err(failed);
+    }
     let (Some(bytes), Some(element)) = (tensor.host_bytes(), element_of(tensor.dtype())) else {
         let message = format!("onnxruntime runs on the CPU and takes no {tensor:?}");
         return Err(Error::unsupported(message));
     };
-    // A shape's elements fit in isize, but a dimension beside an empty one need not.
-    let dims: Vec<i64> = tensor.shape().dims().iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect();
-    Borrowed::new(bytes, &dims, element).map_err(|error| Error::host("passing a tensor to onnxruntime", error))
+    Borrowed::new(bytes, &dims, element).map_err(failed)
+}
+
+/// What strings of so many bytes take, with the fields of each.
+fn text_bytes(bytes: u64, count: usize) -> u64 {
+    bytes.saturating_add((count * size_of::<String>()) as u64)
 }
 
 fn adopt(
-    device: &dyn Device,
+    device: &Arc<dyn Device>,
     account: &Arc<Account>,
     inputs: &[Tensor],
     declared: &TensorSignature,
@@ -136,6 +152,9 @@ fn adopt(
         output.dims.iter().map(|&dim| u64::try_from(dim)).collect::<Result<_, _>>().map_err(|_| wrong())?;
     let shape = Shape::new(&dims, device.limits().tensor_rank)
         .map_err(|error| error.context(format_args!("output '{}'", declared.name)))?;
+    if declared.dtype == DType::Text {
+        return copied_text(device, account, shape, &declared.name, &output);
+    }
     // A graph may hand an input through as an output; the memory is then that of the input.
     let memory = output.bytes().as_ptr_range();
     let overlaps = |tensor: &&Tensor| {
@@ -144,6 +163,25 @@ fn adopt(
     };
     let passed_through = inputs.iter().find(overlaps).cloned();
     device.adopt(account, declared.dtype, shape, Box::new(Adopted { output, _passed_through: passed_through }))
+}
+
+/// A text tensor of an output's strings, which are charged before they are copied.
+fn copied_text(
+    device: &Arc<dyn Device>,
+    account: &Arc<Account>,
+    shape: Shape,
+    name: &str,
+    output: &Output,
+) -> Result<Tensor> {
+    let failed = |error| Error::host("reading text of a model", error);
+    let count = shape.elements() as usize;
+    drop(account.charge(text_bytes(output.text_bytes().map_err(failed)? as u64, count))?);
+    let strings = output.strings(count).map_err(failed)?;
+    let strings: Result<Vec<String>, _> = strings.into_iter().map(String::from_utf8).collect();
+    let strings = strings.map_err(|_| {
+        Error::invalid_argument(format!("output '{name}' holds a string that is no UTF-8, which text tensors must be"))
+    })?;
+    Tensor::text(device, account, shape, strings)
 }
 
 struct Adopted {
@@ -179,16 +217,9 @@ fn described(side: Side, outlet: Outlet) -> Result<TensorSignature> {
             format!("{what} '{name}' is no tensor (a sequence, map or optional); export the model without it");
         return Err(Error::unsupported(message));
     };
-    let dtype = match dtype_of(tensor.element) {
-        Some(DType::Text) => {
-            return Err(Error::unsupported(format!("{what} '{name}' is text, which models cannot take yet")));
-        }
-        Some(dtype) => dtype,
-        None => {
-            let message =
-                format!("{what} '{name}' has an element type that hearth has no tensors of; export it as f32");
-            return Err(Error::unsupported(message));
-        }
+    let Some(dtype) = dtype_of(tensor.element) else {
+        let message = format!("{what} '{name}' has an element type that hearth has no tensors of; export it as f32");
+        return Err(Error::unsupported(message));
     };
     let Some(dims) = tensor.dims else {
         let message = format!("{what} '{name}' does not declare how many dimensions it has; export it with a shape");

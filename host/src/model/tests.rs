@@ -9,7 +9,7 @@ use crate::config::{Config, Limits, RawConfig};
 use crate::confined::Confined;
 use crate::device::{Account, Cpu, DType, Device, Ledger, Owner, OwnerKind, Shape, Stop, Tensor};
 use crate::error::{Error, Kind, Result};
-use graph::{F32, Graph, S64, TEXT};
+use graph::{BOOLEAN, F32, Graph, S64, TEXT};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -218,6 +218,51 @@ async fn every_dtype_goes_in_and_out_empty_and_scalar_too() {
 }
 
 #[tokio::test]
+async fn text_goes_in_and_out() {
+    let Some(house) = House::new(1) else { return };
+    let text = |account: &Arc<Account>, dims: &[u64], values: &[&str]| {
+        let values = values.iter().map(|&value| value.to_owned()).collect();
+        Tensor::text(&house.device, account, Shape::new(dims, 8).unwrap(), values)
+    };
+    let account = house.account();
+    let identity = Graph::default().input("x", TEXT, "n m").output("y", TEXT, "n m");
+    let lease = house.lease("text", identity.node("Identity", &["x"], &["y"])).await;
+    assert_eq!(lease.signature().inputs[0].dtype, DType::Text);
+    for (dims, values) in [
+        (
+            &[2, 3][..],
+            &["", "a", "nul \0 within", "žluťoučký", "🦀", "the last one is longer than any small string"][..],
+        ),
+        (&[0, 3], &[]),
+        (&[0, 1 << 50], &[]),
+        (&[1, 1], &[""]),
+    ] {
+        let x = text(&account, dims, values).unwrap().reshape(&dims.iter().map(|&dim| dim as i64).collect::<Vec<_>>());
+        let outputs = infer(&lease, &account, &[("x", &x.unwrap())]).await.unwrap();
+        assert_eq!((outputs[0].1.dtype(), outputs[0].1.shape().dims()), (DType::Text, dims));
+        assert_eq!(outputs[0].1.strings().unwrap(), values);
+    }
+    assert_eq!(account.used_bytes(), 0);
+
+    let both = Graph::default().input("a", TEXT, "n").input("b", TEXT, "").output("same", BOOLEAN, "n");
+    let both = both.node("StringConcat", &["a", "b"], &["joined"]).node("Equal", &["a", "b"], &["same"]);
+    let lease = house.lease("join", both.output("joined", TEXT, "n")).await;
+    let (a, b) = (text(&account, &[2], &["é", "x"]).unwrap(), text(&account, &[], &["x"]).unwrap());
+    let outputs = infer(&lease, &account, &[("a", &a), ("b", &b)]).await.unwrap();
+    assert_eq!(outputs[0].1.host_bytes().unwrap(), [0, 1]);
+    assert_eq!(outputs[1].1.strings().unwrap(), ["éx", "xx"]);
+    let number = house.floats(&[2], &[1.0, 2.0]);
+    let error = infer(&lease, &account, &[("a", &number), ("b", &b)]).await.unwrap_err();
+    assert!(error.message().contains("'a' is f32"), "{error}");
+
+    // Two strings are there, and their copies do not fit.
+    let small = house.device.ledger().account(Owner::Workspace, 100, 10);
+    let a = text(&small, &[2], &["é", "x"]).unwrap();
+    let error = infer(&lease, &small, &[("a", &a), ("b", &b)]).await.unwrap_err();
+    assert_eq!((error.kind(), small.used_bytes()), (Kind::LimitExceeded, 35));
+}
+
+#[tokio::test]
 async fn outputs_outlive_inputs_leases_and_the_model() {
     let Some(house) = House::new(1) else { return };
     // One output is an input, one a constant of the model's, one computed.
@@ -266,7 +311,6 @@ async fn wrong_models_are_refused_with_the_reason() {
         (escape("../secret"), Kind::InvalidArgument, "escapes model directory"),
         (escape("/etc/passwd"), Kind::InvalidArgument, "Absolute path not allowed"),
         (escape("missing.bin"), Kind::InvalidArgument, "does not exist: \"missing.bin\""),
-        (copy(Graph::default().input("a", TEXT, "n").output("c", TEXT, "n")).model(), Kind::Unsupported, "'a' is text"),
         (
             copy(Graph::default().unranked_input("a", F32).output("c", F32, "n")).model(),
             Kind::Unsupported,

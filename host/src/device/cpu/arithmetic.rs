@@ -1,12 +1,12 @@
-//! Element-wise operators of two tensors that broadcast; it never copies an operand to make it larger, but for short
-//! patterns.
+//! Element-wise operators and comparisons of two tensors that broadcast; it never copies an operand to make it larger, but
+//! for short patterns.
 
-use super::element::{Bit, Element, Float, Number, with_float};
+use super::element::{Bit, Element, Float, Integer, Number, Wide, unplanned, with_element, with_float};
 use super::memory::{Fresh, elements};
 use super::strided::Odometer;
 use super::vectorised::vectorised;
 use crate::device::stop::Pace;
-use crate::device::{Arithmetic, DType, Tensor};
+use crate::device::{Arithmetic, Broadcast, Comparison, DType, Tensor};
 use crate::error::Result;
 use bytemuck::Pod;
 
@@ -21,14 +21,14 @@ pub(super) struct Loops {
 
 impl Loops {
     /// Loops of a plan.
-    pub(super) fn new(dims: &[u64], a_strides: &[u64], b_strides: &[u64]) -> Loops {
+    pub(super) fn new(broadcast: &Broadcast<2>) -> Loops {
+        let Broadcast { dims, strides } = broadcast;
         let outer = dims.len().saturating_sub(1);
-        let strides = a_strides.iter().zip(b_strides).map(|(a, b)| [*a as isize, *b as isize]);
         Loops {
             outer: dims[..outer].iter().map(|dim| *dim as usize).collect(),
-            outer_strides: strides.take(outer).collect(),
+            outer_strides: strides[..outer].iter().map(|strides| strides.map(|stride| stride as isize)).collect(),
             columns: dims.last().map_or(1, |dim| *dim as usize),
-            moves: [a_strides, b_strides].map(|strides| strides.last().is_none_or(|stride| *stride != 0)),
+            moves: strides.last().map_or([true, true], |strides| strides.map(|stride| stride != 0)),
         }
     }
 
@@ -51,7 +51,7 @@ pub(super) fn run(
     pace: &mut Pace<'_>,
 ) -> Result<()> {
     macro_rules! number {
-        ($type:ty, $minimum:ty, $maximum:ty) => {{
+        ($type:ty, $minimum:ty, $maximum:ty, $($own:pat => $operator:ty, $other:pat)?) => {{
             let (a, b): (&[$type], &[$type]) = (elements(inputs[0])?, elements(inputs[1])?);
             let result = result.elements_mut()?;
             match arithmetic {
@@ -61,8 +61,13 @@ pub(super) fn run(
                 Arithmetic::Divide => each::<$type, Divide>(loops, a, b, result, pace),
                 Arithmetic::Minimum => each::<$type, $minimum>(loops, a, b, result, pace),
                 Arithmetic::Maximum => each::<$type, $maximum>(loops, a, b, result, pace),
+                $($own => each::<$type, $operator>(loops, a, b, result, pace),
+                $other => Err(unplanned(inputs[0].dtype())),)?
             }
         }};
+    }
+    macro_rules! integer {
+        ($type:ty) => { number!($type, Smaller, Larger, Arithmetic::Modulo => Modulo, Arithmetic::Power) };
     }
     match inputs[0].dtype() {
         // The smaller of two booleans is `and`, the larger `or`; their other operators are refused when planned.
@@ -72,36 +77,88 @@ pub(super) fn run(
             match arithmetic {
                 Arithmetic::Minimum => each::<Bit, Smaller>(loops, a, b, result, pace),
                 Arithmetic::Maximum => each::<Bit, Larger>(loops, a, b, result, pace),
-                Arithmetic::Add | Arithmetic::Subtract | Arithmetic::Multiply | Arithmetic::Divide => {
-                    Err(super::element::unplanned(DType::Boolean))
-                }
+                Arithmetic::Add
+                | Arithmetic::Subtract
+                | Arithmetic::Multiply
+                | Arithmetic::Divide
+                | Arithmetic::Power
+                | Arithmetic::Modulo => Err(unplanned(DType::Boolean)),
             }
         }
-        DType::U8 => number!(u8, Smaller, Larger),
-        DType::S8 => number!(i8, Smaller, Larger),
-        DType::U16 => number!(u16, Smaller, Larger),
-        DType::S16 => number!(i16, Smaller, Larger),
-        DType::U32 => number!(u32, Smaller, Larger),
-        DType::S32 => number!(i32, Smaller, Larger),
-        DType::U64 => number!(u64, Smaller, Larger),
-        DType::S64 => number!(i64, Smaller, Larger),
-        float => with_float!(float, T => number!(T, SmallerOrNan, LargerOrNan)),
+        DType::U8 => integer!(u8),
+        DType::S8 => integer!(i8),
+        DType::U16 => integer!(u16),
+        DType::S16 => integer!(i16),
+        DType::U32 => integer!(u32),
+        DType::S32 => integer!(i32),
+        DType::U64 => integer!(u64),
+        DType::S64 => integer!(i64),
+        float => with_float!(float, T => {
+            number!(T, SmallerOrNan, LargerOrNan, Arithmetic::Power => Power, Arithmetic::Modulo)
+        }),
     }
+}
+
+/// Compares, to booleans.
+pub(super) fn compare(
+    comparison: Comparison,
+    loops: &Loops,
+    inputs: [&Tensor; 2],
+    result: &mut Fresh,
+    pace: &mut Pace<'_>,
+) -> Result<()> {
+    with_element!(inputs[0].dtype(), T => {
+        let (a, b): (&[T], &[T]) = (elements(inputs[0])?, elements(inputs[1])?);
+        let result = result.elements_mut()?;
+        match comparison {
+            Comparison::Equal => each::<T, Equal>(loops, a, b, result, pace),
+            Comparison::NotEqual => each::<T, NotEqual>(loops, a, b, result, pace),
+            Comparison::Less => each::<T, Less>(loops, a, b, result, pace),
+            Comparison::LessOrEqual => each::<T, LessOrEqual>(loops, a, b, result, pace),
+            Comparison::Greater => each::<T, Greater>(loops, a, b, result, pace),
+            Comparison::GreaterOrEqual => each::<T, GreaterOrEqual>(loops, a, b, result, pace),
+        }
+    })
 }
 
 /// An operator of two elements.
 trait Pairwise<T> {
-    fn apply(a: T, b: T) -> T;
+    type Result: Pod;
+    fn apply(a: T, b: T) -> Self::Result;
 }
 
 macro_rules! pairwise {
     ($($name:ident: $bound:ident, |$a:ident, $b:ident| $body:expr;)*) => {$(
         struct $name;
         impl<T: $bound> Pairwise<T> for $name {
+            type Result = T;
             #[inline(always)]
             fn apply($a: T, $b: T) -> T { $body }
         }
     )*};
+}
+
+macro_rules! comparisons {
+    ($($name:ident: |$a:ident, $b:ident| $body:expr;)*) => {$(
+        struct $name;
+        impl<T: Element> Pairwise<T> for $name {
+            type Result = Bit;
+            #[inline(always)]
+            fn apply(a: T, b: T) -> Bit {
+                let ($a, $b) = (a.plain(), b.plain());
+                Bit(u8::from($body))
+            }
+        }
+    )*};
+}
+
+comparisons! {
+    Equal: |a, b| a == b;
+    NotEqual: |a, b| a != b;
+    Less: |a, b| a < b;
+    LessOrEqual: |a, b| a <= b;
+    Greater: |a, b| a > b;
+    GreaterOrEqual: |a, b| a >= b;
 }
 
 pairwise! {
@@ -113,6 +170,8 @@ pairwise! {
     Larger: Element, |a, b| if b.key() > a.key() { b } else { a };
     SmallerOrNan: Float, |a, b| if choose_first(a, b, a.widen() <= b.widen()) { a } else { b };
     LargerOrNan: Float, |a, b| if choose_first(a, b, a.widen() >= b.widen()) { a } else { b };
+    Power: Float, |a, b| T::narrow(a.widen().power(b.widen()));
+    Modulo: Integer, |a, b| a.modulo(b);
 }
 
 /// The first where it is NaN, else the second where that is NaN, else as compared.
@@ -123,7 +182,13 @@ fn choose_first<T: Float>(a: T, b: T, compared: bool) -> bool {
     (a != a) | (compared & (b == b))
 }
 
-fn each<T: Pod, O: Pairwise<T>>(loops: &Loops, a: &[T], b: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
+fn each<T: Pod, O: Pairwise<T>>(
+    loops: &Loops,
+    a: &[T],
+    b: &[T],
+    result: &mut [O::Result],
+    pace: &mut Pace<'_>,
+) -> Result<()> {
     if let Some(operand) = loops.pattern() {
         let (short, long) = if operand == 0 { (a, b) } else { (b, a) };
         let run: Vec<T> = short.iter().copied().cycle().take(short.len() * 64_usize.div_ceil(short.len())).collect();
@@ -153,19 +218,19 @@ fn each<T: Pod, O: Pairwise<T>>(loops: &Loops, a: &[T], b: &[T], result: &mut [T
 }
 
 vectorised! {
-    fn both [T, O] [T: Pod, O: Pairwise<T>] (a: &[T], b: &[T], to: &mut [T]) {
+    fn both [T, O] [T: Pod, O: Pairwise<T>] (a: &[T], b: &[T], to: &mut [O::Result]) {
         for ((a, b), to) in a.iter().zip(b).zip(to) {
             *to = O::apply(*a, *b);
         }
     }
 
-    fn right [T, O] [T: Pod, O: Pairwise<T>] (a: &[T], b: T, to: &mut [T]) {
+    fn right [T, O] [T: Pod, O: Pairwise<T>] (a: &[T], b: T, to: &mut [O::Result]) {
         for (a, to) in a.iter().zip(to) {
             *to = O::apply(*a, b);
         }
     }
 
-    fn left [T, O] [T: Pod, O: Pairwise<T>] (a: T, b: &[T], to: &mut [T]) {
+    fn left [T, O] [T: Pod, O: Pairwise<T>] (a: T, b: &[T], to: &mut [O::Result]) {
         for (b, to) in b.iter().zip(to) {
             *to = O::apply(a, *b);
         }

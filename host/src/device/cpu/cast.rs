@@ -10,7 +10,7 @@ use crate::error::Result;
 use half::{bf16, f16};
 
 /// Converts as `cast` in `wit/operators.wit` does.
-trait Cast<B> {
+pub(super) trait Cast<B> {
     fn cast(self) -> B;
 }
 

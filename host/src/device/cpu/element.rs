@@ -1,6 +1,7 @@
 //! What loops need to know about an element's type; dispatch on a dtype happens once, outside of them.
 
 use super::float::{self, narrow_bf16, narrow_f16, widen_bf16, widen_f16};
+use super::functions;
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 
@@ -20,6 +21,15 @@ pub(super) trait Element: Pod {
     fn to_f32(self) -> f32;
     /// The nearest f64.
     fn to_f64(self) -> f64;
+    /// A number in the reverse order of the elements: NaN above all here too.
+    fn reversed_key(self) -> Self::Key;
+    /// What is compared as IEEE 754 compares: nothing equals NaN, and nothing is less or greater than it.
+    type Plain: Copy + PartialOrd;
+    fn plain(self) -> Self::Plain;
+    /// The least element, below which there is nothing.
+    const LEAST: Self;
+    /// The greatest element but for NaN.
+    const GREATEST: Self;
 }
 
 /// Arithmetic of one dtype, as `wit/operators.wit` has it.
@@ -28,6 +38,27 @@ pub(super) trait Number: Element {
     fn subtract(self, other: Self) -> Self;
     fn multiply(self, other: Self) -> Self;
     fn divide(self, other: Self) -> Self;
+    fn abs(self) -> Self;
+    /// -1, 0 or 1; NaN stays.
+    fn sign(self) -> Self;
+    /// What it is added up in: the type itself for integers, which wrap, f64 for floats.
+    type Sum: Copy;
+    const NO_SUM: Self::Sum;
+    fn add_to(self, sum: Self::Sum) -> Self::Sum;
+    fn add_sums(a: Self::Sum, b: Self::Sum) -> Self::Sum;
+    fn of_sum(sum: Self::Sum) -> Self;
+}
+
+/// A number that may be less than 0.
+pub(super) trait Signed: Number {
+    fn negate(self) -> Self;
+    fn relu(self) -> Self;
+}
+
+/// An integer dtype.
+pub(super) trait Integer: Number + Into<i128> {
+    /// The remainder of floored division; 0 of a division by 0.
+    fn modulo(self, other: Self) -> Self;
 }
 
 /// An element that is computed on in another type.
@@ -57,13 +88,24 @@ pub(super) trait Wide:
 {
     const ZERO: Self;
     const NEGATIVE_INFINITY: Self;
+    const ONE: Self;
+    const HALF: Self;
+    const ROOT_HALF: Self;
     fn exp(self) -> Self;
+    fn log(self) -> Self;
+    fn sqrt(self) -> Self;
+    fn floor(self) -> Self;
+    fn ceil(self) -> Self;
+    fn round(self) -> Self;
+    fn tanh(self) -> Self;
+    fn erf(self) -> Self;
+    fn power(self, exponent: Self) -> Self;
     fn into_f64(self) -> f64;
     fn of_f64(value: f64) -> Self;
 }
 
 macro_rules! integers {
-    ($($type:ident $flip:expr;)*) => {$(
+    ($($type:ident $flip:expr, $abs:expr, $sign:expr;)*) => {$(
         impl Element for $type {
             type Key = $type;
             #[inline(always)]
@@ -74,8 +116,36 @@ macro_rules! integers {
             fn to_f32(self) -> f32 { self as f32 }
             #[inline(always)]
             fn to_f64(self) -> f64 { self as f64 }
+            #[inline(always)]
+            fn reversed_key(self) -> $type { !self }
+            type Plain = $type;
+            #[inline(always)]
+            fn plain(self) -> $type { self }
+            const LEAST: $type = $type::MIN;
+            const GREATEST: $type = $type::MAX;
+        }
+        impl Integer for $type {
+            #[inline(always)]
+            fn modulo(self, other: $type) -> $type {
+                if other == 0 { return 0; }
+                let rest = self.wrapping_rem(other);
+                // Of different signs only where the type has them.
+                if rest != 0 && (rest ^ other) < 0 as $type { rest.wrapping_add(other) } else { rest }
+            }
         }
         impl Number for $type {
+            #[inline(always)]
+            fn abs(self) -> $type { $abs(self) }
+            #[inline(always)]
+            fn sign(self) -> $type { $sign(self) }
+            type Sum = $type;
+            const NO_SUM: $type = 0;
+            #[inline(always)]
+            fn add_to(self, sum: $type) -> $type { sum.wrapping_add(self) }
+            #[inline(always)]
+            fn add_sums(a: $type, b: $type) -> $type { a.wrapping_add(b) }
+            #[inline(always)]
+            fn of_sum(sum: $type) -> $type { sum }
             #[inline(always)]
             fn add(self, other: $type) -> $type { self.wrapping_add(other) }
             #[inline(always)]
@@ -89,9 +159,28 @@ macro_rules! integers {
 }
 
 integers! {
-    u8 0; u16 0; u32 0; u64 0;
-    i8 1 << 63; i16 1 << 63; i32 1 << 63; i64 1 << 63;
+    u8 0, |x: u8| x, |x: u8| x.min(1);
+    u16 0, |x: u16| x, |x: u16| x.min(1);
+    u32 0, |x: u32| x, |x: u32| x.min(1);
+    u64 0, |x: u64| x, |x: u64| x.min(1);
+    i8 1 << 63, i8::wrapping_abs, i8::signum;
+    i16 1 << 63, i16::wrapping_abs, i16::signum;
+    i32 1 << 63, i32::wrapping_abs, i32::signum;
+    i64 1 << 63, i64::wrapping_abs, i64::signum;
 }
+
+macro_rules! signed {
+    ($($type:ident)*) => {$(
+        impl Signed for $type {
+            #[inline(always)]
+            fn negate(self) -> $type { self.wrapping_neg() }
+            #[inline(always)]
+            fn relu(self) -> $type { self.max(0) }
+        }
+    )*};
+}
+
+signed! { i8 i16 i32 i64 }
 
 impl Element for Bit {
     type Key = u8;
@@ -111,6 +200,17 @@ impl Element for Bit {
     fn to_f64(self) -> f64 {
         self.0.into()
     }
+    #[inline(always)]
+    fn reversed_key(self) -> u8 {
+        !self.0
+    }
+    type Plain = u8;
+    #[inline(always)]
+    fn plain(self) -> u8 {
+        self.0
+    }
+    const LEAST: Bit = Bit(0);
+    const GREATEST: Bit = Bit(1);
 }
 
 macro_rules! floats {
@@ -130,8 +230,43 @@ macro_rules! floats {
             fn to_f32(self) -> f32 { $widen(self) as f32 }
             #[inline(always)]
             fn to_f64(self) -> f64 { $widen(self) as f64 }
+            #[inline(always)]
+            fn reversed_key(self) -> $key {
+                let key = self.key();
+                if key == $key::MAX { key } else { -key }
+            }
+            type Plain = $wide;
+            #[inline(always)]
+            fn plain(self) -> $wide { $widen(self) }
+            const LEAST: $type = $type::NEG_INFINITY;
+            const GREATEST: $type = $type::INFINITY;
+        }
+        impl Signed for $type {
+            #[inline(always)]
+            fn negate(self) -> $type { $type::from_bits(self.to_bits() ^ (1 << ($bits::BITS - 1))) }
+            #[inline(always)]
+            fn relu(self) -> $type {
+                let x = $widen(self);
+                $narrow(if x < 0.0 { 0.0 } else { x })
+            }
         }
         impl Number for $type {
+            #[inline(always)]
+            fn abs(self) -> $type { $type::from_bits(self.to_bits() & ($bits::MAX >> 1)) }
+            #[inline(always)]
+            fn sign(self) -> $type {
+                let x = $widen(self);
+                let signed = if x < 0.0 { -1.0 } else { x };
+                $narrow(if x > 0.0 { 1.0 } else { signed })
+            }
+            type Sum = f64;
+            const NO_SUM: f64 = 0.0;
+            #[inline(always)]
+            fn add_to(self, sum: f64) -> f64 { sum + $widen(self) as f64 }
+            #[inline(always)]
+            fn add_sums(a: f64, b: f64) -> f64 { a + b }
+            #[inline(always)]
+            fn of_sum(sum: f64) -> $type { $narrow(sum as $wide) }
             #[inline(always)]
             fn add(self, other: $type) -> $type { $narrow($widen(self) + $widen(other)) }
             #[inline(always)]
@@ -178,8 +313,27 @@ impl Sample for u8 {
 }
 
 macro_rules! wide {
-    ($($type:ident $exp:expr;)*) => {$(
+    ($($type:ident $exp:expr, $log:expr, $tanh:expr, $erf:expr, $root_half:expr;)*) => {$(
         impl Wide for $type {
+            const ONE: $type = 1.0;
+            const HALF: $type = 0.5;
+            const ROOT_HALF: $type = $root_half;
+            #[inline(always)]
+            fn log(self) -> $type { $log(self) }
+            #[inline(always)]
+            fn sqrt(self) -> $type { $type::sqrt(self) }
+            #[inline(always)]
+            fn floor(self) -> $type { $type::floor(self) }
+            #[inline(always)]
+            fn ceil(self) -> $type { $type::ceil(self) }
+            #[inline(always)]
+            fn round(self) -> $type { $type::round_ties_even(self) }
+            #[inline(always)]
+            fn tanh(self) -> $type { $tanh(self) }
+            #[inline(always)]
+            fn erf(self) -> $type { $erf(self) }
+            #[inline(always)]
+            fn power(self, exponent: $type) -> $type { $type::powf(self, exponent) }
             const ZERO: $type = 0.0;
             const NEGATIVE_INFINITY: $type = $type::NEG_INFINITY;
             #[inline(always)]
@@ -193,8 +347,8 @@ macro_rules! wide {
 }
 
 wide! {
-    f32 float::exp;
-    f64 f64::exp;
+    f32 float::exp, functions::log, functions::tanh, functions::erf, std::f32::consts::FRAC_1_SQRT_2;
+    f64 f64::exp, f64::ln, f64::tanh, functions::erf_f64, std::f64::consts::FRAC_1_SQRT_2;
 }
 
 /// Runs an expression with `$type` as the element type of a dtype; text, which no plan contains, is an error.
@@ -283,6 +437,76 @@ macro_rules! with_float {
     };
 }
 
+/// The same for integer dtypes.
+macro_rules! with_integer {
+    ($dtype:expr, $type:ident => $body:expr) => {
+        match $dtype {
+            DType::U8 => {
+                type $type = u8;
+                $body
+            }
+            DType::U16 => {
+                type $type = u16;
+                $body
+            }
+            DType::U32 => {
+                type $type = u32;
+                $body
+            }
+            DType::U64 => {
+                type $type = u64;
+                $body
+            }
+            other => $crate::device::cpu::element::with_signed_integer!(other, $type => $body),
+        }
+    };
+}
+
+/// The same for signed integer dtypes.
+macro_rules! with_signed_integer {
+    ($dtype:expr, $type:ident => $body:expr) => {
+        match $dtype {
+            DType::S8 => {
+                type $type = i8;
+                $body
+            }
+            DType::S16 => {
+                type $type = i16;
+                $body
+            }
+            DType::S32 => {
+                type $type = i32;
+                $body
+            }
+            DType::S64 => {
+                type $type = i64;
+                $body
+            }
+            other => Err($crate::device::cpu::element::unplanned(other)),
+        }
+    };
+}
+
+/// The same for all dtypes but boolean and text.
+macro_rules! with_number {
+    ($dtype:expr, $type:ident => $body:expr) => {
+        match $dtype {
+            float if float.is_float() => $crate::device::cpu::element::with_float!(float, $type => $body),
+            other => $crate::device::cpu::element::with_integer!(other, $type => $body),
+        }
+    };
+}
+
+/// The same for signed integers and floats.
+macro_rules! with_signed {
+    ($dtype:expr, $type:ident => $body:expr) => {
+        match $dtype {
+            float if float.is_float() => $crate::device::cpu::element::with_float!(float, $type => $body),
+            other => $crate::device::cpu::element::with_signed_integer!(other, $type => $body),
+        }
+    };
+}
+
 /// The same for the unsigned integer that is as wide as the dtype: enough to move elements.
 macro_rules! with_bits {
     ($dtype:expr, $type:ident => $body:expr) => {
@@ -308,7 +532,7 @@ macro_rules! with_bits {
     };
 }
 
-pub(super) use {with_bits, with_element, with_float};
+pub(super) use {with_bits, with_element, with_float, with_integer, with_number, with_signed, with_signed_integer};
 
 /// The error of a plan that contains a dtype which its rule refuses.
 pub(super) fn unplanned(dtype: crate::device::DType) -> crate::error::Error {
@@ -331,8 +555,20 @@ mod tests {
         };
         check(&[f32::NEG_INFINITY, f32::MIN, -1.5, -1e-45, 0.0, 1e-45, 1.0, f32::MAX, f32::INFINITY, f32::NAN]);
         assert_eq!((-0f32).key(), 0f32.key());
+        assert!(1f32.reversed_key() < 0f32.reversed_key() && 0f32.reversed_key() < f32::NAN.reversed_key());
+        assert!(i8::MIN.reversed_key() > i8::MAX.reversed_key() && 0u8.reversed_key() > 1u8.reversed_key());
         assert_eq!((-f32::NAN).key(), f32::NAN.key());
         assert!((-1i8).rank() < 0i8.rank() && 0u8.rank() < 255u8.rank());
+    }
+
+    #[test]
+    fn remainders_have_the_sign_of_the_divisor() {
+        for (a, b, rest) in
+            [(7i32, 3, 1), (-7, 3, 2), (7, -3, -2), (-7, -3, -1), (6, -3, 0), (5, 0, 0), (i32::MIN, -1, 0)]
+        {
+            assert_eq!(a.modulo(b), rest, "{a} {b}");
+        }
+        assert_eq!((200u8.modulo(77), i8::MIN.modulo(127)), (46, 126));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Operators along one axis: softmax, argmax, l2-normalize and the masked mean; it never holds more than a few lanes.
+//! Operators along one axis: softmax and its logarithm, argmax, argmin, l2-normalize and the masked mean; it never holds
+//! more than a few lanes.
 //!
 //! The axis is the middle of [outer, length, inner]. Where `inner` is 1 a lane is contiguous and is worked on as a
 //! whole; otherwise neighbouring lanes are worked on together, so that the inner loop is contiguous either way.
@@ -111,6 +112,92 @@ vectorised! {
     }
 }
 
+/// x - max - ln(sum(exp(x - max))).
+pub(super) fn log_softmax<T: Float>(sizes: [u64; 3], input: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
+    /// Elements of one long lane between two checks.
+    const PART: usize = Pace::CHUNK / 4;
+    let [outer, length, inner] = sizes.map(|size| size as usize);
+    if inner == 1 {
+        for (from, to) in input.chunks_exact(length).zip(result.chunks_exact_mut(length)) {
+            let mut most = T::Wide::NEGATIVE_INFINITY;
+            let mut total = 0.0;
+            for part in from.chunks(PART) {
+                pace.spend(part.len())?;
+                most = larger(most, largest_of(part));
+            }
+            for part in from.chunks(PART) {
+                pace.spend(part.len() * 2)?;
+                total += sum_of_powers(part, most);
+            }
+            for (from, to) in from.chunks(PART).zip(to.chunks_mut(PART)) {
+                pace.spend(from.len())?;
+                less(from, to, most, T::Wide::of_f64(total.ln()));
+            }
+        }
+        return Ok(());
+    }
+    blocks([outer, length, inner], pace, |start, count, pace| {
+        pace.spend(length * count * 4)?;
+        log_softmax_lanes(&input[start..], &mut result[start..], [length, inner, count]);
+        Ok(())
+    })
+}
+
+vectorised! {
+    fn largest_of [T] [T: Float] (from: &[T]) -> T::Wide {
+        let mut most = [T::Wide::NEGATIVE_INFINITY; SUMS];
+        let (blocks, rest) = from.as_chunks::<SUMS>();
+        for block in blocks {
+            most = std::array::from_fn(|index| larger(most[index], block[index].widen()));
+        }
+        most.into_iter().chain(rest.iter().map(|x| x.widen())).fold(T::Wide::NEGATIVE_INFINITY, larger)
+    }
+
+    fn sum_of_powers [T] [T: Float] (from: &[T], most: T::Wide) -> f64 {
+        let mut total = 0.0;
+        for from in from.chunks(RUN) {
+            let mut sums = [T::Wide::ZERO; SUMS];
+            let (blocks, rest) = from.as_chunks::<SUMS>();
+            for block in blocks {
+                sums = std::array::from_fn(|index| sums[index] + (block[index].widen() - most).exp());
+            }
+            for (x, sum) in rest.iter().zip(&mut sums) {
+                *sum += (x.widen() - most).exp();
+            }
+            total += sums.iter().map(|sum| sum.into_f64()).sum::<f64>();
+        }
+        total
+    }
+
+    fn less [T] [T: Float] (from: &[T], to: &mut [T], most: T::Wide, log: T::Wide) {
+        for (x, to) in from.iter().zip(to) {
+            *to = T::narrow(x.widen() - most - log);
+        }
+    }
+
+    fn log_softmax_lanes [T] [T: Float] (from: &[T], to: &mut [T], sizes: [usize; 3]) {
+        let [length, inner, count] = sizes;
+        let mut most = [T::Wide::NEGATIVE_INFINITY; BLOCK];
+        for row in from.chunks(inner).take(length) {
+            for (most, x) in most[..count].iter_mut().zip(&row[..count]) {
+                *most = larger(*most, x.widen());
+            }
+        }
+        let mut totals = [0.0; BLOCK];
+        for row in from.chunks(inner).take(length) {
+            for ((x, most), total) in row[..count].iter().zip(&most).zip(&mut totals) {
+                *total += (x.widen() - *most).exp().into_f64();
+            }
+        }
+        let logs = totals.map(|total| T::Wide::of_f64(total.ln()));
+        for (row, to) in from.chunks(inner).zip(to.chunks_mut(inner)).take(length) {
+            for (((x, to), most), log) in row[..count].iter().zip(&mut to[..count]).zip(&most).zip(&logs) {
+                *to = T::narrow(x.widen() - *most - *log);
+            }
+        }
+    }
+}
+
 /// x / max(sqrt(sum(x * x)), epsilon).
 pub(super) fn l2_normalize<T: Float>(
     sizes: [u64; 3],
@@ -174,47 +261,58 @@ vectorised! {
     }
 }
 
-/// The first index of the largest.
-pub(super) fn argmax<T: Element>(sizes: [u64; 3], input: &[T], result: &mut [i64], pace: &mut Pace<'_>) -> Result<()> {
+/// The first index of the largest, or with `LARGEST` false of the smallest; of a NaN where there is one.
+pub(super) fn extreme<T: Element, const LARGEST: bool>(
+    sizes: [u64; 3],
+    input: &[T],
+    result: &mut [i64],
+    pace: &mut Pace<'_>,
+) -> Result<()> {
     let [outer, length, inner] = sizes.map(|size| size as usize);
     if inner == 1 {
         for (lane, to) in input.chunks_exact(length).zip(result) {
             pace.spend(length)?;
-            *to = argmax_lane(lane) as i64;
+            *to = extreme_lane::<T, LARGEST>(lane) as i64;
         }
         return Ok(());
     }
     blocks([outer, length, inner], pace, |start, count, pace| {
         pace.spend(length * count)?;
         let to = start / (length * inner) * inner + start % inner;
-        argmax_lanes(&input[start..], &mut result[to..to + count], [length, inner, count]);
+        extreme_lanes::<T, LARGEST>(&input[start..], &mut result[to..to + count], [length, inner, count]);
         Ok(())
     })
 }
 
+/// The key whose largest is looked for.
+#[inline(always)]
+fn best_key<T: Element, const LARGEST: bool>(x: T) -> T::Key {
+    if LARGEST { x.key() } else { x.reversed_key() }
+}
+
 vectorised! {
-    fn argmax_lane [T] [T: Element] (lane: &[T]) -> usize {
+    fn extreme_lane [T, LARGEST] [T: Element, const LARGEST: bool] (lane: &[T]) -> usize {
         let Some(first) = lane.first() else { return 0 };
-        let mut most = [first.key(); SUMS];
+        let mut most = [best_key::<T, LARGEST>(*first); SUMS];
         let (blocks, rest) = lane.as_chunks::<SUMS>();
         for block in blocks {
-            most = std::array::from_fn(|index| most[index].max(block[index].key()));
+            most = std::array::from_fn(|index| most[index].max(best_key::<T, LARGEST>(block[index])));
         }
-        let most = most.into_iter().chain(rest.iter().map(|x| x.key())).fold(first.key(), Ord::max);
-        lane.iter().position(|x| x.key() == most).unwrap_or(0)
+        let most = most.into_iter().chain(rest.iter().map(|x| best_key::<T, LARGEST>(*x))).fold(best_key::<T, LARGEST>(*first), Ord::max);
+        lane.iter().position(|x| best_key::<T, LARGEST>(*x) == most).unwrap_or(0)
     }
 
-    fn argmax_lanes [T] [T: Element] (from: &[T], to: &mut [i64], sizes: [usize; 3]) {
+    fn extreme_lanes [T, LARGEST] [T: Element, const LARGEST: bool] (from: &[T], to: &mut [i64], sizes: [usize; 3]) {
         let [length, inner, count] = sizes;
         let Some(first) = from.first() else { return };
-        let mut most = [first.key(); BLOCK];
+        let mut most = [best_key::<T, LARGEST>(*first); BLOCK];
         for (most, x) in most[..count].iter_mut().zip(from) {
-            *most = x.key();
+            *most = best_key::<T, LARGEST>(*x);
         }
         to.fill(0);
         for (index, row) in from.chunks(inner).take(length).enumerate() {
             for ((most, to), x) in most[..count].iter_mut().zip(to.iter_mut()).zip(&row[..count]) {
-                let key = x.key();
+                let key = best_key::<T, LARGEST>(*x);
                 *to = if key > *most { index as i64 } else { *to };
                 *most = if key > *most { key } else { *most };
             }

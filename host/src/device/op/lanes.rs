@@ -1,10 +1,8 @@
 //! Shape and cost rules of the operators that work along one axis.
 
-use super::{Plan, Work, wrong_dtype};
+use super::{FLOATS, Plan, Work, wrong_dtype};
 use crate::device::{DType, Shape};
 use crate::error::{Error, Result};
-
-const FLOATS: &str = "f16, bf16, f32 or f64";
 
 pub(super) fn softmax(axis: i32, (dtype, shape): (DType, &Shape)) -> Result<Plan> {
     if !dtype.is_float() {
@@ -15,11 +13,27 @@ pub(super) fn softmax(axis: i32, (dtype, shape): (DType, &Shape)) -> Result<Plan
     Ok(Plan::new(vec![(dtype, shape.clone())], shape.elements(), 8, work))
 }
 
-pub(super) fn argmax(axis: i32, keep_axis: bool, (_, shape): (DType, &Shape), max_rank: u64) -> Result<Plan> {
+pub(super) fn log_softmax(axis: i32, (dtype, shape): (DType, &Shape)) -> Result<Plan> {
+    if !dtype.is_float() {
+        return Err(wrong_dtype("input", dtype, FLOATS));
+    }
+    let (outer, length, inner) = shape.around(shape.axis("axis", axis)?);
+    let work = Work::LogSoftmax { outer, length, inner };
+    Ok(Plan::new(vec![(dtype, shape.clone())], shape.elements(), 8, work))
+}
+
+pub(super) fn extreme(
+    largest: bool,
+    axis: i32,
+    keep_axis: bool,
+    (_, shape): (DType, &Shape),
+    max_rank: u64,
+) -> Result<Plan> {
     let axis = shape.axis("axis", axis)?;
     let (outer, length, inner) = shape.around(axis);
     if length == 0 {
-        return Err(Error::invalid_argument(format!("axis: {axis} of {shape} is empty, so nothing on it is largest")));
+        let what = if largest { "largest" } else { "smallest" };
+        return Err(Error::invalid_argument(format!("axis: {axis} of {shape} is empty, so nothing on it is {what}")));
     }
     let mut dims = shape.dims().to_vec();
     if keep_axis {
@@ -27,7 +41,7 @@ pub(super) fn argmax(axis: i32, keep_axis: bool, (_, shape): (DType, &Shape), ma
     } else {
         dims.remove(axis);
     }
-    let work = Work::Argmax { outer, length, inner };
+    let work = Work::Extreme { largest, outer, length, inner };
     Ok(Plan::new(vec![(DType::S64, Shape::new(&dims, max_rank)?)], shape.elements(), 2, work))
 }
 
@@ -44,6 +58,27 @@ pub(super) fn top_k(k: u64, axis: i32, largest: bool, (dtype, shape): (DType, &S
     let each = 4 + u64::from(k.max(1).ilog2());
     let work = Work::TopK { outer, length, inner, k, largest };
     Ok(Plan::new(vec![(dtype, result.clone()), (DType::S64, result)], shape.elements(), each, work))
+}
+
+pub(super) fn sort(axis: i32, descending: bool, (dtype, shape): (DType, &Shape)) -> Result<Plan> {
+    let (outer, length, inner) = shape.around(shape.axis("axis", axis)?);
+    let each = 8 + 2 * u64::from(length.max(1).ilog2());
+    let work = Work::Sort { outer, length, inner, descending };
+    Ok(Plan::new(vec![(dtype, shape.clone()), (DType::S64, shape.clone())], shape.elements(), each, work))
+}
+
+pub(super) fn cumulative_sum(
+    axis: i32,
+    exclusive: bool,
+    reverse: bool,
+    (dtype, shape): (DType, &Shape),
+) -> Result<Plan> {
+    if dtype == DType::Boolean {
+        return Err(wrong_dtype("input", dtype, "a number"));
+    }
+    let (outer, length, inner) = shape.around(shape.axis("axis", axis)?);
+    let work = Work::CumulativeSum { outer, length, inner, exclusive, reverse };
+    Ok(Plan::new(vec![(dtype, shape.clone())], shape.elements(), 2, work))
 }
 
 pub(super) fn masked_mean_pool(inputs: [(DType, &Shape); 2], max_rank: u64) -> Result<Plan> {
@@ -114,6 +149,14 @@ mod tests {
             (Op::Softmax { axis: 0 }, &[], "one tensor"),
             (Op::Argmax { axis: 0, keep_axis: true }, &[(DType::F32, &[0])], "is empty"),
             (Op::Argmax { axis: 0, keep_axis: true }, &[(DType::Text, &[1])], "text"),
+            (Op::Argmin { axis: 0, keep_axis: true }, &[(DType::F32, &[0])], "nothing on it is smallest"),
+            (Op::Sort { axis: 1, descending: true }, &[(DType::F32, &[0])], "axis: 1 is out of range"),
+            (Op::LogSoftmax { axis: 0 }, &[(DType::U8, &[1])], "its dtype is u8"),
+            (
+                Op::CumulativeSum { axis: 0, exclusive: false, reverse: false },
+                &[(DType::Boolean, &[1])],
+                "its dtype is boolean",
+            ),
             (Op::TopK { k: 3, axis: 0, largest: true }, &[(DType::F32, &[2])], "k: 3 is more than"),
             (Op::MaskedMeanPool, &[(DType::F32, &[2, 3]), (DType::U8, &[2, 3])], "[batch, tokens, features]"),
             (

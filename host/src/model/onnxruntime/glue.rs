@@ -295,6 +295,31 @@ impl<'a> Borrowed<'a> {
         }
         Ok(Borrowed { value: Value(not_null(value, "value")?), bytes: PhantomData })
     }
+
+    /// A tensor of copies of `strings`, which are as many as `dims` say.
+    pub(super) fn text(strings: &[String], dims: &[i64]) -> ort::Result<Borrowed<'static>> {
+        let mut allocator: *mut OrtAllocator = null_mut();
+        let mut value: *mut OrtValue = null_mut();
+        let element = ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING;
+        // SAFETY: the default allocator is never released; the dimensions are as many as said; `value` is written.
+        unsafe {
+            call!(GetAllocatorWithDefaultOptions(&raw mut allocator))?;
+            call!(CreateTensorAsOrtValue(allocator, dims.as_ptr(), dims.len(), element, &raw mut value))?;
+        }
+        let value = Value(not_null(value, "value")?);
+        for (index, string) in strings.iter().enumerate().filter(|(_, string)| !string.is_empty()) {
+            let mut buffer: *mut c_char = null_mut();
+            // SAFETY: the value is alive and not shared yet; the call checks the index and gives room for as many bytes as
+            // it is asked for, which are written at once. Unlike FillStringTensor it takes strings that contain a NUL.
+            unsafe {
+                let pointer = value.0.as_ptr();
+                call!(GetResizedStringTensorElementBuffer(pointer, index, string.len(), &raw mut buffer))?;
+                let buffer = not_null(buffer, "room for a string")?.as_ptr().cast::<u8>();
+                std::ptr::copy_nonoverlapping(string.as_ptr(), buffer, string.len());
+            }
+        }
+        Ok(Borrowed { value, bytes: PhantomData })
+    }
 }
 
 /// A tensor that a run gave, in memory of onnxruntime's.
@@ -305,12 +330,12 @@ pub(super) struct Output {
     pub(super) dims: Vec<i64>,
     data: NonNull<u8>,
     bytes: usize,
-    _value: Value,
+    value: Value,
     /// An output may be one of the model's constants, which the session owns.
     _session: Arc<RawSession>,
 }
 
-// SAFETY: `data` points into `_value`, which any thread may read.
+// SAFETY: `data` points into `value`, which any thread may read.
 unsafe impl Send for Output {}
 // SAFETY: as above; nothing writes to it.
 unsafe impl Sync for Output {}
@@ -328,7 +353,8 @@ impl Output {
             if rank == 0 || dims.is_null() { Vec::new() } else { std::slice::from_raw_parts(dims, rank).to_vec() }
         };
         if element == ELEMENT_STRING {
-            return Err(ort::Error::new("text outputs are not supported"));
+            let data = NonNull::dangling();
+            return Ok(Output { element, dims, data, bytes: 0, value, _session: session });
         }
         // SAFETY: the value is alive and a tensor of plain elements; both are written.
         unsafe {
@@ -340,10 +366,35 @@ impl Output {
             None if bytes == 0 => NonNull::dangling(),
             None => return Err(ort::Error::new("onnxruntime gave an output without data")),
         };
-        Ok(Output { element, dims, data, bytes, _value: value, _session: session })
+        Ok(Output { element, dims, data, bytes, value, _session: session })
     }
 
-    /// The elements.
+    /// The bytes of all strings together of an output of strings.
+    pub(super) fn text_bytes(&self) -> ort::Result<usize> {
+        let mut bytes = 0;
+        // SAFETY: the value is alive; the call fails unless it holds strings; `bytes` is written.
+        unsafe { call!(GetStringTensorDataLength(self.value.0.as_ptr(), &raw mut bytes))? };
+        Ok(bytes)
+    }
+
+    /// The bytes of each string of an output of `count` strings.
+    pub(super) fn strings(&self, count: usize) -> ort::Result<Vec<Vec<u8>>> {
+        let mut content = vec![0u8; self.text_bytes()?];
+        let mut starts = vec![0usize; count];
+        if count > 0 {
+            let (data, length) = (content.as_mut_ptr().cast(), content.len());
+            // SAFETY: the value is alive; both buffers are as long as said, and the call fails unless they suffice.
+            unsafe {
+                call!(GetStringTensorContent(self.value.0.as_ptr(), data, length, starts.as_mut_ptr(), starts.len()))?;
+            }
+        }
+        let ends = starts.iter().skip(1).copied().chain([content.len()]);
+        let string = |(start, end): (&usize, usize)| content.get(*start..end).map(<[u8]>::to_vec);
+        let strings: Option<Vec<_>> = starts.iter().zip(ends).map(string).collect();
+        strings.ok_or_else(|| ort::Error::new("onnxruntime gave strings beyond their end"))
+    }
+
+    /// The elements, of an output that does not hold strings.
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: the value holds this many initialised bytes at `data` as long as it lives, and nothing writes to them.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.bytes) }

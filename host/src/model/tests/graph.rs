@@ -35,6 +35,8 @@ impl Message {
 pub(super) const F32: i64 = 1;
 /// `TensorProto.DataType` of s64.
 pub(super) const S64: i64 = 7;
+/// `TensorProto.DataType` of booleans.
+pub(super) const BOOLEAN: i64 = 9;
 /// `TensorProto.DataType` of strings.
 pub(super) const TEXT: i64 = 8;
 
