@@ -1,7 +1,7 @@
 //! Pre- and post-processing on the device, as methods of [`Tensor`]. Semantics, shapes and errors are those of
 //! `wit/operators.wit`; here are only the defaults that most handlers want.
 
-use crate::bindings::hearth::inference::operators as host;
+use crate::contract::operators as host;
 use crate::{DType, Error, Result, Tensor};
 
 #[doc(inline)]
@@ -58,9 +58,7 @@ impl Resize {
 /// The last axis.
 const LAST: i32 = -1;
 
-fn made(
-    result: std::result::Result<crate::bindings::hearth::inference::tensors::Tensor, crate::bindings::Error>,
-) -> Result<Tensor> {
+fn made(result: std::result::Result<crate::contract::tensors::Tensor, crate::bindings::Error>) -> Result<Tensor> {
     result.map(Tensor).map_err(Error)
 }
 
