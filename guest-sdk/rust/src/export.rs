@@ -90,19 +90,37 @@ pub fn initialise<I: Initialised>(init: fn() -> I) -> Result<(), bindings::Error
     bare(init().into_result())
 }
 
+/// An [`Outcome`] in the words of the contract. The types of `pipelines` themselves are generated where `#[pipeline]` stands.
+#[cfg(target_arch = "wasm32")]
+pub enum BareOutcome {
+    /// It is answered.
+    Respond(bindings::Response),
+    /// A model runs.
+    Run(BareCall),
+}
+
+/// A [`Call`] in the words of the contract.
+#[cfg(target_arch = "wasm32")]
+#[allow(missing_docs, reason = "the contract has them")]
+pub struct BareCall {
+    pub model: String,
+    pub inputs: Vec<bindings::hearth::inference::models::NamedTensor>,
+    pub state: Vec<u8>,
+    pub keep: Vec<bindings::hearth::inference::tensors::Tensor>,
+}
+
 /// Runs the first half of a pipeline; panics as in [`answer`].
 #[cfg(target_arch = "wasm32")]
 pub fn preprocess<P: Preprocessed>(
     half: fn(Request) -> P,
     request: bindings::Request,
-) -> Result<bindings::pipeline::Outcome, bindings::Error> {
+) -> Result<BareOutcome, bindings::Error> {
     use bindings::hearth::inference::models::NamedTensor;
-    use bindings::pipeline::hearth::inference::pipelines;
 
     std::panic::set_hook(Box::new(report_panic));
     let outcome = match bare(half(Request(request)).into_outcome())? {
-        Outcome::Respond(response) => pipelines::Outcome::Respond(response.0),
-        Outcome::Run(call) => pipelines::Outcome::Run(pipelines::Call {
+        Outcome::Respond(response) => BareOutcome::Respond(response.0),
+        Outcome::Run(call) => BareOutcome::Run(BareCall {
             model: call.model,
             inputs: call.inputs.into_iter().map(|(name, tensor)| NamedTensor { name, tensor: tensor.0 }).collect(),
             state: call.state,

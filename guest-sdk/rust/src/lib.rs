@@ -106,8 +106,11 @@ extern crate self as hearth_guest;
 #[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::undocumented_unsafe_blocks)]
 #[doc(hidden)]
 pub mod bindings {
-    //! The bindings that `wit/` generates; the attributes name them, people need not. Each attribute has a module with an
-    //! `export!` of its own, and what they import is shared, so that a component exports what its attributes say and no more.
+    //! The bindings that `wit/` generates; the attributes name them, people need not. Handlers and `init` have an `export!` of
+    //! their own and share what they import, so that a component exports what its attributes say and no more.
+    //!
+    //! Those of pipelines are generated where `#[pipeline]` stands: types that a world uses are imports of every component
+    //! that links its bindings, and only a pipeline may import those.
     wit_bindgen::generate!({
         path: "../../wit",
         world: "handler",
@@ -116,7 +119,7 @@ pub mod bindings {
         default_bindings_module: "::hearth_guest::bindings",
         runtime_path: "::hearth_guest::bindings::rt",
     });
-    pub use wit_bindgen::rt;
+    pub use wit_bindgen::{generate, rt};
 
     pub mod init {
         //! `init`, which the worlds whose names end in `-with-init` export beside the rest.
@@ -133,26 +136,6 @@ pub mod bindings {
             with: { "hearth:inference/errors@0.1.0": crate::bindings::hearth::inference::errors },
             pub_export_macro: true,
             default_bindings_module: "::hearth_guest::bindings::init",
-            runtime_path: "::hearth_guest::bindings::rt",
-        });
-    }
-
-    pub mod pipeline {
-        //! World `pipeline`.
-        wit_bindgen::generate!({
-            path: "../../wit",
-            world: "pipeline",
-            with: {
-                "hearth:inference/errors@0.1.0": crate::bindings::hearth::inference::errors,
-                "hearth:inference/tensors@0.1.0": crate::bindings::hearth::inference::tensors,
-                "hearth:inference/operators@0.1.0": crate::bindings::hearth::inference::operators,
-                "hearth:inference/models@0.1.0": crate::bindings::hearth::inference::models,
-                "hearth:inference/context@0.1.0": crate::bindings::hearth::inference::context,
-                "hearth:inference/http-types@0.1.0": crate::bindings::hearth::inference::http_types,
-            },
-            ownership: Borrowing { duplicate_if_necessary: false },
-            pub_export_macro: true,
-            default_bindings_module: "::hearth_guest::bindings::pipeline",
             runtime_path: "::hearth_guest::bindings::rt",
         });
     }

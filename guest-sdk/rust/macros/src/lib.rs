@@ -127,28 +127,69 @@ const _: () = {
 
 const PIPELINE: &str = r#"
 #[cfg(target_arch = "wasm32")]
-#[allow(unsafe_code, missing_docs, unreachable_pub)]
+#[allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, clippy::undocumented_unsafe_blocks)]
 const _: () = {
-    use ::hearth_guest::bindings::pipeline as bindings;
+    mod bindings {
+        ::hearth_guest::bindings::generate!({
+            inline: CONTRACT,
+            world: "hearth:inference/pipeline",
+            with: {
+                "hearth:inference/errors@0.1.0": ::hearth_guest::bindings::hearth::inference::errors,
+                "hearth:inference/tensors@0.1.0": ::hearth_guest::bindings::hearth::inference::tensors,
+                "hearth:inference/operators@0.1.0": ::hearth_guest::bindings::hearth::inference::operators,
+                "hearth:inference/models@0.1.0": ::hearth_guest::bindings::hearth::inference::models,
+                "hearth:inference/context@0.1.0": ::hearth_guest::bindings::hearth::inference::context,
+                "hearth:inference/http-types@0.1.0": ::hearth_guest::bindings::hearth::inference::http_types,
+            },
+            ownership: Borrowing { duplicate_if_necessary: false },
+            runtime_path: "::hearth_guest::bindings::rt",
+        });
+        pub(super) use self::hearth::inference::pipelines::Call;
+    }
+    use ::hearth_guest::export;
     struct Pipeline;
     impl bindings::Guest for Pipeline {
         fn preprocess(request: bindings::Request) -> ::core::result::Result<bindings::Outcome, bindings::Error> {
-            ::hearth_guest::export::preprocess(ITEM::preprocess, request)
+            match export::preprocess(ITEM::preprocess, request)? {
+                export::BareOutcome::Respond(response) => ::core::result::Result::Ok(bindings::Outcome::Respond(response)),
+                export::BareOutcome::Run(call) => {
+                    let export::BareCall { model, inputs, state, keep } = call;
+                    ::core::result::Result::Ok(bindings::Outcome::Run(bindings::Call { model, inputs, state, keep }))
+                }
+            }
         }
         fn postprocess(
             outputs: ::std::vec::Vec<bindings::NamedTensor>,
             state: ::std::vec::Vec<u8>,
             keep: ::std::vec::Vec<bindings::Tensor>,
         ) -> ::core::result::Result<bindings::Response, bindings::Error> {
-            ::hearth_guest::export::postprocess(ITEM::postprocess, outputs, state, keep)
+            export::postprocess(ITEM::postprocess, outputs, state, keep)
         }
     }
-    ::hearth_guest::bindings::pipeline::export!(Pipeline with_types_in ::hearth_guest::bindings::pipeline);
+    bindings::export!(Pipeline with_types_in bindings);
 };
 #[cfg(not(target_arch = "wasm32"))]
 #[allow(dead_code)]
 const _: fn() = || ::hearth_guest::export::check_halves(ITEM::preprocess, ITEM::postprocess);
 "#;
+
+/// The files of the contract. Together they are one text, whose package is said once.
+const CONTRACT: [&str; 8] = [
+    include_str!("../../../../wit/errors.wit"),
+    include_str!("../../../../wit/tensors.wit"),
+    include_str!("../../../../wit/operators.wit"),
+    include_str!("../../../../wit/models.wit"),
+    include_str!("../../../../wit/context.wit"),
+    include_str!("../../../../wit/http-types.wit"),
+    include_str!("../../../../wit/pipelines.wit"),
+    include_str!("../../../../wit/worlds.wit"),
+];
+
+fn contract() -> String {
+    let package = CONTRACT[0].lines().find(|line| line.starts_with("package ")).unwrap_or_default();
+    let rest = CONTRACT.iter().flat_map(|file| file.lines()).filter(|line| !line.starts_with("package "));
+    [package].into_iter().chain(rest).collect::<Vec<_>>().join("\n")
+}
 
 const MANIFEST: &str = r#"
 #[allow(unsafe_code)]
@@ -168,7 +209,11 @@ fn followed_by(mut item: TokenStream, expanded: Result<TokenStream, Refusal>) ->
 
 fn expand(template: &str, item: &Ident) -> TokenStream {
     let template: TokenStream = template.parse().unwrap_or_default();
-    replace(template, &|ident| (ident.to_string() == "ITEM").then(|| TokenTree::Ident(item.clone())))
+    replace(template, &|ident| match ident.to_string().as_str() {
+        "ITEM" => Some(TokenTree::Ident(item.clone())),
+        "CONTRACT" => Some(TokenTree::Literal(Literal::string(&contract()))),
+        _ => None,
+    })
 }
 
 fn embed(manifest: &Manifest) -> TokenStream {

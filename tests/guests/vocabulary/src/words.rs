@@ -1,11 +1,11 @@
-//! A vocabulary as handlers often have one: a JSON file that becomes a hash map.
+//! A vocabulary as handlers often have one: a JSON file that becomes a map.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use hearth_guest::{Error, Request, Response, Result};
 
 /// Words and their numbers.
-pub(crate) struct Vocabulary(HashMap<&'static str, u32>);
+pub(crate) struct Vocabulary(BTreeMap<&'static str, u32>);
 
 impl Vocabulary {
     /// Parses the file that the build made.
