@@ -241,6 +241,59 @@ mod tests {
         assert!(componentise(empty).is_ok_and(|bytes| wasmparser::Parser::is_component(&bytes)));
     }
 
+    /// The interfaces that a component imports and the functions that it exports, each sorted.
+    fn world(component: &[u8]) -> (Vec<String>, Vec<String>) {
+        let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0);
+        for payload in wasmparser::Parser::new(0).parse_all(component) {
+            match payload.expect("the component is valid") {
+                wasmparser::Payload::Version { .. } => depth += 1,
+                wasmparser::Payload::End(_) => depth -= 1,
+                wasmparser::Payload::ComponentImportSection(section) if depth == 1 => {
+                    imports.extend(section.into_iter().map(|import| import.expect("it is valid").name.name.to_owned()));
+                }
+                wasmparser::Payload::ComponentExportSection(section) if depth == 1 => {
+                    exports.extend(section.into_iter().map(|export| export.expect("it is valid").name.name.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        // Types are imported where exports name them; the interfaces are what a world is told by.
+        imports.retain(|name| name.contains(':'));
+        imports.sort();
+        exports.sort();
+        (imports, exports)
+    }
+
+    #[test]
+    fn components_have_the_worlds_of_their_attributes() {
+        const PURE: &[&str] = &["context", "errors", "http-types"];
+        const HANDLER: &[&str] = &["context", "errors", "http-types", "models", "operators", "tensors"];
+        const PIPELINE: &[&str] = &["context", "errors", "http-types", "models", "operators", "pipelines", "tensors"];
+        for (name, imports, exports) in [
+            ("echo", PURE, &["handle"][..]),
+            ("file-type", HANDLER, &["handle"]),
+            ("probe", HANDLER, &["handle"]),
+            ("vocabulary-each-time", PURE, &["handle"]),
+            ("vocabulary", PURE, &["handle", "init"]),
+            ("init-probe", HANDLER, &["handle", "init"]),
+            ("embed-pipeline", PIPELINE, &["init", "postprocess", "preprocess"]),
+        ] {
+            let path = crate::root().join("target/guests/components").join(format!("{name}.wasm"));
+            let component = match fs::read(&path) {
+                Ok(component) => component,
+                // `cargo xtask test` builds the guests first; a bare `cargo test` may come before that.
+                Err(_) if std::env::var_os("HEARTH_REQUIRE_REFERENCES").is_none() => {
+                    println!("{name} was not looked at: it is not built; `cargo xtask guests` builds it");
+                    continue;
+                }
+                Err(error) => panic!("{}: {error}; run `cargo xtask guests`", path.display()),
+            };
+            let wanted = imports.iter().map(|name| format!("hearth:inference/{name}@0.1.0")).collect();
+            let exports = exports.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(world(&component), (wanted, exports), "{name}");
+        }
+    }
+
     #[test]
     fn the_path_for_debian_has_no_rustup() {
         let path = path_without_rustup().expect("PATH is valid");

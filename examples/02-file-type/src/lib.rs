@@ -31,3 +31,45 @@ fn file_type(request: Request) -> Result<Response> {
     };
     Response::json(&verdict.describe(&types)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_guest::DType;
+    use hearth_guest_testing::{TestHost, TestModel};
+
+    const CONFIG: &str = r#"{"beg_size":10,"mid_size":0,"end_size":6,"use_inputs_at_offsets":false,
+        "medium_confidence_threshold":0.5,"min_file_size_for_dl":4,"padding_token":256,"block_size":16,
+        "target_labels_space":["ini","rust","zip"],"thresholds":{"zip":0.9},"overwrite_map":{"ini":"toml"}}"#;
+    const TYPES: &str = r#"{"toml":{"mime_type":"application/toml","group":"code","description":"TOML","is_text":true},
+        "rust":{"group":"code","is_text":true},"zip":{"is_text":false},"txt":{"is_text":true},"unknown":{"is_text":false}}"#;
+
+    /// A model whose score of its second label is 0.25, and of the others what the first and last byte say.
+    fn host() -> TestHost {
+        let model = TestModel::new("magika").input("bytes", DType::S32, "batch 16");
+        let model = model.output("target_label", DType::F32, "batch 3");
+        let model = model.asset("config.min.json", CONFIG).asset("content_types_kb.min.json", TYPES);
+        TestHost::new().model(model.runs(|inputs| {
+            let tokens = inputs.get("bytes")?.cast(DType::F32)?.scale_offset(-1, &[0.01], &[0.0])?;
+            let quarter = Tensor::from_slice(&[1, 1], &[0.25f32])?;
+            Ok(vec![Tensor::concat(&[&tokens.slice(1, ..1)?, &quarter, &tokens.slice(1, -1..)?], 1)?])
+        }))
+    }
+
+    fn check(body: &[u8], label: &str, model_label: Option<&str>, mime_type: &str) {
+        let reply = host().call(file_type, Request::new("POST", "").with_body(body)).unwrap();
+        let answer: serde_json::Value = reply.json();
+        assert_eq!((&answer["label"], &answer["mime_type"]), (&label.into(), &mime_type.into()), "{body:?}: {answer}");
+        assert_eq!(answer["model_label"].as_str(), model_label, "{body:?}");
+    }
+
+    #[test]
+    fn a_label_follows_from_the_models_scores() {
+        check(b"ab", "txt", None, "text/plain");
+        check(b"P   ( ", "toml", Some("ini"), "application/toml");
+        check(b"!   _", "zip", Some("zip"), "application/octet-stream");
+        // Below its label's own threshold only text or not is said.
+        check(b"!   P", "unknown", Some("zip"), "application/octet-stream");
+        check(b"\x02aaa\x03", "txt", Some("rust"), "text/plain");
+    }
+}

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::bindings::hearth::inference::context as host;
+use crate::contract::context as host;
+use crate::{Error, Result};
 
 #[doc(inline)]
 pub use host::LogLevel;
@@ -22,14 +23,12 @@ pub fn config(key: &str) -> Option<String> {
     host::config(key)
 }
 
-/// A secret of the function's settings, or `None` where it has no value. Name it in the handler's attribute:
-/// `#[handler(secrets = ["API_KEY"])]`.
+/// A secret that was granted to the function, or `None` where it has no value. Never log one, and keep none beyond the request.
 ///
-/// # Errors
-///
-/// `permission-denied` where the function was not granted the secret.
-pub fn secret(name: &str) -> crate::Result<Option<String>> {
-    host::secret(name).map_err(crate::Error)
+/// Errors: `permission-denied` where the function was not granted it (name it in `#[handler(secrets = […])]`), and in
+/// `#[init]`, whose memory is kept.
+pub fn secret(name: &str) -> Result<Option<String>> {
+    host::secret(name).map_err(Error)
 }
 
 /// The time left until the invocation's deadline, in steps of a millisecond.

@@ -1,6 +1,12 @@
 //! Write hearth handlers in Rust: the contract of `wit/` as pleasant types. It holds no policy and no limits; those are the
 //! host's.
 //!
+//! The crate of a handler is a `cdylib`, built for `wasm32-unknown-unknown` and made a component, or for `wasm32-wasip2`.
+//!
+//! # Handlers
+//!
+//! A handler is a function from a [`Request`] to a [`Response`]. What it wishes to be granted stands in the attribute.
+//!
 //! ```ignore
 //! use hearth_guest::{Model, Request, Response, Result, Tensor, handler};
 //!
@@ -14,9 +20,85 @@
 //! }
 //! ```
 //!
-//! The crate is a `cdylib`, built for `wasm32-unknown-unknown` and made a component, or for `wasm32-wasip2`. Built for the
-//! machine it is developed on, everything compiles but every call to the host panics: pure parts of a handler can be tested
-//! there.
+//! A handler that uses no tensors and no models imports none: the host then knows that it cannot touch them.
+//!
+//! # Pipelines
+//!
+//! A handler in two halves, between which the host runs one model. While the device works no instance is held, and calls of
+//! several requests can be joined into one run. The halves run in instances of their own: only what the [`Call`] carries
+//! comes over. The attribute [`pipeline`](macro@pipeline) goes on a module with two functions.
+//!
+//! ```
+//! use hearth_guest::pipeline;
+//!
+//! #[pipeline(models = ["magika"])]
+//! mod file_type {
+//!     use hearth_guest::{Call, Kept, Outcome, Outputs, Request, Response, Result, Tensor};
+//!
+//!     pub fn preprocess(request: Request) -> Result<Outcome> {
+//!         if request.body().is_empty() {
+//!             return Ok(Response::text("empty").into());
+//!         }
+//!         let tokens: Vec<i32> = request.body().iter().map(|byte| i32::from(*byte)).collect();
+//!         let tokens = Tensor::from_slice(&[1, tokens.len()], &tokens)?;
+//!         Ok(Call::new("magika").input("bytes", tokens).state_json(&request.body().len())?.into())
+//!     }
+//!
+//!     pub fn postprocess(mut outputs: Outputs, kept: Kept) -> Result<Response> {
+//!         let (_, best) = outputs.take("target_label")?.top_k(1)?;
+//!         let length: usize = kept.state_json()?;
+//!         Ok(Response::text(format!("{length} bytes of type {:?}", best.to_vec::<i64>()?)))
+//!     }
+//! }
+//! ```
+//!
+//! # What is prepared once
+//!
+//! A function with [`init`](macro@init) runs once for each deployment. Every instance starts from the memory that it left, so that a
+//! vocabulary need not be parsed for each request. A [`Prepared`] static holds what it made.
+//!
+//! ```
+//! use hearth_guest::{Model, Prepared, Request, Response, Result, handler, init};
+//!
+//! static LABELS: Prepared<Vec<String>> = Prepared::new();
+//!
+//! #[init]
+//! fn prepare() -> Result<()> {
+//!     let labels = Model::open("resnet50")?.asset("labels.txt")?;
+//!     LABELS.set(String::from_utf8(labels)?.lines().map(str::to_owned).collect())
+//! }
+//!
+//! #[handler(models = ["resnet50"])]
+//! fn count(_request: Request) -> Result<Response> {
+//!     Ok(Response::text(LABELS.get()?.len().to_string()))
+//! }
+//! ```
+//!
+//! In it work [`context::config`], [`context::log`], [`Model::open`], [`Model::signature`] and [`Model::asset`]; secrets,
+//! tensors, operators and model runs are refused with `permission-denied`, and handles do not survive it. An error refuses
+//! the deployment.
+//!
+//! Random numbers drawn there are the same in every instance. That is so of the seeds of `HashMap` too: every instance has
+//! the same ones, and on `wasm32-unknown-unknown`, which has no source of randomness, they are fixed in any case. A table
+//! that takes keys from strangers and must bear being attacked with colliding ones should be a `BTreeMap`. Nothing secret
+//! may come from a generator that was seeded in `init`.
+//!
+//! # Errors and logs
+//!
+//! An [`Error`] has a kind, which decides the status of the answer. `?` works on the errors of other libraries. The macros
+//! [`trace!`], [`debug!`], [`info!`], [`warn!`] and [`error!`] write to the function's log.
+//!
+//! # Tests on the machine of development
+//!
+//! Built for that machine, pure parts are tested as in any crate. A call to the host needs one: the crate
+//! `hearth-guest-testing` (`guest-sdk/testing` in hearth's repository) gives it, with the operators of the real CPU device,
+//! models that are closures, and no server.
+//!
+//! # Features
+//!
+//! - `json` (default): JSON bodies and the state of pipelines, with `serde`.
+//! - `half`: `half::f16` and `half::bf16` as elements of tensors.
+//! - `ndarray`: tensors from and to arrays of `ndarray`.
 
 // The generated code names this crate by its own name, as it does in the handler's crate.
 extern crate self as hearth_guest;
@@ -24,7 +106,11 @@ extern crate self as hearth_guest;
 #[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::undocumented_unsafe_blocks)]
 #[doc(hidden)]
 pub mod bindings {
-    //! The bindings that `wit/` generates; `#[handler]` names them, people need not.
+    //! The bindings that `wit/` generates; the attributes name them, people need not. Handlers and `init` have an `export!` of
+    //! their own and share what they import, so that a component exports what its attributes say and no more.
+    //!
+    //! Those of pipelines are generated where `#[pipeline]` stands: types that a world uses are imports of every component
+    //! that links its bindings, and only a pipeline may import those.
     wit_bindgen::generate!({
         path: "../../wit",
         world: "handler",
@@ -33,21 +119,52 @@ pub mod bindings {
         default_bindings_module: "::hearth_guest::bindings",
         runtime_path: "::hearth_guest::bindings::rt",
     });
-    pub use wit_bindgen::rt;
+    pub use wit_bindgen::{generate, rt};
+
+    pub mod init {
+        //! `init`, which the worlds whose names end in `-with-init` export beside the rest.
+        wit_bindgen::generate!({
+            path: "../../wit",
+            inline: "
+                package hearth:guest;
+                world init {
+                    use hearth:inference/errors@0.1.0.{error};
+                    export init: func() -> result<_, error>;
+                }
+            ",
+            world: "hearth:guest/init",
+            with: { "hearth:inference/errors@0.1.0": crate::bindings::hearth::inference::errors },
+            pub_export_macro: true,
+            default_bindings_module: "::hearth_guest::bindings::init",
+            runtime_path: "::hearth_guest::bindings::rt",
+        });
+    }
 }
 
+#[cfg(feature = "ndarray")]
+mod array;
 pub mod context;
+mod contract;
 mod error;
 #[doc(hidden)]
 pub mod export;
 mod http;
 mod model;
 mod operators;
+mod pipeline;
+mod prepared;
 mod tensor;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+mod text;
+mod typed;
 
 pub use error::{Error, Result};
-pub use hearth_guest_macros::handler;
+pub use hearth_guest_macros::{handler, init, pipeline};
 pub use http::{Request, Response};
-pub use model::{Dim, Model, Outputs, Signature, TensorSignature};
+pub use model::{Dim, Model, Outputs, Pending, Signature, TensorSignature};
 pub use operators::{Coordinates, ImageLayout, Interpolation, PadMode, Resize};
+pub use pipeline::{Call, Kept, Outcome};
+pub use prepared::Prepared;
 pub use tensor::{DType, Element, SliceRange, Tensor};
+pub use typed::Typed;

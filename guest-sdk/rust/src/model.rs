@@ -1,6 +1,6 @@
 //! Models on the host. Nothing of a model is ever copied to the guest but its assets and the tensors that are read.
 
-use crate::bindings::hearth::inference::models as host;
+use crate::contract::models as host;
 use crate::{Error, Result, Tensor};
 
 #[doc(inline)]
@@ -36,14 +36,56 @@ impl Model {
     /// Errors: `invalid-argument` naming the input, the dimension and what was expected; `deadline-exceeded`, `cancelled`,
     /// `overloaded`, `unavailable`.
     pub fn infer<'a>(&self, inputs: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<Outputs> {
-        let inputs: Vec<host::Argument<'_>> =
-            inputs.into_iter().map(|(name, tensor)| host::Argument { name, tensor: &tensor.0 }).collect();
-        self.0.infer(&inputs).map(Outputs).map_err(Error)
+        self.0.infer(&arguments(inputs)).map(Outputs).map_err(Error)
+    }
+
+    /// Starts a run and goes on at once, so that a handler can overlap models:
+    ///
+    /// ```
+    /// # use hearth_guest::{Model, Result, Tensor};
+    /// # fn both(image: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// let (faces, text) = (Model::open("faces")?, Model::open("text")?);
+    /// let (faces, text) = (faces.submit([("image", image)])?, text.submit([("image", image)])?);
+    /// Ok((faces.wait()?.take_first()?, text.wait()?.take_first()?))
+    /// # }
+    /// ```
+    ///
+    /// Inputs and errors are those of [`Model::infer`]; what the run itself finds comes with [`Pending::wait`].
+    pub fn submit<'a>(&self, inputs: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<Pending> {
+        self.0.submit(&arguments(inputs)).map(Pending).map_err(Error)
+    }
+}
+
+fn arguments<'a>(inputs: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Vec<host::Argument<'a>> {
+    inputs.into_iter().map(|(name, tensor)| host::Argument { name, tensor: &tensor.0 }).collect()
+}
+
+/// A run that was started. Dropping it withdraws the run.
+#[must_use = "dropping it withdraws the run"]
+pub struct Pending(host::Pending);
+
+impl Pending {
+    /// Whether the run is over, so that [`Pending::wait`] returns at once.
+    pub fn ready(&self) -> bool {
+        self.0.ready()
+    }
+
+    /// Waits for the run and gives its outputs.
+    ///
+    /// Errors: those of [`Model::infer`]; `cancelled` where it was withdrawn; `conflict` where the outputs were taken
+    /// already.
+    pub fn wait(&self) -> Result<Outputs> {
+        self.0.wait().map(Outputs).map_err(Error)
+    }
+
+    /// Withdraws the run. Does nothing where it is over.
+    pub fn cancel(&self) {
+        self.0.cancel();
     }
 }
 
 /// The tensors that a model gave.
-pub struct Outputs(Vec<host::NamedTensor>);
+pub struct Outputs(pub(crate) Vec<host::NamedTensor>);
 
 impl Outputs {
     /// Takes an output out by its name; `not-found` where there is none (the message lists the names there are).

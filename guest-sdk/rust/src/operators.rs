@@ -3,7 +3,7 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use crate::bindings::hearth::inference::operators as host;
+use crate::contract::operators as host;
 use crate::{DType, Error, Result, Tensor};
 
 #[doc(inline)]
@@ -60,9 +60,7 @@ impl Resize {
 /// The last axis.
 const LAST: i32 = -1;
 
-fn made(
-    result: std::result::Result<crate::bindings::hearth::inference::tensors::Tensor, crate::bindings::Error>,
-) -> Result<Tensor> {
+fn made(result: std::result::Result<crate::contract::tensors::Tensor, crate::bindings::Error>) -> Result<Tensor> {
     result.map(Tensor).map_err(Error)
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::{Bound, Range, RangeBounds};
 
-use crate::bindings::hearth::inference::tensors as host;
+use crate::contract::tensors as host;
 use crate::{Error, Result};
 
 #[doc(inline)]
@@ -111,7 +111,7 @@ impl Tensor {
         self.0.slice(ranges).map(Tensor).map_err(Error)
     }
 
-    fn expect_dtype(&self, expected: DType) -> Result<()> {
+    pub(crate) fn expect_dtype(&self, expected: DType) -> Result<()> {
         let dtype = self.dtype();
         if dtype == expected {
             return Ok(());

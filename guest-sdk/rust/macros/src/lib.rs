@@ -1,5 +1,5 @@
-//! The attribute `#[handler]`: exports a function as the component's handler and embeds what it wishes to be granted. It
-//! never looks into the function's body.
+//! The attributes `#[handler]`, `#[pipeline]` and `#[init]`: they export functions of a component and embed what it wishes to
+//! be granted. They never look into a function's body.
 
 use proc_macro::{Delimiter, Group, Ident, Literal, Span, TokenStream, TokenTree};
 
@@ -43,14 +43,61 @@ impl Refusal {
 #[proc_macro_attribute]
 pub fn handler(attributes: TokenStream, item: TokenStream) -> TokenStream {
     let expanded = Manifest::parse(attributes)
-        .and_then(|manifest| function_name(&item).map(|name| (manifest, name)))
-        .map(|(manifest, name)| export(&manifest, &name));
-    let mut output = item;
-    output.extend(expanded.unwrap_or_else(Refusal::into_compile_error));
-    output
+        .and_then(|manifest| name_of(&item, &FUNCTION, "#[handler]").map(|name| (manifest, name)))
+        .map(|(manifest, name)| expand(HANDLER, &name).into_iter().chain(embed(&manifest)).collect());
+    followed_by(item, expanded)
 }
 
-const EXPORT: &str = r#"
+/// Makes a module with two functions the component's two halves, between which the host runs one model. Once per component,
+/// in the place of `#[handler]`.
+///
+/// `preprocess` takes a `Request` and gives an `Outcome`: a `Call` that the host runs, or a `Response` at once. What it gives
+/// may be any of the three, or a `Result` of one. `postprocess` takes the model's `Outputs` and what the call `Kept`, and
+/// gives a `Response` or a `Result<Response>`. Both must be visible outside the module. They run in instances of their own:
+/// nothing else comes over. `postprocess` does not run where the model's run failed.
+///
+/// The attribute's lists are those of `#[handler]`.
+///
+/// ```ignore
+/// #[pipeline(models = ["magika"])]
+/// mod file_type {
+///     pub fn preprocess(request: Request) -> Result<Outcome> { … Ok(Call::new("magika").input("bytes", tokens).into()) }
+///     pub fn postprocess(outputs: Outputs, kept: Kept) -> Result<Response> { … }
+/// }
+/// ```
+///
+/// The module is written in place. Halves that live in files of their own come into it by name: `#[pipeline] mod halves { pub
+/// use crate::before::preprocess; pub use crate::after::postprocess; }`.
+#[proc_macro_attribute]
+pub fn pipeline(attributes: TokenStream, item: TokenStream) -> TokenStream {
+    let expanded = Manifest::parse(attributes)
+        .and_then(|manifest| name_of(&item, &MODULE, "#[pipeline]").map(|name| (manifest, name)))
+        .map(|(manifest, name)| expand(PIPELINE, &name).into_iter().chain(embed(&manifest)).collect());
+    followed_by(item, expanded)
+}
+
+/// Makes a function run once for each deployment, before the handler; every instance starts from the memory it left. Beside
+/// `#[handler]` or `#[pipeline]`, at most once per component.
+///
+/// The function takes nothing and gives nothing or a `Result<()>`. What it makes goes into `hearth_guest::Prepared`. What it
+/// may use of the host, and what becomes of random numbers, is said in the documentation of `hearth_guest`.
+///
+/// ```ignore
+/// #[init]
+/// fn prepare() -> Result<()> { VOCABULARY.set(Vocabulary::parse(&Model::open("minilm")?.asset("vocab.txt")?)?) }
+/// ```
+#[proc_macro_attribute]
+pub fn init(attributes: TokenStream, item: TokenStream) -> TokenStream {
+    let expanded = match attributes.into_iter().next() {
+        Some(token) => {
+            Err(Refusal::at(token.span(), "#[init] takes nothing; grants stand in #[handler] or #[pipeline]"))
+        }
+        None => name_of(&item, &FUNCTION, "#[init]").map(|name| expand(INIT, &name)),
+    };
+    followed_by(item, expanded)
+}
+
+const HANDLER: &str = r#"
 #[allow(unsafe_code, missing_docs, unreachable_pub)]
 const _: () = {
     struct Handler;
@@ -58,10 +105,95 @@ const _: () = {
         fn handle(
             request: ::hearth_guest::bindings::Request,
         ) -> ::core::result::Result<::hearth_guest::bindings::Response, ::hearth_guest::bindings::Error> {
-            ::hearth_guest::export::answer(FUNCTION, request)
+            ::hearth_guest::export::answer(ITEM, request)
         }
     }
     ::hearth_guest::bindings::export!(Handler with_types_in ::hearth_guest::bindings);
+};
+"#;
+
+const INIT: &str = r#"
+#[allow(unsafe_code, missing_docs, unreachable_pub)]
+const _: () = {
+    struct Init;
+    impl ::hearth_guest::bindings::init::Guest for Init {
+        fn init() -> ::core::result::Result<(), ::hearth_guest::bindings::Error> {
+            ::hearth_guest::export::initialise(ITEM)
+        }
+    }
+    ::hearth_guest::bindings::init::export!(Init with_types_in ::hearth_guest::bindings::init);
+};
+"#;
+
+const PIPELINE: &str = r#"
+#[cfg(target_arch = "wasm32")]
+#[allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, clippy::undocumented_unsafe_blocks)]
+const _: () = {
+    mod bindings {
+        ::hearth_guest::bindings::generate!({
+            inline: CONTRACT,
+            world: "hearth:inference/pipeline",
+            with: {
+                "hearth:inference/errors@0.1.0": ::hearth_guest::bindings::hearth::inference::errors,
+                "hearth:inference/tensors@0.1.0": ::hearth_guest::bindings::hearth::inference::tensors,
+                "hearth:inference/operators@0.1.0": ::hearth_guest::bindings::hearth::inference::operators,
+                "hearth:inference/models@0.1.0": ::hearth_guest::bindings::hearth::inference::models,
+                "hearth:inference/context@0.1.0": ::hearth_guest::bindings::hearth::inference::context,
+                "hearth:inference/http-types@0.1.0": ::hearth_guest::bindings::hearth::inference::http_types,
+            },
+            ownership: Borrowing { duplicate_if_necessary: false },
+            runtime_path: "::hearth_guest::bindings::rt",
+        });
+        pub(super) use self::hearth::inference::pipelines::Call;
+    }
+    use ::hearth_guest::export;
+    struct Pipeline;
+    impl bindings::Guest for Pipeline {
+        fn preprocess(request: bindings::Request) -> ::core::result::Result<bindings::Outcome, bindings::Error> {
+            match export::preprocess(ITEM::preprocess, request)? {
+                export::BareOutcome::Respond(response) => ::core::result::Result::Ok(bindings::Outcome::Respond(response)),
+                export::BareOutcome::Run(call) => {
+                    let export::BareCall { model, inputs, state, keep } = call;
+                    ::core::result::Result::Ok(bindings::Outcome::Run(bindings::Call { model, inputs, state, keep }))
+                }
+            }
+        }
+        fn postprocess(
+            outputs: ::std::vec::Vec<bindings::NamedTensor>,
+            state: ::std::vec::Vec<u8>,
+            keep: ::std::vec::Vec<bindings::Tensor>,
+        ) -> ::core::result::Result<bindings::Response, bindings::Error> {
+            export::postprocess(ITEM::postprocess, outputs, state, keep)
+        }
+    }
+    bindings::export!(Pipeline with_types_in bindings);
+};
+#[cfg(not(target_arch = "wasm32"))]
+#[allow(dead_code)]
+const _: fn() = || ::hearth_guest::export::check_halves(ITEM::preprocess, ITEM::postprocess);
+"#;
+
+/// The files of the contract. Together they are one text, whose package is said once.
+const CONTRACT: [&str; 8] = [
+    include_str!("../../../../wit/errors.wit"),
+    include_str!("../../../../wit/tensors.wit"),
+    include_str!("../../../../wit/operators.wit"),
+    include_str!("../../../../wit/models.wit"),
+    include_str!("../../../../wit/context.wit"),
+    include_str!("../../../../wit/http-types.wit"),
+    include_str!("../../../../wit/pipelines.wit"),
+    include_str!("../../../../wit/worlds.wit"),
+];
+
+fn contract() -> String {
+    let package = CONTRACT[0].lines().find(|line| line.starts_with("package ")).unwrap_or_default();
+    let rest = CONTRACT.iter().flat_map(|file| file.lines()).filter(|line| !line.starts_with("package "));
+    [package].into_iter().chain(rest).collect::<Vec<_>>().join("\n")
+}
+
+const MANIFEST: &str = r#"
+#[allow(unsafe_code)]
+const _: () = {
     #[cfg(target_arch = "wasm32")]
     #[used]
     #[unsafe(link_section = "hearth:manifest")]
@@ -69,11 +201,25 @@ const _: () = {
 };
 "#;
 
-fn export(manifest: &Manifest, function: &Ident) -> TokenStream {
-    let json = manifest.json();
-    let template: TokenStream = EXPORT.parse().unwrap_or_default();
+/// The item as it was, and after it what it expands to, or the refusal.
+fn followed_by(mut item: TokenStream, expanded: Result<TokenStream, Refusal>) -> TokenStream {
+    item.extend(expanded.unwrap_or_else(Refusal::into_compile_error));
+    item
+}
+
+fn expand(template: &str, item: &Ident) -> TokenStream {
+    let template: TokenStream = template.parse().unwrap_or_default();
     replace(template, &|ident| match ident.to_string().as_str() {
-        "FUNCTION" => Some(TokenTree::Ident(function.clone())),
+        "ITEM" => Some(TokenTree::Ident(item.clone())),
+        "CONTRACT" => Some(TokenTree::Literal(Literal::string(&contract()))),
+        _ => None,
+    })
+}
+
+fn embed(manifest: &Manifest) -> TokenStream {
+    let json = manifest.json();
+    let template: TokenStream = MANIFEST.parse().unwrap_or_default();
+    replace(template, &|ident| match ident.to_string().as_str() {
         "MANIFEST_LENGTH" => Some(TokenTree::Literal(Literal::usize_unsuffixed(json.len()))),
         "MANIFEST_BYTES" => Some(TokenTree::Literal(Literal::byte_string(json.as_bytes()))),
         _ => None,
@@ -101,20 +247,39 @@ fn spanned(tokens: TokenStream, span: Span) -> TokenStream {
         .collect()
 }
 
-fn function_name(item: &TokenStream) -> Result<Ident, Refusal> {
+/// A kind of item that an attribute goes on.
+struct Kind {
+    keyword: &'static str,
+    others: &'static [&'static str],
+    name: &'static str,
+}
+
+const FUNCTION: Kind =
+    Kind { keyword: "fn", others: &["struct", "enum", "mod", "impl", "trait", "static"], name: "function" };
+const MODULE: Kind = Kind {
+    keyword: "mod",
+    others: &["struct", "enum", "fn", "impl", "trait", "static"],
+    name: "module with the functions `preprocess` and `postprocess`",
+};
+
+/// The name of the item, which is of the kind that `attribute` goes on.
+fn name_of(item: &TokenStream, kind: &Kind, attribute: &str) -> Result<Ident, Refusal> {
     let mut tokens = item.clone().into_iter();
     while let Some(token) = tokens.next() {
         let TokenTree::Ident(word) = token else { continue };
-        match word.to_string().as_str() {
-            "fn" => {
-                if let Some(TokenTree::Ident(name)) = tokens.next() {
-                    return Ok(name);
-                }
+        let text = word.to_string();
+        if text == kind.keyword {
+            if let Some(TokenTree::Ident(name)) = tokens.next() {
+                return Ok(name);
             }
-            "async" => return Err(Refusal::at(word.span(), "a handler is an ordinary function, not an async one")),
-            "struct" | "enum" | "mod" | "impl" | "trait" => break,
-            _ => {}
+        } else if text == "async" {
+            return Err(Refusal::at(
+                word.span(),
+                format!("{attribute} goes on an ordinary function, not an async one"),
+            ));
+        } else if kind.others.contains(&text.as_str()) {
+            break;
         }
     }
-    Err(Refusal::at(Span::call_site(), "#[handler] goes on a function"))
+    Err(Refusal::at(Span::call_site(), format!("{attribute} goes on a {}", kind.name)))
 }

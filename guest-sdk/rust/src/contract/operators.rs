@@ -1,0 +1,115 @@
+//! `operators` over the host of this thread: one table, each operator once. A row makes the function that the rest of the
+//! crate calls and the variant of [`Operator`] that a host matches on.
+
+#![allow(
+    hidden_glob_reexports,
+    reason = "of the glob only plain types are wanted; what has tensors is this module's own"
+)]
+
+use super::tensors::{Dtype, Tensor, given};
+use crate::bindings::Error;
+pub use crate::bindings::hearth::inference::operators::*;
+use crate::testing::{Object, host};
+
+/// What comes out of an operator.
+trait Results: Sized {
+    /// `None` where the number of results is another one.
+    fn of(results: Vec<Tensor>) -> Option<Self>;
+}
+
+impl Results for Tensor {
+    fn of(mut results: Vec<Tensor>) -> Option<Tensor> {
+        (results.len() == 1).then(|| results.remove(0))
+    }
+}
+
+impl Results for Vec<Tensor> {
+    fn of(results: Vec<Tensor>) -> Option<Vec<Tensor>> {
+        Some(results)
+    }
+}
+
+fn operate<R: Results>(operator: Operator<'_>, inputs: &[&Tensor]) -> Result<R, Error> {
+    let objects: Vec<&Object> = inputs.iter().map(|tensor| &tensor.0).collect();
+    let results = given(host().operate(operator, &objects))?;
+    let results = R::of(results.into_iter().map(Tensor).collect());
+    given(results.ok_or_else(|| crate::Error::internal("an operator gave another number of results than it has")))
+}
+
+pub(crate) fn decode_image(data: &[u8]) -> Result<Tensor, Error> {
+    given(host().decode_image(data)).map(Tensor)
+}
+
+/// Records of several results: their fields, in the order in which the device gives them.
+macro_rules! records {
+    ($($record:ident { $($field:ident),* })*) => {
+        $(
+            pub(crate) struct $record {
+                $(pub(crate) $field: Tensor,)*
+            }
+
+            impl Results for $record {
+                fn of(results: Vec<Tensor>) -> Option<$record> {
+                    let mut results = results.into_iter();
+                    let record = $record { $($field: results.next()?,)* };
+                    results.next().is_none().then_some(record)
+                }
+            }
+        )*
+    };
+}
+
+/// Rows of `function = Variant (inputs) { arguments } -> results;`, with `[inputs]` where there are any number of them.
+macro_rules! operators {
+    ($(
+        $name:ident = $variant:ident $(($($input:ident),+))? $([$list:ident])? { $($argument:ident: $type:ty),* } -> $results:ty;
+    )*) => {
+        /// An operator of `wit/operators.wit` with its arguments, without its tensors.
+        #[derive(Clone, Copy, Debug)]
+        #[allow(missing_docs, reason = "the contract has them")]
+        pub enum Operator<'a> {
+            $(
+                #[doc = concat!("`", stringify!($name), "`")]
+                $variant { $($argument: $type),* },
+            )*
+        }
+
+        $(
+            #[allow(clippy::extra_unused_lifetimes, reason = "most operators take no list")]
+            pub(crate) fn $name<'a>(
+                $($($input: &Tensor,)+)?
+                $($list: &[&Tensor],)?
+                $($argument: $type),*
+            ) -> Result<$results, Error> {
+                let inputs: &[&Tensor] = $(&[$($input),+])? $($list)?;
+                operate(Operator::$variant { $($argument),* }, inputs)
+            }
+        )*
+    };
+}
+
+records! {
+    TopKResult { values, indices }
+}
+
+operators! {
+    resize = Resize(input) { options: ResizeOptions } -> Tensor;
+    normalize = Normalize(input) { axis: i32, scale: &'a [f32], offset: &'a [f32] } -> Tensor;
+    cast = Cast(input) { dtype: Dtype } -> Tensor;
+    crop = Crop(input) { layout: ImageLayout, top: u64, left: u64, height: u64, width: u64 } -> Tensor;
+    pad = Pad(input) { before: &'a [u64], after: &'a [u64], mode: PadMode } -> Tensor;
+    permute = Permute(input) { axes: &'a [i32] } -> Tensor;
+    concat = Concat[inputs] { axis: i32 } -> Tensor;
+    stack = Stack[inputs] { axis: i32 } -> Tensor;
+    softmax = Softmax(input) { axis: i32 } -> Tensor;
+    argmax = Argmax(input) { axis: i32, keep_axis: bool } -> Tensor;
+    top_k = TopK(input) { k: u64, axis: i32, largest: bool } -> TopKResult;
+    masked_mean_pool = MaskedMeanPool(input, mask) {} -> Tensor;
+    l2_normalize = L2Normalize(input) { axis: i32, epsilon: f32 } -> Tensor;
+    add = Add(a, b) {} -> Tensor;
+    subtract = Subtract(a, b) {} -> Tensor;
+    multiply = Multiply(a, b) {} -> Tensor;
+    divide = Divide(a, b) {} -> Tensor;
+    minimum = Minimum(a, b) {} -> Tensor;
+    maximum = Maximum(a, b) {} -> Tensor;
+}
