@@ -26,7 +26,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/functions/{name}", put(put_function).get(function).delete(delete_function))
         .route("/v1/functions/{name}/versions", get(function_versions))
         .route("/v1/functions/{name}/aliases/{alias}", put(put_function_alias).delete(delete_function_alias))
-        .route("/v1/functions/{name}/logs", get(function_logs))
+        .route("/v1/functions/{name}/logs", get(super::logs::function_logs))
         .route("/v1/models", get(models))
         .route("/v1/models/{name}", put(put_model).get(model).delete(delete_model))
         .route("/v1/models/{name}/versions", get(model_versions))
@@ -57,12 +57,12 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Reply = Result<Response, Refusal>;
+pub(super) type Reply = Result<Response, Refusal>;
 
 /// What a path names: a function or model of a tenant, with valid names, and perhaps an alias.
-struct Target {
-    tenant: String,
-    name: String,
+pub(super) struct Target {
+    pub(super) tenant: String,
+    pub(super) name: String,
     alias: String,
 }
 
@@ -102,7 +102,7 @@ async fn wrong_method(request: axum::extract::Request) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, Refusal::from(error)).into_response()
 }
 
-fn ok(value: &Value) -> Reply {
+pub(super) fn ok(value: &Value) -> Reply {
     Ok(json_of(StatusCode::OK, value))
 }
 
@@ -208,12 +208,6 @@ async fn delete_function(State(app): State<Arc<App>>, Target { tenant, name, .. 
         app.runtime.forget(&version.digest);
     }
     ok(&json!({ "name": name, "deleted": true }))
-}
-
-async fn function_logs(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
-    app.catalog.function(&tenant, &name).await?;
-    let log = app.deployed.log(&tenant, &name, app.config.limits.log_lines);
-    ok(&json!({ "lines": log.lines() }))
 }
 
 /// The body `{"version": 3}` of an alias.
