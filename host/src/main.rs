@@ -7,6 +7,7 @@ use hearth::config::RawConfig;
 use hearth::http::Server;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
 
 /// Runs inference handlers, uploaded as WebAssembly components, next to models that stay loaded.
 #[derive(Parser)]
@@ -20,20 +21,25 @@ struct Arguments {
 enum Command {
     /// Run the server
     Serve(#[command(flatten)] RawConfig),
+    /// Build a function, serve it, and do so again at every change of its sources
+    Dev(cli::Dev),
     #[command(flatten)]
     Client(cli::Command),
 }
 
 fn main() -> ExitCode {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| "warn,hearth=info".into());
+    let command = Arguments::parse().command;
+    // What `dev` does it tells itself.
+    let default = if matches!(command, Command::Dev(_)) { "warn" } else { "warn,hearth=info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| default.into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    match run(Arguments::parse().command) {
+    match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hearth: {error:#}");
-            ExitCode::FAILURE
+            let code = error.downcast_ref::<cli::ProgramFailed>().map(|failed| failed.code);
+            code.map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }
 }
@@ -42,6 +48,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the threads")?;
     match command {
         Command::Client(command) => runtime.block_on(command.run()),
+        Command::Dev(command) => runtime.block_on(async { command.run(stop_signal()?, start).await }),
         Command::Serve(raw) => runtime.block_on(async {
             let server = Server::bind(raw.resolve()?).await?;
             println!("hearth listens on http://{}", server.address());
@@ -49,6 +56,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }),
     }
+}
+
+/// Starts a server that serves until `end` is cancelled.
+async fn start(settings: RawConfig, end: CancellationToken) -> anyhow::Result<cli::Started> {
+    let server = Server::bind(settings.resolve()?).await?;
+    let address = server.address();
+    let serving = tokio::spawn(async move { Ok(server.serve(end.cancelled_owned()).await?) });
+    Ok((address, serving))
 }
 
 /// Ready when the process is asked to end: ctrl-c, or the signal that service supervisors send.

@@ -1,6 +1,7 @@
 //! Whole-system tests: a real server, real components, real models, real HTTP.
 
 mod client;
+mod developing;
 mod examples;
 mod functions;
 mod harness;

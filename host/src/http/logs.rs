@@ -110,10 +110,15 @@ impl Follower {
             if self.end.is_cancelled() {
                 return None;
             }
+            if let Some(kept) = self.kept.take() {
+                self.next = kept.next;
+                if !kept.lines.is_empty() {
+                    return Some(text(&kept.lines));
+                }
+            }
             // Made before the log is looked at, so that no line falls between the two.
             let changed = self.log.changed();
-            let LogPart { mut lines, missed, next, closed } =
-                self.kept.take().unwrap_or_else(|| self.log.after(self.next, PART_LINES));
+            let LogPart { mut lines, missed, next, closed } = self.log.after(self.next, PART_LINES);
             self.next = next;
             if missed > 0 {
                 let message = format!("{missed} lines were missed: they came faster than they were read (log_lines)");
