@@ -8,7 +8,7 @@ use hearth_guest_build::{Accept, Toolchain, artefacts, componentise};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 
 /// Arguments of `hearth build`.
 #[derive(Debug, clap::Args)]
@@ -86,9 +86,9 @@ impl Source {
     ///
     /// Errors: no crate, several where none is named, or one that makes no WebAssembly module.
     pub(super) async fn project(&self, toolchain: &Toolchain) -> Result<Project> {
-        let mut command = tokio::process::Command::from(toolchain.cargo(&self.path)?);
-        command.args(["metadata", "--no-deps", "--format-version", "1"]).stdin(Stdio::null()).stderr(Stdio::inherit());
-        let output = command.kill_on_drop(true).output().await.context("cannot start cargo")?;
+        let mut command = toolchain.cargo(&self.path)?;
+        command.args(["metadata", "--no-deps", "--format-version", "1"]);
+        let output = output(command).await?;
         if !output.status.success() {
             return Err(failed("cargo cannot tell about this folder", output.status));
         }
@@ -154,14 +154,11 @@ impl Project {
     ///
     /// Errors: a failed build, as `ProgramFailed` with cargo's exit status; a module that is no guest.
     pub(super) async fn build(&self, toolchain: &Toolchain) -> Result<Built> {
-        let mut command = tokio::process::Command::from(toolchain.cargo(&self.folder)?);
+        let mut command = toolchain.cargo(&self.folder)?;
         command
             .args(["build", "--release", "--target", toolchain.target()])
-            .arg("--message-format=json-render-diagnostics")
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true);
-        let output = command.output().await.context("cannot start cargo")?;
+            .arg("--message-format=json-render-diagnostics");
+        let output = output(command).await?;
         if !output.status.success() {
             return Err(failed("the build failed", output.status));
         }
@@ -208,6 +205,14 @@ impl Built {
         }
         text
     }
+}
+
+/// Runs cargo to its end, or until nobody waits for it. What it says to a person goes to the terminal as it comes.
+async fn output(command: std::process::Command) -> Result<Output> {
+    let mut command = tokio::process::Command::from(command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+    let child = command.spawn().context("cannot start cargo; it comes with Rust")?;
+    child.wait_with_output().await.context("cannot read what cargo says")
 }
 
 fn failed(what: &str, status: ExitStatus) -> anyhow::Error {
