@@ -1,19 +1,34 @@
-//! The commands that talk to a server, over the same HTTP that anybody can use; they never open the data folder.
+//! The commands that build functions and talk to a server, over the same HTTP that anybody can use; they never open the data
+//! folder.
 
+mod build;
 mod client;
+mod component;
 mod deploy;
+mod dev;
+mod inspect;
 mod invoke;
 mod list;
+mod logs;
 mod model;
+mod new;
 mod output;
 mod settings;
 mod upload;
 
+pub use dev::{Dev, Started};
+
 use clap::{Args, Subcommand};
 
-/// The commands that need a running server.
+/// The commands that start no server.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a folder with a small function to start from
+    New(new::New),
+    /// Build a function's crate and make it a component
+    Build(build::Build),
+    /// Tell what a component is, imports, exports and asks for
+    Inspect(inspect::Inspect),
     /// Upload a component; it is live at once
     Deploy(deploy::Deploy),
     /// Call a function and print what it answers
@@ -25,6 +40,8 @@ pub enum Command {
     Functions(list::Functions),
     /// Show or change what a function may use: grants, configuration, secrets, limits
     Settings(settings::Settings),
+    /// Print what a function logged
+    Logs(logs::Logs),
     /// Show what the server is doing, and its limits
     Status(list::Status),
 }
@@ -43,18 +60,38 @@ pub struct Target {
     json: bool,
 }
 
+impl Target {
+    /// The default tenant of a server, for a command that prints text.
+    fn of(server: String) -> Target {
+        Target { server, tenant: client::DEFAULT_TENANT.to_owned(), json: false }
+    }
+}
+
 impl Command {
     /// Runs the command to its end. What was asked for goes to stdout, all else to stderr.
     ///
     /// Errors: a sentence for a person. The command has failed then, also where the server answered with an error.
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
+            Command::New(command) => command.run(),
+            Command::Build(command) => command.run().await,
+            Command::Inspect(command) => command.run(),
             Command::Deploy(command) => command.run().await,
             Command::Invoke(command) => command.run().await,
             Command::Model(command) => command.run().await,
             Command::Functions(command) => command.run().await,
             Command::Settings(command) => command.run().await,
+            Command::Logs(command) => command.run().await,
             Command::Status(command) => command.run().await,
         }
     }
+}
+
+/// The failure of another program, which this one passes on.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ProgramFailed {
+    message: String,
+    /// Its exit status.
+    pub code: u8,
 }

@@ -4,6 +4,7 @@ mod body;
 mod deployed;
 mod front_door;
 mod invoke;
+mod logs;
 mod metrics;
 mod routes;
 mod settings;
@@ -44,6 +45,7 @@ struct App {
     models: Arc<Models>,
     runtime: Arc<Runtime>,
     deployed: DeployedFunctions,
+    followers: logs::Followers,
     metrics: metrics::Metrics,
     started: Instant,
 }
@@ -85,7 +87,8 @@ impl Server {
         let runtime = Arc::new(Runtime::new(&config, services, confined)?);
         let metrics = metrics::Metrics::new();
         let deployed = DeployedFunctions::default();
-        let app = App { config, catalog, models, runtime, deployed, metrics, started: Instant::now() };
+        let followers = logs::Followers::new(config.limits.log_followers);
+        let app = App { config, catalog, models, runtime, deployed, followers, metrics, started: Instant::now() };
         Ok(Server { listener, address, app: Arc::new(app) })
     }
 
@@ -137,6 +140,7 @@ impl Server {
             });
         }
         drop(listener);
+        app.followers.end();
         let patience = Duration::from_millis(limits.shutdown_ms);
         if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests still ran after {} ms (shutdown_ms) and were ended", limits.shutdown_ms);

@@ -7,6 +7,7 @@ use hearth::http::Server;
 use hearth::{catalog, cli, confined, model, sandbox};
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
 
 /// Runs inference handlers, uploaded as WebAssembly components, next to models that stay loaded.
 #[derive(Parser)]
@@ -23,6 +24,8 @@ enum Command {
     /// Work on untrusted input, for a server that starts this program again
     #[command(hide = true)]
     Confined { job: String },
+    /// Build a function, serve it, and do so again at every change of its sources
+    Dev(cli::Dev),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -31,21 +34,25 @@ enum Command {
 const JOBS: [confined::Job; 4] = [sandbox::COMPILE, sandbox::SNAPSHOT, model::CHECK, catalog::UNPACK];
 
 fn main() -> ExitCode {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| "warn,hearth=info".into());
+    let command = Arguments::parse().command;
+    // What `dev` does it tells itself.
+    let default = if matches!(command, Command::Dev(_)) { "warn" } else { "warn,hearth=info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| default.into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    let outcome = match Arguments::parse().command {
+    let outcome = match command {
         // Before there are other threads.
         Command::Confined { job } => return confined::enter(&JOBS, &job),
         Command::Client(command) => run(command.run()),
+        Command::Dev(command) => run(async { command.run(stop_signal()?, start).await }),
         Command::Serve(raw) => run(serve(raw)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hearth: {error:#}");
-            ExitCode::FAILURE
+            let code = error.downcast_ref::<cli::ProgramFailed>().map(|failed| failed.code);
+            code.map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }
 }
@@ -60,6 +67,14 @@ async fn serve(raw: RawConfig) -> anyhow::Result<()> {
     println!("hearth listens on http://{}", server.address());
     server.serve(stop_signal()?).await?;
     Ok(())
+}
+
+/// Starts a server that serves until `end` is cancelled.
+async fn start(settings: RawConfig, end: CancellationToken) -> anyhow::Result<cli::Started> {
+    let server = Server::bind(settings.resolve()?).await?;
+    let address = server.address();
+    let serving = tokio::spawn(async move { Ok(server.serve(end.cancelled_owned()).await?) });
+    Ok((address, serving))
 }
 
 /// Ready when the process is asked to end: ctrl-c, or the signal that service supervisors send.

@@ -4,6 +4,7 @@ mod client;
 mod confined;
 mod crafted;
 mod density;
+mod developing;
 mod examples;
 mod functions;
 mod harness;

@@ -1,71 +1,18 @@
-//! Builds the guests: finds a toolchain for wasm32, runs cargo in the guest workspace and makes the modules components. It
-//! never runs a guest.
+//! Builds the guests of this repository: runs cargo in the guest workspace and makes the modules components. It never runs a
+//! guest.
 
-use crate::{packages, process};
-use anyhow::{Context, Result, bail, ensure};
-use std::ffi::OsString;
+use crate::packages;
+use anyhow::{Context, Result, ensure};
+use hearth_guest_build::{Accept, DEBIAN_PACKAGES, artefacts, componentise};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-const TARGET: &str = "wasm32-unknown-unknown";
+pub(crate) use hearth_guest_build::Toolchain;
 
-/// Forces one way, to try it: `ordinary` or `debian`.
-const CHOICE: &str = "HEARTH_GUEST_TOOLCHAIN";
-
-/// Debian's Rust that can build std from source, and the linker of the LLVM that this rustc was made with.
-const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
-
-/// How long `rustup target add` may take; without a network it can hang.
-const RUSTUP_PATIENCE: Duration = Duration::from_secs(180);
-
-/// What builds guests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Toolchain {
-    /// The active toolchain has std for wasm32: ordinary cargo.
-    Ordinary,
-    /// Debian's rustc and cargo, which build std from source.
-    Debian {
-        /// Debian's cargo.
-        cargo: PathBuf,
-        /// Debian's rustc.
-        rustc: PathBuf,
-        /// LLVM's linker for WebAssembly.
-        linker: PathBuf,
-    },
-}
-
-/// The toolchain for guests of the repository at `root`: the active one where it has the target, else Debian's where it is
-/// installed, else the active one after rustup added the target. Installs no packages: the error names those that would do.
+/// The toolchain for guests of the repository at `root`. Installs no packages: the error names those that would do.
 pub(crate) fn toolchain(root: &Path) -> Result<Toolchain> {
-    match std::env::var(CHOICE).as_deref() {
-        Ok("ordinary") => {
-            ensure!(
-                has_target(root) || rustup_adds_target(root),
-                "{CHOICE}=ordinary, but the toolchain lacks {TARGET}"
-            );
-            return Ok(Toolchain::Ordinary);
-        }
-        Ok("debian") => return debian().context(format!("{CHOICE}=debian")),
-        Ok(other) => bail!("{CHOICE} is `ordinary` or `debian`, not `{other}`"),
-        Err(_) => {}
-    }
-    if has_target(root) {
-        return Ok(Toolchain::Ordinary);
-    }
-    let missing = match debian() {
-        Ok(toolchain) => return Ok(toolchain),
-        Err(error) => error,
-    };
-    if rustup_adds_target(root) {
-        return Ok(Toolchain::Ordinary);
-    }
-    bail!(
-        "no Rust for {TARGET}: use `rustup target add {TARGET}`, or on Debian, as root, `apt-get install \
-         --no-install-recommends {}` ({missing:#})",
-        DEBIAN_PACKAGES.join(" ")
-    )
+    hearth_guest_build::toolchain(root, Accept::SameEverywhere, || {})
 }
 
 /// The same, but where there is none, root installs Debian's packages.
@@ -108,55 +55,22 @@ pub(crate) fn build_all(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(components)
 }
 
-/// Makes a core module, built with bindings that describe its world, a component, and validates it. A component is given
-/// back as it is.
-pub(crate) fn componentise(module: &[u8]) -> Result<Vec<u8>> {
-    if wasmparser::Parser::is_component(module) {
-        return Ok(module.to_vec());
-    }
-    wit_component::ComponentEncoder::default().validate(true).module(module)?.encode()
-}
-
 fn build_modules(root: &Path, toolchain: &Toolchain) -> Result<Vec<PathBuf>> {
     let mut command = cargo(root, toolchain)?;
     command
-        .args(["build", "--release", "--workspace", "--target", TARGET, "--message-format=json-render-diagnostics"])
-        .current_dir(root.join("examples"))
+        .args(["build", "--release", "--workspace", "--target", toolchain.target()])
+        .arg("--message-format=json-render-diagnostics")
         .env("CARGO_TARGET_DIR", root.join("target/guests"))
         .stdout(Stdio::piped());
     let output = command.spawn().and_then(|child| child.wait_with_output()).context("running cargo for the guests")?;
     ensure!(output.status.success(), "the guests do not build");
-    let mut modules = Vec::new();
-    for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{")) {
-        let message: serde_json::Value = serde_json::from_slice(line).context("reading cargo's messages")?;
-        let made = message["filenames"].as_array().into_iter().flatten().filter_map(|name| name.as_str());
-        modules.extend(made.filter(|name| name.ends_with(".wasm")).map(PathBuf::from));
-    }
-    Ok(modules)
+    Ok(artefacts(&output.stdout)?.iter().flat_map(|artefact| artefact.wasm().cloned()).collect())
 }
 
 /// Cargo for the guests, free of flags meant for other builds. No path of this machine gets into the components, so that the
 /// same sources give the same digests elsewhere.
 fn cargo(root: &Path, toolchain: &Toolchain) -> Result<Command> {
-    let mut command = process::cargo(root);
-    if let Toolchain::Debian { cargo, rustc, linker } = toolchain {
-        let environment: Vec<_> =
-            command.get_envs().map(|(name, value)| (name.to_owned(), value.map(OsString::from))).collect();
-        command = Command::new(cargo);
-        for (name, value) in environment {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        command
-            .args(["-Z", "build-std=std,panic_abort"])
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("RUSTC", rustc)
-            .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
-            .env("PATH", path_without_rustup()?)
-            .env_remove("RUSTUP_TOOLCHAIN");
-    }
+    let mut command = toolchain.cargo(&root.join("examples"))?;
     for name in ["RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         command.env_remove(name);
     }
@@ -173,73 +87,9 @@ fn cargo_home() -> Option<PathBuf> {
     std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))
 }
 
-fn path_without_rustup() -> Result<OsString> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).filter(|folder| !folder.join("rustup").exists());
-    std::env::join_paths(folders).context("PATH")
-}
-
-fn has_target(root: &Path) -> bool {
-    let asked = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .current_dir(root)
-        .stderr(Stdio::null())
-        .output();
-    let Ok(answer) = asked else { return false };
-    let folder = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
-    let mut files = fs::read_dir(folder).into_iter().flatten().flatten();
-    answer.status.success() && files.any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
-}
-
-fn rustup_adds_target(root: &Path) -> bool {
-    let child = Command::new("rustup")
-        .args(["target", "add", TARGET])
-        .current_dir(root)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut child) = child else { return false };
-    let start = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return status.success() && has_target(root),
-            Ok(None) if start.elapsed() < RUSTUP_PATIENCE => std::thread::sleep(Duration::from_millis(50)),
-            Ok(None) | Err(_) => {
-                // It may have ended meanwhile; either way the target was not added in time.
-                let _ = child.kill();
-                let _ = child.wait();
-                return false;
-            }
-        }
-    }
-}
-
-fn debian() -> Result<Toolchain> {
-    let (cargo, rustc) = (PathBuf::from("/usr/bin/cargo"), PathBuf::from("/usr/bin/rustc"));
-    for program in [&cargo, &rustc] {
-        ensure!(program.exists(), "there is no {}", program.display());
-    }
-    let sysroot = PathBuf::from(process::run(Command::new(&rustc).args(["--print", "sysroot"]))?.trim());
-    let sources = sysroot.join("lib/rustlib/src/rust/library/Cargo.lock");
-    ensure!(sources.exists(), "std's sources are not installed");
-    let version = process::run(Command::new(&rustc).arg("-vV"))?;
-    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: ")).context("rustc names no LLVM")?;
-    let linker = PathBuf::from(format!("/usr/bin/wasm-ld-{}", llvm.split('.').next().unwrap_or(llvm)));
-    ensure!(linker.exists(), "there is no {}", linker.display());
-    Ok(Toolchain::Debian { cargo, rustc, linker })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn a_module_that_names_no_world_is_not_made_a_component() {
-        let empty = b"\0asm\x01\0\0\0";
-        assert!(componentise(b"not wasm").is_err());
-        // An empty module is a valid component without imports and exports.
-        assert!(componentise(empty).is_ok_and(|bytes| wasmparser::Parser::is_component(&bytes)));
-    }
+    use std::fs;
 
     /// The interfaces that a component imports and the functions that it exports, each sorted.
     fn world(component: &[u8]) -> (Vec<String>, Vec<String>) {
@@ -292,11 +142,5 @@ mod tests {
             let exports = exports.iter().map(|name| (*name).to_owned()).collect();
             assert_eq!(world(&component), (wanted, exports), "{name}");
         }
-    }
-
-    #[test]
-    fn the_path_for_debian_has_no_rustup() {
-        let path = path_without_rustup().expect("PATH is valid");
-        assert!(std::env::split_paths(&path).all(|folder| !folder.join("rustup").exists()));
     }
 }

@@ -40,15 +40,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 
 /// Cargo, the one that runs this program where that is known.
 pub(crate) fn cargo(root: &std::path::Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root);
-    // `cargo run` describes xtask's own package in the environment; a build script that looked there would be misled.
-    for (variable, _) in std::env::vars_os() {
-        if variable.to_str().is_some_and(|text| text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_")) {
-            command.env_remove(variable);
-        }
-    }
-    command
+    hearth_guest_build::cargo(root)
 }
 
 fn name(command: &Command) -> String {

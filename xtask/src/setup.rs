@@ -55,7 +55,7 @@ pub(crate) fn run(root: &Path, need: Need) -> Result<()> {
     debian_packages(root, need)?;
     step("guest toolchain", |step| {
         step.doing(match guest::install_toolchain(root)? {
-            guest::Toolchain::Ordinary => "the Rust in use has the target",
+            guest::Toolchain::Ordinary | guest::Toolchain::Wasip2 => "the Rust in use has the target",
             guest::Toolchain::Debian { .. } => "Debian's Rust builds std from source",
         });
         Ok(Outcome::Kept)

@@ -29,6 +29,7 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// One server and tenant.
+#[derive(Clone)]
 pub(super) struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Body>,
     /// Scheme, host, port and perhaps a path, without a slash at the end.

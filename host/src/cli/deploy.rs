@@ -1,6 +1,7 @@
 //! `hearth deploy`: uploads a component; it never looks into it.
 
 use super::client::{Client, encode};
+use super::component::wishes;
 use super::output::{field, print, print_json, printable, short_digest};
 use super::{Target, upload};
 use anyhow::Result;
@@ -64,35 +65,4 @@ pub(super) async fn put(
     let answer = client.call(Method::PUT, path, headers, upload.body).await;
     upload.progress.finish_and_clear();
     answer
-}
-
-/// What a manifest lists, in words: `models magika, ocr; hosts example.org`.
-fn wishes(value: Option<&Value>) -> String {
-    let words = match value {
-        Some(Value::Object(all)) => all
-            .keys()
-            .map(|key| (key, field(&Value::Object(all.clone()), key)))
-            .filter(|(_, list)| !list.is_empty())
-            .map(|(key, list)| format!("{key} {list}"))
-            .collect::<Vec<_>>()
-            .join("; "),
-        Some(Value::Array(list)) => list.iter().map(super::output::word).collect::<Vec<_>>().join(", "),
-        _ => String::new(),
-    };
-    printable(&words)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn wishes_are_told_in_words() {
-        let manifest = json!({"config": [], "hosts": ["example.org"], "models": ["magika", "ocr"]});
-        assert_eq!(wishes(Some(&manifest)), "hosts example.org; models magika, ocr");
-        assert_eq!(wishes(Some(&json!(["models magika"]))), "models magika");
-        assert_eq!(wishes(Some(&json!([]))), "");
-        assert_eq!(wishes(None), "");
-    }
 }

@@ -115,6 +115,8 @@ limits! {
     log_bytes = 64 * KIB, 0, 64 * MIB, function;
     /// Log lines kept for each function, the newest ones.
     log_lines = 1_000, 1, 100_000;
+    /// Clients that follow functions' logs at once. Each holds a connection for as long as it likes.
+    log_followers = 100, 0, 100_000;
     /// Bytes of all tensors of one invocation that are alive at once, those of views counted once.
     tensor_bytes = GIB, KIB, 1024 * GIB, function;
     /// Tensors of one invocation that are alive at once.

@@ -53,24 +53,25 @@ mod tests {
 
     #[test]
     fn text_reshapes_and_nothing_else() {
-        let device: Arc<dyn Device> = Cpu::new(Ledger::new(1 << 20), Limits::default());
+        let limits = Limits::default();
+        let device: Arc<dyn Device> = Cpu::new(Ledger::new(1 << 20), limits.clone());
         let account = device.ledger().account(Owner::Workspace, 1 << 20, 10);
         let values: Vec<String> = ["a", "", "žluť", "d"].map(str::to_owned).to_vec();
         let shape = |dims: &[u64]| Shape::new(dims, 8).unwrap();
         let text = Tensor::text(&device, &account, shape(&[4]), values.clone()).unwrap();
         assert_eq!((text.byte_length(), account.used_bytes()), (8, 8 + 4 * STRING_BYTES));
-        let square = text.reshape(&[2, -1]).unwrap();
+        let square = text.reshape(&[2, -1], &limits).unwrap();
         assert_eq!((square.shape(), square.strings().unwrap()), (&shape(&[2, 2]), &values[..]));
-        assert_eq!(text.reshape(&[3]).unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(text.reshape(&[3], &limits).unwrap_err().kind(), Kind::InvalidArgument);
 
         let stop = Stop::default();
         let rows = vec![SliceRange { axis: 0, start: 1, end: 3, step: 1 }];
         let refused = [
-            text.slice(rows, &stop).map(drop),
-            text.slice(vec![], &stop).map(drop),
-            device.run(&account, &Op::Split { axis: 0, lengths: vec![2, 2] }, &[&text], &stop).map(drop),
-            device.run(&account, &Op::Unary(Unary::Not), &[&text], &stop).map(drop),
-            device.run(&account, &Op::Concat { axis: 0 }, &[&text, &text], &stop).map(drop),
+            text.slice(rows, &limits, &stop).map(drop),
+            text.slice(vec![], &limits, &stop).map(drop),
+            device.run(&account, &Op::Split { axis: 0, lengths: vec![2, 2] }, &[&text], &limits, &stop).map(drop),
+            device.run(&account, &Op::Unary(Unary::Not), &[&text], &limits, &stop).map(drop),
+            device.run(&account, &Op::Concat { axis: 0 }, &[&text, &text], &limits, &stop).map(drop),
         ];
         for result in refused {
             let error = result.unwrap_err();

@@ -9,7 +9,10 @@ use crate::interface::{Grant, GrantNames, LogLine};
 use crate::model::Blobs;
 use crate::sandbox::{Function, Places, Slot};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// One version of a function, ready to be called.
 pub(super) struct Deployed {
@@ -94,7 +97,9 @@ impl DeployedFunctions {
     pub(super) fn forget(&self, tenant: &str, name: &str) {
         self.renew(tenant, name);
         let key = (tenant.to_owned(), name.to_owned());
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some(log) = self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key) {
+            log.close();
+        }
         self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 
@@ -218,24 +223,45 @@ fn refusal(tenant: &str, name: &str, missing: &GrantNames, settings: &Settings) 
     Some(format!("function '{name}' asks for what it was not granted: {missing}; grant it with PATCH {path} {body}"))
 }
 
-/// The newest log lines of a function.
+/// The newest log lines of a function, numbered from 0 since the server started.
 pub(super) struct FunctionLog {
-    lines: Mutex<VecDeque<serde_json::Value>>,
+    kept: Mutex<Kept>,
     most: usize,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Kept {
+    lines: VecDeque<serde_json::Value>,
+    /// The number of the oldest line kept.
+    first: u64,
+    /// The function was deleted.
+    closed: bool,
+}
+
+/// Lines of a log from some number on.
+pub(super) struct LogPart {
+    pub(super) lines: Vec<serde_json::Value>,
+    /// Lines that came before these and are kept no longer.
+    pub(super) missed: u64,
+    /// The number of the line that will follow.
+    pub(super) next: u64,
+    /// No line will follow.
+    pub(super) closed: bool,
 }
 
 impl FunctionLog {
-    fn new(most: u64) -> FunctionLog {
-        FunctionLog { lines: Mutex::default(), most: most as usize }
+    pub(super) fn new(most: u64) -> FunctionLog {
+        FunctionLog { kept: Mutex::default(), most: most as usize, changed: Notify::new() }
     }
 
     /// Adds what one invocation logged.
     pub(super) fn extend(&self, request_id: &str, version: u64, lines: Vec<LogLine>, dropped: u64) {
+        let millis = |at: SystemTime| at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let entry = |line: LogLine| {
-            let at = line.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
             let fields: serde_json::Map<_, _> = line.fields.into_iter().map(|(k, v)| (k, v.into())).collect();
             serde_json::json!({
-                "at_ms": at, "level": line.level.as_str(), "message": line.message, "fields": fields,
+                "at_ms": millis(line.at), "level": line.level.as_str(), "message": line.message, "fields": fields,
                 "request_id": request_id, "version": version,
             })
         };
@@ -243,17 +269,54 @@ impl FunctionLog {
         if dropped > 0 {
             let message = format!("{dropped} lines were dropped: log_bytes was reached");
             entries.push(serde_json::json!({
-                "level": "warn", "message": message, "fields": {}, "request_id": request_id, "version": version,
+                "at_ms": millis(SystemTime::now()), "level": "warn", "message": message, "fields": {},
+                "request_id": request_id, "version": version,
             }));
         }
-        let mut kept = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(entries);
-        let surplus = kept.len().saturating_sub(self.most);
-        kept.drain(..surplus);
+        let mut kept = self.kept();
+        kept.lines.extend(entries);
+        let surplus = kept.lines.len().saturating_sub(self.most);
+        kept.lines.drain(..surplus);
+        kept.first += surplus as u64;
+        drop(kept);
+        self.changed.notify_waiters();
     }
 
-    /// The lines kept, oldest first.
-    pub(super) fn lines(&self) -> Vec<serde_json::Value> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    /// The newest lines kept, at most `most`, oldest first.
+    pub(super) fn newest(&self, most: u64) -> LogPart {
+        let kept = self.kept();
+        let from = kept.lines.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
+        kept.part(from, usize::MAX, 0)
+    }
+
+    /// At most `most` lines from the one of a number on.
+    pub(super) fn after(&self, next: u64, most: usize) -> LogPart {
+        let kept = self.kept();
+        let from = usize::try_from(next.saturating_sub(kept.first)).unwrap_or(usize::MAX);
+        kept.part(from, most, kept.first.saturating_sub(next))
+    }
+
+    /// Ready when lines came, or the end, after this was called.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Tells followers that the function is gone.
+    pub(super) fn close(&self) {
+        self.kept().closed = true;
+        self.changed.notify_waiters();
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn part(&self, from: usize, most: usize, missed: u64) -> LogPart {
+        let from = from.min(self.lines.len());
+        let to = from.saturating_add(most).min(self.lines.len());
+        let lines = self.lines.range(from..to).cloned().collect();
+        LogPart { lines, missed, next: self.first + to as u64, closed: self.closed && to == self.lines.len() }
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/functions/{name}/versions", get(function_versions))
         .route("/v1/functions/{name}/aliases/{alias}", put(put_function_alias).delete(delete_function_alias))
-        .route("/v1/functions/{name}/logs", get(function_logs))
+        .route("/v1/functions/{name}/logs", get(super::logs::function_logs))
         .route("/v1/models", get(models))
         .route("/v1/models/{name}", put(put_model).get(model).delete(delete_model))
         .route("/v1/models/{name}/versions", get(model_versions))
@@ -221,12 +221,6 @@ async fn delete_function(State(app): State<Arc<App>>, Target { tenant, name, .. 
         app.runtime.forget(&version.digest);
     }
     ok(&json!({ "name": name, "deleted": true }))
-}
-
-async fn function_logs(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
-    app.catalog.function(&tenant, &name).await?;
-    let log = app.deployed.log(&tenant, &name, app.config.limits.log_lines);
-    ok(&json!({ "lines": log.lines() }))
 }
 
 /// The body `{"version": 3}` of an alias.

@@ -237,7 +237,8 @@ async fn text_goes_in_and_out() {
         (&[0, 1 << 50], &[]),
         (&[1, 1], &[""]),
     ] {
-        let x = text(&account, dims, values).unwrap().reshape(&dims.iter().map(|&dim| dim as i64).collect::<Vec<_>>());
+        let same: Vec<i64> = dims.iter().map(|&dim| dim as i64).collect();
+        let x = text(&account, dims, values).unwrap().reshape(&same, &Limits::default());
         let outputs = infer(&lease, &account, &[("x", &x.unwrap())]).await.unwrap();
         assert_eq!((outputs[0].1.dtype(), outputs[0].1.shape().dims()), (DType::Text, dims));
         assert_eq!(outputs[0].1.strings().unwrap(), values);

@@ -1,0 +1,241 @@
+//! What a component says about itself: its world, what it imports and exports, what it asks for; it never compiles or runs
+//! one.
+
+use super::output::{bytes, printable, word};
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use wasmparser::{Parser, Payload};
+
+/// Bytes of a manifest, as the server takes it.
+const MANIFEST_BYTES: usize = 1 << 20;
+const MANIFEST: &str = "hearth:manifest";
+
+/// What can be read from a component's bytes.
+#[derive(Debug)]
+pub(super) struct Facts {
+    bytes: usize,
+    imports: Vec<String>,
+    exports: Vec<String>,
+    /// The JSON of its manifest, or null.
+    manifest: Value,
+    /// The bytes of custom sections by name, those of nested modules too.
+    sections: BTreeMap<String, usize>,
+}
+
+impl Facts {
+    /// Reads and validates a component.
+    ///
+    /// Errors: what is no component, saying what it is instead.
+    pub(super) fn read(wasm: &[u8]) -> Result<Facts> {
+        if Parser::is_core_wasm(wasm) {
+            bail!(
+                "this is a core WebAssembly module, not a component; `hearth build` makes components, and `wasm-tools \
+                 component new` turns a module with bindings into one"
+            );
+        }
+        if !Parser::is_component(wasm) {
+            let shown: Vec<String> = wasm.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            bail!(
+                "this is no WebAssembly component: it starts with the bytes [{}] instead of [00 61 73 6d 0d 00 01 00]",
+                shown.join(" ")
+            );
+        }
+        wasmparser::Validator::new()
+            .validate_all(wasm)
+            .map_err(|error| anyhow!("the component is damaged: {}, at byte {}", error.message(), error.offset()))?;
+        let mut facts = Facts {
+            bytes: wasm.len(),
+            imports: Vec::new(),
+            exports: Vec::new(),
+            manifest: Value::Null,
+            sections: BTreeMap::new(),
+        };
+        let mut depth = 0_usize;
+        for payload in Parser::new(0).parse_all(wasm) {
+            match payload? {
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::ComponentImportSection(imports) if depth == 0 => {
+                    for import in imports {
+                        facts.imports.push(import?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(exports) if depth == 0 => {
+                    for export in exports {
+                        facts.exports.push(export?.name.name.to_owned());
+                    }
+                }
+                Payload::CustomSection(section) => {
+                    *facts.sections.entry(section.name().to_owned()).or_default() += section.data().len();
+                    if section.name() == MANIFEST && facts.manifest.is_null() {
+                        facts.manifest = manifest(section.data())?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(facts)
+    }
+
+    /// The world of hearth's contract whose exports these are, or another that hearth runs.
+    pub(super) fn world(&self) -> Option<&'static str> {
+        let exports = |name: &str| self.exports.iter().any(|export| export == name);
+        let imports = |name: &str| {
+            let prefix = format!("hearth:inference/{name}@");
+            self.imports.iter().any(|import| import.starts_with(&prefix))
+        };
+        let pure = !["tensors", "operators", "models"].into_iter().any(imports);
+        let init = self.has_init();
+        match (exports("handle"), exports("preprocess") && exports("postprocess")) {
+            (true, _) if pure => Some(if init { "pure-with-init" } else { "pure" }),
+            (true, _) => Some(if init { "handler-with-init" } else { "handler" }),
+            (false, true) => Some(if init { "pipeline-with-init" } else { "pipeline" }),
+            (false, false) => {
+                let http = self.exports.iter().any(|export| export.starts_with("wasi:http/incoming-handler@"));
+                http.then_some("wasi:http/proxy")
+            }
+        }
+    }
+
+    /// It exports `init`, which runs once for each deployment.
+    pub(super) fn has_init(&self) -> bool {
+        self.exports.iter().any(|export| export == "init")
+    }
+
+    /// `61.2 KiB, world pure`.
+    pub(super) fn summary(&self) -> String {
+        let world =
+            self.world().map_or_else(|| "no world that hearth runs".to_owned(), |world| format!("world {world}"));
+        format!("{}, {world}", bytes(self.bytes as u64))
+    }
+
+    /// What it asks to be granted, in words: `models magika, ocr; hosts example.org`; empty for nothing.
+    pub(super) fn wishes(&self) -> String {
+        wishes(Some(&self.manifest))
+    }
+
+    /// Everything, one row each.
+    pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
+        let or_none = |text: String| if text.is_empty() { "nothing".to_owned() } else { text };
+        let world = self.world().unwrap_or("none that hearth runs: it exports neither handle nor preprocess");
+        let sections = self.sections.iter().map(|(name, size)| format!("{name} ({})", bytes(*size as u64)));
+        vec![
+            ("kind", "component".to_owned()),
+            ("size", bytes(self.bytes as u64)),
+            ("world", world.to_owned()),
+            ("init", if self.has_init() { "runs once for each deployment" } else { "none" }.to_owned()),
+            ("asks for", or_none(self.wishes())),
+            ("exports", or_none(self.exports.join("\n"))),
+            ("imports", or_none(self.imports.join("\n"))),
+            ("sections", or_none(sections.collect::<Vec<_>>().join("\n"))),
+        ]
+    }
+
+    /// Everything as JSON.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "kind": "component", "bytes": self.bytes, "world": self.world(), "init": self.has_init(),
+            "grants_requested": self.manifest, "imports": self.imports, "exports": self.exports,
+            "custom_sections": self.sections,
+        })
+    }
+}
+
+fn manifest(json: &[u8]) -> Result<Value> {
+    if json.len() > MANIFEST_BYTES {
+        bail!("the section {MANIFEST} has {} bytes; servers take at most 1 MiB", json.len());
+    }
+    serde_json::from_slice(json).with_context(|| format!("the section {MANIFEST} is not the JSON it should be"))
+}
+
+/// What a manifest lists, in words: `models magika, ocr; hosts example.org`.
+pub(super) fn wishes(value: Option<&Value>) -> String {
+    let words = match value {
+        Some(Value::Object(all)) => {
+            let list = |value: &Value| -> Vec<String> { value.as_array().into_iter().flatten().map(word).collect() };
+            let lists = all.iter().map(|(key, value)| (key, list(value))).filter(|(_, list)| !list.is_empty());
+            lists.map(|(key, list)| format!("{key} {}", list.join(", "))).collect::<Vec<_>>().join("; ")
+        }
+        Some(Value::Array(list)) => list.iter().map(word).collect::<Vec<_>>().join(", "),
+        _ => String::new(),
+    };
+    printable(&words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(text: &str) -> Result<Facts> {
+        Facts::read(&wat::parse_str(text).unwrap())
+    }
+
+    /// A component that imports instances and exports functions of these names.
+    fn component(imports: &[&str], exports: &[&str]) -> Facts {
+        let mut text = String::from("(component ");
+        for import in imports {
+            text.push_str(&format!("(import \"{import}\" (instance)) "));
+        }
+        text.push_str(
+            "(core module $m (func (export \"f\"))) (core instance $i (instantiate $m)) \
+             (func $f (canon lift (core func $i \"f\"))) ",
+        );
+        for export in exports {
+            text.push_str(&format!("(export \"{export}\" (func $f)) "));
+        }
+        facts(&(text + ")")).unwrap()
+    }
+
+    #[test]
+    fn worlds_are_told_by_imports_and_exports() {
+        let tensors = "hearth:inference/tensors@0.1.0";
+        let context = "hearth:inference/context@0.1.0";
+        for (imports, exports, world) in [
+            (vec![context], vec!["handle"], Some("pure")),
+            (vec![], vec!["handle", "init"], Some("pure-with-init")),
+            (vec![tensors], vec!["handle"], Some("handler")),
+            (vec![tensors], vec!["init", "handle"], Some("handler-with-init")),
+            (vec![tensors], vec!["preprocess", "postprocess"], Some("pipeline")),
+            (vec![], vec!["preprocess", "postprocess", "init"], Some("pipeline-with-init")),
+            (vec![], vec!["preprocess"], None),
+            (vec![], vec![], None),
+        ] {
+            let facts = component(&imports, &exports);
+            assert_eq!(facts.world(), world, "{imports:?} {exports:?}");
+            assert_eq!(
+                (facts.imports, facts.exports),
+                (imports.into_iter().map(str::to_owned).collect(), exports.into_iter().map(str::to_owned).collect())
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_component_is_told_apart() {
+        let message = |bytes: &[u8]| Facts::read(bytes).unwrap_err().to_string();
+        assert!(message(b"").contains("no WebAssembly component"));
+        assert!(message(b"hello").contains("68 65 6c 6c 6f"));
+        assert!(message(b"\0asm\x01\0\0\0").contains("hearth build"));
+        assert!(message(b"\0asm\x0d\0\x01\0\xff\xff\xff").contains("damaged"));
+        let core = "(component (core module (@custom \"hearth:manifest\" \"{\")))";
+        assert!(facts(core).unwrap_err().to_string().contains("hearth:manifest"));
+    }
+
+    #[test]
+    fn a_manifest_is_found_in_a_nested_module() {
+        let json = r#"{\"models\":[\"magika\"],\"config\":[]}"#;
+        let facts = facts(&format!("(component (core module (@custom \"hearth:manifest\" \"{json}\")))")).unwrap();
+        assert_eq!(facts.wishes(), "models magika");
+        assert_eq!(facts.sections.keys().collect::<Vec<_>>(), ["hearth:manifest"]);
+        assert_eq!(facts.world(), None);
+    }
+
+    #[test]
+    fn wishes_are_told_in_words() {
+        let manifest = json!({"config": [], "hosts": ["example.org"], "models": ["magika", "ocr"]});
+        assert_eq!(wishes(Some(&manifest)), "hosts example.org; models magika, ocr");
+        assert_eq!(wishes(Some(&json!(["models magika"]))), "models magika");
+        assert_eq!(wishes(Some(&json!([]))), "");
+        assert_eq!(wishes(None), "");
+    }
+}
