@@ -43,8 +43,8 @@ pub(crate) fn microseconds(component: &Path, bytes: usize) -> Result<f64> {
         ensure!(response.status == 200 && (bytes == 0 || response.body.len() == bytes), "the handler does not echo");
         Ok(())
     };
-    mean(WARM_UP, &call)?;
-    Ok(mean(MEASURED, &call)?.as_secs_f64() * 1e6)
+    mean(WARM_UP, call)?;
+    Ok(mean(MEASURED, call)?.as_secs_f64() * 1e6)
 }
 
 /// The request that every row sends.

@@ -6,6 +6,7 @@ mod front_door;
 mod invoke;
 mod logs;
 mod metrics;
+mod preparing;
 mod routes;
 mod settings;
 mod status;

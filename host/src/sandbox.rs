@@ -63,6 +63,11 @@ impl Function {
         self.program.world().as_str()
     }
 
+    /// Whether it exports `init`.
+    pub fn has_init(&self) -> bool {
+        self.program.world().has_init()
+    }
+
     /// Why its `init` runs in every instance instead of once, where it does.
     pub fn without_snapshot(&self) -> Option<&str> {
         match &self.init {
@@ -189,6 +194,9 @@ impl Runtime {
                 Ok(function)
             })
             .await?;
+        // Those of settings and models that were before are found on disk should they come back.
+        let in_use = |cell: &OnceCell<Arc<Function>>| cell.get().is_none_or(|function| Arc::strong_count(function) > 1);
+        self.functions().retain(|other, cell| other.len() == digest.len() || *other == key || in_use(cell));
         Ok((function, log))
     }
 
@@ -241,7 +249,7 @@ impl Runtime {
 
     /// Forgets a function and its compiled code; running invocations end undisturbed.
     pub fn forget(&self, digest: &str) {
-        self.functions().remove(digest);
+        self.functions().retain(|key, _| !key.starts_with(digest));
         self.artefacts.remove(digest);
     }
 

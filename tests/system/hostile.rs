@@ -89,25 +89,21 @@ async fn answers_that_lie_outside_the_memory_trap() {
         // A body of 4 GiB.
         (
             "long",
-            format!(
-                r#"(data (i32.const 1024) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\ff\ff\ff\ff")"#
-            ),
+            r#"(data (i32.const 1024) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\ff\ff\ff\ff")"#.to_owned(),
             "(i32.const 1024)",
         ),
         // A header list of 2^31 entries.
         (
             "headers",
-            format!(r#"(data (i32.const 1024) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\80")"#),
+            r#"(data (i32.const 1024) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\80")"#.to_owned(),
             "(i32.const 1024)",
         ),
         // A result that is neither ok nor error.
-        ("variant", format!(r#"(data (i32.const 1024) "\07")"#), "(i32.const 1024)"),
+        ("variant", r#"(data (i32.const 1024) "\07")"#.to_owned(), "(i32.const 1024)"),
         // An error whose kind is no UTF-8.
         (
             "utf8",
-            format!(
-                r#"(data (i32.const 1024) "\01\00\00\00\00\08\00\00\02\00\00\00\00\08\00\00\00\00\00\00") (data (i32.const 2048) "\ff\fe")"#
-            ),
+            r#"(data (i32.const 1024) "\01\00\00\00\00\08\00\00\02\00\00\00\00\08\00\00\00\00\00\00") (data (i32.const 2048) "\ff\fe")"#.to_owned(),
             "(i32.const 1024)",
         ),
     ];

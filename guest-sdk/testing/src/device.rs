@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use hearth::config::Limits;
 use hearth::device as host;
-use hearth::device::{Account, Arithmetic, Cpu, Device, Ledger, Op, Owner, Shape, Stop};
+use hearth::device::{
+    Account, Arithmetic, Comparison, Cpu, Device, Ledger, Logical, Op, Owner, Reduction, Shape, Stop, Suppression,
+    Unary,
+};
 use hearth_guest::testing::{Operator, ResizeOptions};
 use hearth_guest::{Coordinates, DType, ImageLayout, Interpolation, PadMode, Result, SliceRange};
 
@@ -14,6 +17,7 @@ use crate::to_guest;
 pub(crate) struct Cpus {
     device: Arc<dyn Device>,
     account: Arc<Account>,
+    limits: Limits,
     stop: Stop,
 }
 
@@ -23,11 +27,11 @@ impl Cpus {
         let ledger = Ledger::new(limits.device_bytes);
         let owner = Owner::Invocation { tenant: "default".into() };
         let account = ledger.account(owner, limits.tensor_bytes, limits.tensor_count);
-        Cpus { device: Cpu::new(ledger, limits), account, stop: Stop::default() }
+        Cpus { device: Cpu::new(ledger, limits.clone()), account, limits, stop: Stop::default() }
     }
 
     fn shape(&self, dims: &[u64]) -> Result<Shape> {
-        Shape::new(dims, self.device.limits().tensor_rank).map_err(to_guest)
+        Shape::new(dims, self.limits.tensor_rank).map_err(to_guest)
     }
 
     pub(crate) fn create(&self, dtype: DType, shape: &[u64], bytes: &[u8]) -> Result<host::Tensor> {
@@ -40,9 +44,12 @@ impl Cpus {
     }
 
     pub(crate) fn decode_image(&self, data: &[u8]) -> Result<host::Tensor> {
-        let (shape, pixels) =
-            host::decode_image(data, &self.account, self.device.limits(), &self.stop).map_err(to_guest)?;
+        let (shape, pixels) = host::decode_image(data, &self.account, &self.limits, &self.stop).map_err(to_guest)?;
         self.device.adopt(&self.account, host::DType::U8, shape, Box::new(pixels)).map_err(to_guest)
+    }
+
+    pub(crate) fn reshape(&self, tensor: &host::Tensor, shape: &[i64]) -> Result<host::Tensor> {
+        tensor.reshape(shape, &self.limits).map_err(to_guest)
     }
 
     pub(crate) fn slice(&self, tensor: &host::Tensor, ranges: &[SliceRange]) -> Result<host::Tensor> {
@@ -52,11 +59,11 @@ impl Cpus {
             end: range.end,
             step: range.step,
         };
-        tensor.slice(ranges.iter().map(range).collect(), &self.stop).map_err(to_guest)
+        tensor.slice(ranges.iter().map(range).collect(), &self.limits, &self.stop).map_err(to_guest)
     }
 
     pub(crate) fn operate(&self, operator: Operator<'_>, inputs: &[&host::Tensor]) -> Result<Vec<host::Tensor>> {
-        self.device.run(&self.account, &op(operator), inputs, &self.stop).map_err(to_guest)
+        self.device.run(&self.account, &op(operator), inputs, &self.limits, &self.stop).map_err(to_guest)
     }
 }
 
@@ -87,7 +94,55 @@ fn op(operator: Operator<'_>) -> Op {
         Operator::Divide {} => Op::Arithmetic(Arithmetic::Divide),
         Operator::Minimum {} => Op::Arithmetic(Arithmetic::Minimum),
         Operator::Maximum {} => Op::Arithmetic(Arithmetic::Maximum),
+        Operator::Split { axis, lengths } => Op::Split { axis, lengths: lengths.to_vec() },
+        Operator::Gather { axis } => Op::Gather { axis },
+        Operator::OneHot { depth, axis, dtype } => Op::OneHot { depth, axis, dtype: to_host(dtype) },
+        Operator::LogSoftmax { axis } => Op::LogSoftmax { axis },
+        Operator::Argmin { axis, keep_axis } => Op::Argmin { axis, keep_axis },
+        Operator::Sort { axis, descending } => Op::Sort { axis, descending },
+        Operator::CumulativeSum { axis, exclusive, reverse } => Op::CumulativeSum { axis, exclusive, reverse },
+        Operator::ReduceSum { axes, keep_axes } => reduce(Reduction::Sum, axes, keep_axes),
+        Operator::ReduceMean { axes, keep_axes } => reduce(Reduction::Mean, axes, keep_axes),
+        Operator::ReduceMax { axes, keep_axes } => reduce(Reduction::Max, axes, keep_axes),
+        Operator::ReduceMin { axes, keep_axes } => reduce(Reduction::Min, axes, keep_axes),
+        Operator::ReduceL2 { axes, keep_axes } => reduce(Reduction::L2, axes, keep_axes),
+        Operator::Matmul {} => Op::Matmul,
+        Operator::NonMaximumSuppression { iou_threshold, score_threshold, maximum } => {
+            Op::NonMaximumSuppression(Suppression { overlap: iou_threshold, score: score_threshold, maximum })
+        }
+        Operator::Power {} => Op::Arithmetic(Arithmetic::Power),
+        Operator::Modulo {} => Op::Arithmetic(Arithmetic::Modulo),
+        Operator::Equal {} => Op::Compare(Comparison::Equal),
+        Operator::NotEqual {} => Op::Compare(Comparison::NotEqual),
+        Operator::Less {} => Op::Compare(Comparison::Less),
+        Operator::LessOrEqual {} => Op::Compare(Comparison::LessOrEqual),
+        Operator::Greater {} => Op::Compare(Comparison::Greater),
+        Operator::GreaterOrEqual {} => Op::Compare(Comparison::GreaterOrEqual),
+        Operator::LogicalAnd {} => Op::Logical(Logical::And),
+        Operator::LogicalOr {} => Op::Logical(Logical::Or),
+        Operator::LogicalNot {} => Op::Unary(Unary::Not),
+        Operator::Select {} => Op::Select,
+        Operator::Clamp { low, high } => Op::Clamp { low, high },
+        Operator::Abs {} => Op::Unary(Unary::Abs),
+        Operator::Negate {} => Op::Unary(Unary::Negate),
+        Operator::Sign {} => Op::Unary(Unary::Sign),
+        Operator::Relu {} => Op::Unary(Unary::Relu),
+        Operator::Exp {} => Op::Unary(Unary::Exp),
+        Operator::Log {} => Op::Unary(Unary::Log),
+        Operator::Sqrt {} => Op::Unary(Unary::Sqrt),
+        Operator::Reciprocal {} => Op::Unary(Unary::Reciprocal),
+        Operator::Floor {} => Op::Unary(Unary::Floor),
+        Operator::Ceil {} => Op::Unary(Unary::Ceil),
+        Operator::Round {} => Op::Unary(Unary::Round),
+        Operator::Sigmoid {} => Op::Unary(Unary::Sigmoid),
+        Operator::Tanh {} => Op::Unary(Unary::Tanh),
+        Operator::Gelu {} => Op::Unary(Unary::Gelu),
+        Operator::Erf {} => Op::Unary(Unary::Erf),
     }
+}
+
+fn reduce(reduction: Reduction, axes: &[i32], keep_axes: bool) -> Op {
+    Op::Reduce { reduction, axes: axes.to_vec(), keep_axes }
 }
 
 fn resize(options: ResizeOptions) -> host::Resize {

@@ -262,7 +262,7 @@ impl Host for State {
     }
 
     fn reshape(&self, tensor: &Object, shape: &[i64]) -> Result<Object> {
-        device_tensor(tensor).reshape(shape).map(object).map_err(crate::to_guest)
+        self.cpus.reshape(device_tensor(tensor), shape).map(object)
     }
 
     fn slice(&self, tensor: &Object, ranges: &[SliceRange]) -> Result<Object> {

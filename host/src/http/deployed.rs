@@ -6,7 +6,6 @@ use crate::catalog::{FunctionVersion, Selector, Settings, check_grants};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
 use crate::interface::{Grant, GrantNames, LogLine};
-use crate::model::Blobs;
 use crate::sandbox::{Function, Places, Slot};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,6 +18,8 @@ pub(super) struct Deployed {
     pub(super) tenant: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) version: u64,
+    /// What the catalog knows of it.
+    pub(super) found: Arc<FunctionVersion>,
     pub(super) function: Arc<Function>,
     pub(super) grant: Arc<Grant>,
     /// The server's, where the function's settings lower none.
@@ -84,6 +85,14 @@ impl DeployedFunctions {
         log.or_insert_with(|| Arc::new(FunctionLog::new(lines))).clone()
     }
 
+    /// The versions in use of a tenant's functions, of those that `wanted` picks.
+    pub(super) fn of(&self, tenant: &str, wanted: impl Fn(&Deployed) -> bool) -> Vec<Arc<Deployed>> {
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let versions =
+            ready.by_tenant.get(tenant).into_iter().flat_map(|names| names.values()).flat_map(HashMap::values);
+        versions.filter(|deployed| wanted(deployed)).cloned().collect()
+    }
+
     /// Makes the next request of a function find its new settings. Invocations that run keep theirs.
     pub(super) fn renew(&self, tenant: &str, name: &str) {
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
@@ -134,12 +143,12 @@ impl App {
                 }
                 ready.generation
             };
-            let function = self.runtime.function(&found.digest, self.catalog.path(&found.digest)).await?;
             let settings = self.catalog.settings(tenant, &found.name).await?;
+            let function = self.function_of(&found, &settings).await?;
             let mut ready = self.deployed.ready.write().unwrap_or_else(PoisonError::into_inner);
             // Settings that changed since they were read are read again.
             if ready.generation == generation {
-                let deployed = Arc::new(self.deploy(&found, function, settings)?);
+                let deployed = Arc::new(self.deploy(found.clone(), function, settings)?);
                 let names = ready.by_tenant.entry(tenant.to_owned()).or_default();
                 names.entry(selector.name).or_default().insert(found.version, deployed.clone());
                 return Ok(deployed);
@@ -147,8 +156,8 @@ impl App {
         }
     }
 
-    fn deploy(&self, found: &FunctionVersion, function: Arc<Function>, settings: Settings) -> Result<Deployed> {
-        let FunctionVersion { tenant, name, version, .. } = found;
+    fn deploy(&self, found: Arc<FunctionVersion>, function: Arc<Function>, settings: Settings) -> Result<Deployed> {
+        let FunctionVersion { tenant, name, version, .. } = &*found;
         let server = &self.runtime.services().limits;
         let requested = requested(&function.manifest, server)?;
         let granted = granted(&self.config, &settings, &requested);
@@ -166,6 +175,7 @@ impl App {
             places: self.deployed.places(tenant, name, &limits),
             grant: Arc::new(grant(granted, settings)),
             limits,
+            found,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! The control plane's routes; invocations do not pass through here.
 
 use super::body::Limited;
+use super::preparing::Changed;
 use super::{App, Tenant};
-use crate::catalog::check_name;
+use crate::catalog::{At, Selector, check_name};
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
-use crate::model::Blobs;
+use crate::model::{Blobs, Resolved};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, State};
@@ -201,13 +202,14 @@ async fn put_function(
     let blob = writer.finish().await?;
     let function = app.runtime.function(&blob.digest, app.catalog.path(&blob.digest)).await?;
     let requested = super::deployed::requested(&function.manifest, limits)?;
+    let function = app.prepare_upload(&tenant, &name, &blob.digest, &function).await?;
     let put = app.catalog.put_function(&tenant, &name, &blob, function.world(), &function.manifest).await?;
     let missing = super::settings::missing_grants(&app, &tenant, &name, &requested).await?;
     tracing::info!(tenant, name, version = put.version, "function {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
     let value = json!({
         "name": name, "version": put.version, "digest": blob.digest, "world": function.world(),
-        "grants_requested": requested, "missing_grants": missing,
+        "grants_requested": requested, "missing_grants": missing, "without_snapshot": function.without_snapshot(),
     });
     Ok(json_of(status, &value))
 }
@@ -289,7 +291,16 @@ async fn put_model(
     }
     let upload = writer.finish().await?;
     let signature = app.models.inspect(&upload.package, &upload.digest).await?;
+    let model = Resolved {
+        name: name.clone(),
+        version: 0,
+        digest: upload.digest.clone(),
+        package: upload.package.clone(),
+        signature: signature.clone(),
+    };
+    app.prepare_dependents(&tenant, Changed { selector: &name, model: &model }).await?;
     let put = app.catalog.put_model(&tenant, &name, &upload, &json!(signature)).await?;
+    app.renew_dependents(&tenant, &name);
     tracing::info!(tenant, name, version = put.version, "model {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
     let value = json!({
@@ -302,6 +313,7 @@ async fn put_model(
 async fn delete_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
     let versions = app.catalog.model(&tenant, &name).await?.versions;
     app.catalog.delete_model(&tenant, &name).await?;
+    app.renew_dependents(&tenant, &name);
     for version in versions {
         app.models.forget(&version.digest).await;
     }
@@ -314,12 +326,17 @@ async fn put_model_alias(
     request: axum::extract::Request,
 ) -> Reply {
     let version = alias_version(&app, request).await?;
+    let to = Selector { name: name.clone(), at: At::Version(version) };
+    let model = app.catalog.resolve_model(&tenant, &to).await?;
+    app.prepare_dependents(&tenant, Changed { selector: &format!("{name}@{alias}"), model: &model }).await?;
     app.catalog.set_model_alias(&tenant, &name, &alias, version).await?;
+    app.renew_dependents(&tenant, &name);
     ok(&json!({ "name": name, "alias": alias, "version": version }))
 }
 
 async fn delete_model_alias(State(app): State<Arc<App>>, Target { tenant, name, alias }: Target) -> Reply {
     app.catalog.delete_model_alias(&tenant, &name, &alias).await?;
+    app.renew_dependents(&tenant, &name);
     ok(&json!({ "name": name, "alias": alias, "deleted": true }))
 }
 
@@ -329,7 +346,7 @@ async fn load_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Ta
 }
 
 async fn unload_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
-    let selector = crate::catalog::Selector::parse(&name, &app.config.limits)?;
+    let selector = Selector::parse(&name, &app.config.limits)?;
     let found = app.catalog.resolve_model(&tenant, &selector).await?;
     let unloaded = app.models.unload(&found.digest).await;
     ok(&json!({ "name": name, "version": found.version, "unloaded": unloaded }))

@@ -38,6 +38,7 @@ async fn change(
     let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
     let change = parse(&bytes, replace)?;
     let settings = app.catalog.change_settings(&tenant, &name, change).await?;
+    app.prepare_for_settings(&tenant, &name, &settings).await;
     app.deployed.renew(&tenant, &name);
     tracing::info!(tenant, name, "settings changed");
     answer(&app, &tenant, &name, &settings).await

@@ -25,6 +25,8 @@ use wasmtime::component::Component;
 const TAG_BYTES: usize = 32;
 /// Changes when the layout of the files does.
 const LAYOUT: u32 = 2;
+/// Files kept of one component: itself, and what was prepared from it under the settings it had lately.
+const KEPT: usize = 64;
 
 /// The folder of compiled code and the key that authenticates it.
 pub(super) struct Artefacts {
@@ -99,6 +101,9 @@ impl Artefacts {
                 file.write_all(part)?;
             }
             file.persist(self.path(digest))?;
+            if let Some((component, _)) = digest.split_once('-') {
+                self.remove_all_but(KEPT, component);
+            }
             Ok(())
         };
         if let Err(error) = write() {
@@ -107,11 +112,23 @@ impl Artefacts {
         Ok(component)
     }
 
-    /// Removes the compiled code of a component.
+    /// Removes the compiled code of a component, and of all that were prepared from it.
     pub(super) fn remove(&self, digest: &str) {
-        match fs::remove_file(self.path(digest)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!("compiled code stays: {error}"),
-            _ => {}
+        self.remove_all_but(0, digest);
+    }
+
+    /// Removes those whose names begin with `digest`, but for the newest.
+    fn remove_all_but(&self, kept: usize, digest: &str) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(digest));
+        let written = |entry: &fs::DirEntry| entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        let mut ours: Vec<_> = ours.map(|entry| (written(&entry), entry.path())).collect();
+        ours.sort();
+        for (_, path) in ours.iter().rev().skip(kept) {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!("compiled code stays: {error}"),
+                _ => {}
+            }
         }
     }
 

@@ -38,12 +38,13 @@ pub struct Preparation {
 }
 
 impl Preparation {
-    /// The name of the snapshot of a component: a digest over everything that it depends on.
+    /// The name of the snapshot of a component: the component's digest, and one over everything else that it depends on.
     pub(super) fn key(&self, digest: &str) -> String {
         let models: BTreeMap<&str, &str> =
             self.models.iter().map(|(name, model)| (name.as_str(), model.digest.as_str())).collect();
-        let parts = serde_json::json!([digest, self.tenant, self.config, models]);
-        hex::encode(Sha256::digest(parts.to_string()))
+        let parts = serde_json::json!([self.tenant, self.config, models]);
+        let parts = Sha256::digest(parts.to_string());
+        format!("{digest}-{}", hex::encode(&parts[..16]))
     }
 }
 

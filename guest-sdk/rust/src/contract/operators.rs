@@ -90,6 +90,8 @@ macro_rules! operators {
 
 records! {
     TopKResult { values, indices }
+    SortResult { values, indices }
+    SuppressionResult { indices, count }
 }
 
 operators! {
@@ -101,9 +103,25 @@ operators! {
     permute = Permute(input) { axes: &'a [i32] } -> Tensor;
     concat = Concat[inputs] { axis: i32 } -> Tensor;
     stack = Stack[inputs] { axis: i32 } -> Tensor;
+    split = Split(input) { axis: i32, lengths: &'a [u64] } -> Vec<Tensor>;
+    gather = Gather(input, indices) { axis: i32 } -> Tensor;
+    one_hot = OneHot(indices) { depth: u64, axis: i32, dtype: Dtype } -> Tensor;
     softmax = Softmax(input) { axis: i32 } -> Tensor;
+    log_softmax = LogSoftmax(input) { axis: i32 } -> Tensor;
     argmax = Argmax(input) { axis: i32, keep_axis: bool } -> Tensor;
+    argmin = Argmin(input) { axis: i32, keep_axis: bool } -> Tensor;
     top_k = TopK(input) { k: u64, axis: i32, largest: bool } -> TopKResult;
+    sort = Sort(input) { axis: i32, descending: bool } -> SortResult;
+    cumulative_sum = CumulativeSum(input) { axis: i32, exclusive: bool, reverse: bool } -> Tensor;
+    reduce_sum = ReduceSum(input) { axes: &'a [i32], keep_axes: bool } -> Tensor;
+    reduce_mean = ReduceMean(input) { axes: &'a [i32], keep_axes: bool } -> Tensor;
+    reduce_max = ReduceMax(input) { axes: &'a [i32], keep_axes: bool } -> Tensor;
+    reduce_min = ReduceMin(input) { axes: &'a [i32], keep_axes: bool } -> Tensor;
+    reduce_l2 = ReduceL2(input) { axes: &'a [i32], keep_axes: bool } -> Tensor;
+    matmul = Matmul(a, b) {} -> Tensor;
+    non_maximum_suppression = NonMaximumSuppression(boxes, scores) {
+        iou_threshold: f32, score_threshold: f32, maximum: u64
+    } -> SuppressionResult;
     masked_mean_pool = MaskedMeanPool(input, mask) {} -> Tensor;
     l2_normalize = L2Normalize(input) { axis: i32, epsilon: f32 } -> Tensor;
     add = Add(a, b) {} -> Tensor;
@@ -112,4 +130,32 @@ operators! {
     divide = Divide(a, b) {} -> Tensor;
     minimum = Minimum(a, b) {} -> Tensor;
     maximum = Maximum(a, b) {} -> Tensor;
+    power = Power(a, b) {} -> Tensor;
+    modulo = Modulo(a, b) {} -> Tensor;
+    equal = Equal(a, b) {} -> Tensor;
+    not_equal = NotEqual(a, b) {} -> Tensor;
+    less = Less(a, b) {} -> Tensor;
+    less_or_equal = LessOrEqual(a, b) {} -> Tensor;
+    greater = Greater(a, b) {} -> Tensor;
+    greater_or_equal = GreaterOrEqual(a, b) {} -> Tensor;
+    logical_and = LogicalAnd(a, b) {} -> Tensor;
+    logical_or = LogicalOr(a, b) {} -> Tensor;
+    logical_not = LogicalNot(input) {} -> Tensor;
+    select = Select(condition, a, b) {} -> Tensor;
+    clamp = Clamp(input) { low: f64, high: f64 } -> Tensor;
+    abs = Abs(input) {} -> Tensor;
+    negate = Negate(input) {} -> Tensor;
+    sign = Sign(input) {} -> Tensor;
+    relu = Relu(input) {} -> Tensor;
+    exp = Exp(input) {} -> Tensor;
+    log = Log(input) {} -> Tensor;
+    sqrt = Sqrt(input) {} -> Tensor;
+    reciprocal = Reciprocal(input) {} -> Tensor;
+    floor = Floor(input) {} -> Tensor;
+    ceil = Ceil(input) {} -> Tensor;
+    round = Round(input) {} -> Tensor;
+    sigmoid = Sigmoid(input) {} -> Tensor;
+    tanh = Tanh(input) {} -> Tensor;
+    gelu = Gelu(input) {} -> Tensor;
+    erf = Erf(input) {} -> Tensor;
 }

@@ -1,0 +1,163 @@
+//! When functions are prepared: before they are live, before new settings count, and before a model that their `init` may see
+//! means another version; never how, which is the sandbox's.
+
+use super::App;
+use super::deployed::{Deployed, granted, requested};
+use crate::catalog::{FunctionVersion, Selector, Settings};
+use crate::error::{Error, Kind, Result};
+use crate::interface::GrantNames;
+use crate::model::{Blobs, Resolved};
+use crate::sandbox::{Function, Preparation};
+use std::sync::Arc;
+
+/// A model that is about to mean another version: the selector that will, and what it will mean.
+pub(super) struct Changed<'a> {
+    pub(super) selector: &'a str,
+    pub(super) model: &'a Resolved,
+}
+
+impl App {
+    /// The function of a version, prepared under its settings where it has `init` and every grant.
+    ///
+    /// Errors: those of compiling; `handler-failed` where init fails.
+    pub(super) async fn function_of(&self, found: &FunctionVersion, settings: &Settings) -> Result<Arc<Function>> {
+        let plain = self.runtime.function(&found.digest, self.catalog.path(&found.digest)).await?;
+        self.prepared(found, plain, settings, None).await.map_err(|error| match error.kind() {
+            // Whoever calls the function can change nothing about it.
+            Kind::InvalidArgument | Kind::NotFound | Kind::PermissionDenied | Kind::TooLarge | Kind::Conflict => {
+                Error::handler_failed(error.message())
+            }
+            _ => error,
+        })
+    }
+
+    /// Prepares what was uploaded before it is live, so that an `init` that fails refuses the upload.
+    ///
+    /// Errors: those of init.
+    pub(super) async fn prepare_upload(
+        &self,
+        tenant: &str,
+        name: &str,
+        digest: &str,
+        function: &Arc<Function>,
+    ) -> Result<Arc<Function>> {
+        let settings = match self.catalog.settings(tenant, name).await {
+            Err(error) if error.kind() == Kind::NotFound => Settings::default(),
+            settings => settings?,
+        };
+        let found = FunctionVersion {
+            tenant: tenant.to_owned(),
+            name: name.to_owned(),
+            version: 0,
+            digest: digest.to_owned(),
+            bytes: 0,
+            world: function.world().to_owned(),
+            manifest: function.manifest.clone(),
+        };
+        self.prepared(&found, function.clone(), &settings, None).await
+    }
+
+    /// Prepares the versions of a function that are in use for new settings; the old ones serve meanwhile. A failure is told
+    /// to whoever calls the function, and logged here.
+    pub(super) async fn prepare_for_settings(&self, tenant: &str, name: &str, settings: &Settings) {
+        for deployed in self.deployed.of(tenant, |function| &*function.name == name) {
+            let prepared = self.prepared(&deployed.found, deployed.function.clone(), settings, None).await;
+            if let Err(error) = prepared {
+                tracing::warn!(tenant, name, version = deployed.version, "cannot be prepared: {}", error.message());
+            }
+        }
+    }
+
+    /// Prepares every function in use whose `init` may see a model that is about to mean another version.
+    ///
+    /// Errors: `conflict` naming a function whose init fails with it.
+    pub(super) async fn prepare_dependents(&self, tenant: &str, changed: Changed<'_>) -> Result<()> {
+        for deployed in self.dependents(tenant, changed.selector) {
+            let settings = self.catalog.settings(tenant, &deployed.name).await?;
+            let function = deployed.function.clone();
+            self.prepared(&deployed.found, function, &settings, Some(&changed)).await.map_err(|error| {
+                let message = format!(
+                    "function '{}' cannot be prepared with model '{}' as it would be: {}; nothing was changed",
+                    deployed.name,
+                    changed.selector,
+                    error.message()
+                );
+                Error::conflict(message)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the functions whose `init` may see a model find out what it means now.
+    pub(super) fn renew_dependents(&self, tenant: &str, model: &str) {
+        let of_model = |selector: &str| selector.split('@').next() == Some(model);
+        let uses = |function: &Deployed| {
+            function.function.has_init() && function.grant.models.iter().any(|selector| of_model(selector))
+        };
+        for deployed in self.deployed.of(tenant, uses) {
+            self.deployed.renew(tenant, &deployed.name);
+        }
+    }
+
+    fn dependents(&self, tenant: &str, selector: &str) -> Vec<Arc<Deployed>> {
+        let uses = |function: &Deployed| function.function.has_init() && function.grant.models.contains(selector);
+        self.deployed.of(tenant, uses)
+    }
+
+    async fn prepared(
+        &self,
+        found: &FunctionVersion,
+        function: Arc<Function>,
+        settings: &Settings,
+        changed: Option<&Changed<'_>>,
+    ) -> Result<Arc<Function>> {
+        if !function.has_init() {
+            return Ok(function);
+        }
+        let requested = requested(&function.manifest, &self.config.limits)?;
+        let granted = granted(&self.config, settings, &requested);
+        if !requested.missing_from(&granted).is_empty() {
+            // It is not called before the grants are there.
+            return Ok(function);
+        }
+        let preparation = self.preparation(found, &granted, settings, changed).await?;
+        let path = self.catalog.path(&found.digest);
+        let (function, log) = self.runtime.prepared(&found.digest, path, preparation).await?;
+        if !log.is_empty() {
+            let lines = self.deployed.log(&found.tenant, &found.name, self.config.limits.log_lines);
+            lines.extend("init", found.version, log, 0);
+        }
+        Ok(function)
+    }
+
+    async fn preparation(
+        &self,
+        found: &FunctionVersion,
+        granted: &GrantNames,
+        settings: &Settings,
+        changed: Option<&Changed<'_>>,
+    ) -> Result<Preparation> {
+        let mut preparation = Preparation {
+            tenant: found.tenant.clone(),
+            function: found.name.clone(),
+            config: settings.config.clone(),
+            ..Preparation::default()
+        };
+        for name in &granted.models {
+            let model = match changed.filter(|changed| changed.selector == name) {
+                Some(changed) => changed.model.clone(),
+                None => {
+                    let Ok(selector) = Selector::parse(name, &self.config.limits) else { continue };
+                    match self.catalog.resolve_model(&found.tenant, &selector).await {
+                        Ok(model) => Resolved::clone(&model),
+                        // Init may do without it; if it asks, it hears that there is none.
+                        Err(error) if error.kind() == Kind::NotFound => continue,
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
+            preparation.models.insert(name.clone(), model);
+        }
+        Ok(preparation)
+    }
+}
