@@ -10,6 +10,7 @@ mod functions;
 mod harness;
 mod hostile;
 mod lifecycle;
+mod preparing;
 mod settings;
 mod wasi;
 mod wrong_input;
