@@ -374,8 +374,7 @@ impl Tensor {
         score_threshold: f32,
         maximum: usize,
     ) -> Result<(Tensor, Tensor)> {
-        let found =
-            host::non_maximum_suppression(&self.0, &scores.0, iou_threshold, score_threshold, maximum as u64);
+        let found = host::non_maximum_suppression(&self.0, &scores.0, iou_threshold, score_threshold, maximum as u64);
         let found = found.map_err(Error)?;
         Ok((Tensor(found.indices), Tensor(found.count)))
     }
