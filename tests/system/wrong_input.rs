@@ -217,6 +217,7 @@ async fn a_handlers_errors_have_their_status() {
 async fn wrong_tensors_are_typed_errors() {
     let server = server(&["tensor_bytes=64MiB", "tensor_count=1000"]).await;
     server.client.get("/fn/probe/tensor/roundtrip").await.expect(200);
+    server.client.get("/fn/probe/tensor/operators").await.expect(200);
     for (case, part) in [
         ("length", "20"),
         ("boolean", "boolean"),
@@ -236,6 +237,13 @@ async fn wrong_tensors_are_typed_errors() {
         ("add-shapes", "[2, 3]"),
         ("normalize-channels", "scale"),
         ("top-k", "k"),
+        ("gather-range", "element 0 is 3"),
+        ("one-hot-range", "element 0 is -5"),
+        ("split-sum", "their sum is 2"),
+        ("matmul-shapes", "rows for"),
+        ("select-numbers", "condition"),
+        ("clamp-reversed", "low"),
+        ("reduce-axis", "axes[0]"),
         ("concat-none", "least one"),
     ] {
         let reply = server.client.get(&format!("/fn/probe/tensor/{case}")).await;

@@ -298,7 +298,8 @@ vectorised! {
         for block in blocks {
             most = std::array::from_fn(|index| most[index].max(best_key::<T, LARGEST>(block[index])));
         }
-        let most = most.into_iter().chain(rest.iter().map(|x| best_key::<T, LARGEST>(*x))).fold(best_key::<T, LARGEST>(*first), Ord::max);
+        let most = most.into_iter().chain(rest.iter().map(|x| best_key::<T, LARGEST>(*x)));
+        let most = most.fold(best_key::<T, LARGEST>(*first), Ord::max);
         lane.iter().position(|x| best_key::<T, LARGEST>(*x) == most).unwrap_or(0)
     }
 

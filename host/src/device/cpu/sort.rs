@@ -57,7 +57,8 @@ impl Sort {
         pace: &mut Pace<'_>,
     ) -> Result<()> {
         let [outer, length, inner] = self.sizes.map(|size| size as usize);
-        let _scratch = account.charge((length as u64).saturating_mul(2 * size_of::<u128>() as u64))?;
+        let item = if size_of::<T>() <= 4 { size_of::<u64>() } else { size_of::<u128>() };
+        let _scratch = account.charge((length as u64).saturating_mul(2 * item as u64))?;
         if length == 0 {
             return Ok(());
         }
@@ -69,7 +70,7 @@ impl Sort {
                 let (mut least, mut most) = (u64::MAX, 0);
                 for (index, x) in lane().enumerate() {
                     if index % RUN == 0 {
-                        pace.spend(RUN.min(length) + 8)?;
+                        pace.spend(2 * RUN.min(length) + 8)?;
                     }
                     (least, most) = (least.min(x.rank()), most.max(x.rank()));
                 }
@@ -105,12 +106,20 @@ impl<P: Packed> Buffers<P> {
         pace: &mut Pace<'_>,
     ) -> Result<()> {
         self.items.clear();
-        self.items.extend(places.enumerate().map(|(index, place)| P::pack(place, index)));
+        self.items.reserve_exact(places.size_hint().0);
+        for (index, place) in places.enumerate() {
+            if index % RUN == 0 {
+                pace.spend(RUN * 2)?;
+            }
+            self.items.push(P::pack(place, index));
+        }
         for run in self.items.chunks_mut(RUN) {
-            pace.spend(run.len() * 8)?;
+            // A few hundred microseconds.
+            pace.spend(run.len() * 64)?;
             run.sort_unstable();
         }
         let mut width = RUN;
+        self.merged.reserve_exact(if self.items.len() > RUN { self.items.len() } else { 0 });
         while width < self.items.len() {
             self.merged.clear();
             for pair in self.items.chunks(2 * width) {
@@ -133,7 +142,7 @@ impl<P: Packed> Buffers<P> {
 fn merge<P: Packed>(mut a: &[P], mut b: &[P], to: &mut Vec<P>, pace: &mut Pace<'_>) -> Result<()> {
     while let ([_, ..], [_, ..]) = (a, b) {
         let steps = RUN.min(a.len()).min(b.len());
-        pace.spend(steps * 4)?;
+        pace.spend(steps * 6)?;
         let (mut i, mut j) = (0, 0);
         for _ in 0..steps {
             let first = a[i] < b[j];

@@ -8,6 +8,7 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
     let tensor = || Tensor::from_slice(&[2, 3], &numbers);
     match case {
         "roundtrip" => roundtrip(),
+        "operators" => operators(),
         // Wrong use. Each is an error of kind invalid-argument, but where noted.
         "length" => done(Tensor::from_bytes(DType::F32, &[2, 3], &[0; 20])?),
         "boolean" => done(Tensor::from_bytes(DType::Boolean, &[1], &[2])?),
@@ -33,6 +34,13 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
         "add-shapes" => done(tensor()?.add(&tensor()?.reshape(&[3, 2])?)?),
         "normalize-channels" => done(tensor()?.normalize(&[0.5; 2], &[0.5; 2])?),
         "top-k" => done(tensor()?.top_k(4)?.0),
+        "gather-range" => done(tensor()?.gather(&Tensor::from_slice(&[1], &[3i64])?, 1)?),
+        "one-hot-range" => done(Tensor::from_slice(&[1], &[-5i64])?.one_hot(4)?),
+        "split-sum" => done(tensor()?.split(1, &[1, 1])?.remove(0)),
+        "matmul-shapes" => done(tensor()?.matmul(&tensor()?)?),
+        "select-numbers" => done(tensor()?.select(&tensor()?, &tensor()?)?),
+        "clamp-reversed" => done(tensor()?.clamp(1.0..=0.0)?),
+        "reduce-axis" => done(tensor()?.reduce_sum(&[2], false)?),
         "concat-none" => done(Tensor::concat(&[], 0)?),
         "dtype" => Ok(Response::text(format!("{:?}", tensor()?.to_vec::<i64>()?))),
         // limit-exceeded or too-large, before anything is allocated.
@@ -122,6 +130,37 @@ fn filled(shape: &[usize]) -> Result<Tensor> {
     let rows = row.pad(&[0, 0], &[count / 1000 - 1, 0], PadMode::Edge)?;
     let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
     rows.reshape(&shape)
+}
+
+/// Some of each kind of operator, through the contract.
+fn operators() -> Result<Response> {
+    let x = Tensor::from_slice(&[2, 3], &[1.0f32, -2.0, 3.0, 4.0, 5.0, -6.0])?;
+    let parts = x.split(1, &[1, 2])?;
+    expect("split", (parts.len(), parts[1].to_vec::<f32>()?), (2, vec![-2.0, 3.0, 5.0, -6.0]))?;
+    let indices = Tensor::from_slice(&[2], &[-1i32, 0])?;
+    expect("gather", x.gather(&indices, 1)?.to_vec::<f32>()?, vec![3.0, 1.0, -6.0, 4.0])?;
+    let hot = indices.one_hot_with(3, 0, DType::Boolean)?;
+    expect("one-hot", hot.to_vec::<bool>()?, vec![false, true, false, false, true, false])?;
+    let zero = Tensor::from_slice(&[], &[0.0f32])?;
+    let negative = x.less(&zero)?.logical_or(&x.equal(&Tensor::from_slice(&[], &[5.0f32])?)?)?;
+    expect("select", negative.select(&zero, &x)?.to_vec::<f32>()?, vec![1.0, 0.0, 3.0, 4.0, 0.0, 0.0])?;
+    expect("clamp", x.clamp(..=2.0)?.abs()?.to_vec::<f32>()?, vec![1.0, 2.0, 2.0, 2.0, 2.0, 6.0])?;
+    let product = x.matmul(&x.permute(&[1, 0])?)?;
+    expect("matmul", product.to_vec::<f32>()?, vec![14.0, -24.0, -24.0, 77.0])?;
+    expect("reduce", x.reduce_max(&[-1], true)?.to_vec::<f32>()?, vec![3.0, 5.0])?;
+    expect("mean", x.reduce_mean(&[], false)?.round()?.to_vec::<f32>()?, vec![1.0])?;
+    let (values, order) = x.sort(1, true)?;
+    expect("sort", values.to_vec::<f32>()?, vec![3.0, 1.0, -2.0, 5.0, 4.0, -6.0])?;
+    expect("order", order.to_vec::<i64>()?, vec![2, 0, 1, 1, 0, 2])?;
+    expect("argmin", x.argmin(0, false)?.to_vec::<i64>()?, vec![0, 0, 1])?;
+    expect("sums", x.cumulative_sum(0)?.to_vec::<f32>()?, vec![1.0, -2.0, 3.0, 5.0, 3.0, -3.0])?;
+    expect("log-softmax", zero.reshape(&[1])?.log_softmax(0)?.to_vec::<f32>()?, vec![0.0])?;
+    let boxes = [[0.0f32, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.5], [9.0, 9.0, 8.0, 8.0]].concat();
+    let boxes = Tensor::from_slice(&[3, 4], &boxes)?;
+    let scores = Tensor::from_slice(&[3], &[0.8f32, 0.9, 0.7])?;
+    let (kept, count) = boxes.non_maximum_suppression(&scores, 0.5, 0.1, 3)?;
+    expect("kept", (kept.to_vec::<i64>()?, count.to_vec::<i64>()?), (vec![1, 2, -1], vec![2]))?;
+    Ok(Response::text("fine"))
 }
 
 fn done(tensor: Tensor) -> Result<Response> {
