@@ -223,7 +223,7 @@ async fn launch(
     // The default size works too.
     rustix::pipe::fcntl_setpipe_size(&input, PIPE_BYTES).ok();
     rustix::pipe::fcntl_setpipe_size(&output, PIPE_BYTES).ok();
-    let last_words = tokio::spawn(last_words(errors));
+    let last_words = Some(tokio::spawn(last_words(errors)));
     Ok((Box::new(input), Box::new(output), Some(Process { child, last_words })))
 }
 
@@ -231,7 +231,8 @@ async fn launch(
 #[derive(Debug)]
 struct Process {
     child: Child,
-    last_words: JoinHandle<String>,
+    /// None once they were heard.
+    last_words: Option<JoinHandle<String>>,
 }
 
 /// The end of what a child writes to stderr. All of it is read, so that the child never waits for that.
@@ -319,10 +320,8 @@ impl Parts {
     }
 
     async fn last_words(&mut self) -> String {
-        let Some(Process { last_words, .. }) = &mut self.process else { return String::new() };
-        if last_words.is_finished() {
-            return String::new();
-        }
+        let last_words = self.process.as_mut().and_then(|process| process.last_words.take());
+        let Some(last_words) = last_words else { return String::new() };
         let said = last_words.await.unwrap_or_default();
         if !said.is_empty() {
             tracing::warn!(what = self.caps.what, "a child process said: {said}");
