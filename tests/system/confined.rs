@@ -1,6 +1,6 @@
 //! Untrusted input is first read by a child process: bombs, crashes and slow senders are errors, and disturb nobody.
 
-use crate::harness::{Process, component, model_folder, model_tar};
+use crate::harness::{Process, component, model_tar};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -281,12 +281,14 @@ async fn a_restart_needs_no_child_for_what_was_compiled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_needs_too_much_is_422() {
-    let folder = data();
-    let server = Process::with(folder.path(), &["--limit", "check_ms=10", "--limit", "check_memory_bytes=64MiB"]);
-    let model = std::fs::read(model_folder("magika").join("model.onnx")).unwrap();
-    server.client.put("/v1/models/m", model).await.expect_error(422, "invalid-argument", "check_ms");
-    server.client.get("/v1/models/m").await.expect_error(404, "not-found", "m");
-    still_fine(&server).await;
+    for (limit, part) in [("check_ms=10", "check_ms"), ("check_memory_bytes=64MiB", "check_memory_bytes")] {
+        let folder = data();
+        let server = Process::with(folder.path(), &["--limit", limit]);
+        let put = server.client.put("/v1/models/m", model_tar("minilm")).await;
+        put.expect_error(422, "invalid-argument", part);
+        server.client.get("/v1/models/m").await.expect_error(404, "not-found", "m");
+        still_fine(&server).await;
+    }
 }
 
 /// A header of a tar for a file.
