@@ -81,7 +81,7 @@ fn filters() -> Made<(BpfProgram, BpfProgram)> {
     let other_process = rule(0, SeccompCmpOp::Ne, 0)?;
     refused.insert(SYS_prlimit64, vec![other_process, rule(2, SeccompCmpOp::Ne, 0)?]);
     // Typing into the terminal.
-    refused.insert(SYS_ioctl, vec![is(1, TIOCSTI as u64)?, is(1, TIOCLINUX as u64)?]);
+    refused.insert(SYS_ioctl, vec![is(1, TIOCSTI)?, is(1, TIOCLINUX)?]);
     refused.insert(SYS_openat, writing(2)?);
     #[cfg(target_arch = "x86_64")]
     {
