@@ -69,7 +69,8 @@ async fn until_children(server: &Process, count: usize) -> Vec<u32> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("never {count} children, but {:?}", children(server));
+    let left: Vec<_> = children(server).into_iter().map(|child| about(child, "stat")).collect();
+    panic!("never {count} children, but {left:?}");
 }
 
 fn about(process: u32, what: &str) -> String {
