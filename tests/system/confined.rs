@@ -80,7 +80,8 @@ fn about(process: u32, what: &str) -> String {
 /// Waits until a child has confined itself.
 async fn until_confined(child: u32) {
     for _ in 0..1_000 {
-        if about(child, "status").contains("Seccomp:\t2") {
+        // The second filter is the last step.
+        if about(child, "status").contains("Seccomp_filters:\t2") {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
