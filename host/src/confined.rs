@@ -97,7 +97,7 @@ enum How {
 struct Order {
     command: Command,
     runtime: tokio::runtime::Handle,
-    started: oneshot::Sender<std::io::Result<Child>>,
+    started: oneshot::Sender<std::io::Result<Mortal>>,
 }
 
 impl Confined {
@@ -111,7 +111,7 @@ impl Confined {
             for Order { mut command, runtime, started } in received {
                 let _entered = runtime.enter();
                 // A child that nobody waits for any more is dropped here, which kills it.
-                drop(started.send(command.spawn()));
+                drop(started.send(command.spawn().map(|child| Mortal(Some(child)))));
             }
         };
         let thread = std::thread::Builder::new().name("confined".to_owned()).spawn(work);
@@ -216,22 +216,37 @@ async fn launch(
     orders.send(order).map_err(|error| Error::host(STARTING, error.to_string()))?;
     let child = child.await.map_err(|error| Error::host(STARTING, error))?;
     let mut child = child.map_err(|error| Error::host(STARTING, error))?;
-    let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
+    let pipes = child.0.as_mut().map(|child| (child.stdin.take(), child.stdout.take(), child.stderr.take()));
+    let Some((Some(input), Some(output), Some(errors))) = pipes else {
         return Err(Error::host(STARTING, "it has no pipes"));
     };
     // The default size works too.
     rustix::pipe::fcntl_setpipe_size(&input, PIPE_BYTES).ok();
     rustix::pipe::fcntl_setpipe_size(&output, PIPE_BYTES).ok();
-    let last_words = tokio::spawn(last_words(errors));
+    let last_words = Some(tokio::spawn(last_words(errors)));
     Ok((Box::new(input), Box::new(output), Some(Process { child, last_words })))
 }
 
-/// A child that runs. Killed when dropped.
+/// A child that is killed and reaped when this is dropped.
+#[derive(Debug)]
+struct Mortal(Option<Child>);
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        let Some(mut child) = self.0.take() else { return };
+        // Dropping kills too, but may leave a zombie until another child ends.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { child.kill().await });
+        }
+    }
+}
+
+/// A child that runs.
 #[derive(Debug)]
 struct Process {
-    child: Child,
-    last_words: JoinHandle<String>,
+    child: Mortal,
+    /// None once they were heard.
+    last_words: Option<JoinHandle<String>>,
 }
 
 /// The end of what a child writes to stderr. All of it is read, so that the child never waits for that.
@@ -299,8 +314,9 @@ impl Parts {
 
     /// Waits for the child to end. Errors: it did not end well.
     async fn end(&mut self) -> Result<()> {
-        let Some(Process { child, .. }) = &mut self.process else { return Ok(()) };
-        let Ok(ended) = timeout_at(self.deadline, child.wait()).await else {
+        let deadline = self.deadline;
+        let Some(child) = self.child() else { return Ok(()) };
+        let Ok(ended) = timeout_at(deadline, child.wait()).await else {
             self.kill().await;
             return Err(verdict::too_long(&self.caps));
         };
@@ -309,8 +325,12 @@ impl Parts {
         verdict::of_end(status, &last_words, &self.caps)
     }
 
+    fn child(&mut self) -> Option<&mut Child> {
+        self.process.as_mut()?.child.0.as_mut()
+    }
+
     async fn kill(&mut self) {
-        if let Some(Process { child, .. }) = &mut self.process
+        if let Some(child) = self.child()
             && let Err(error) = child.kill().await
         {
             tracing::warn!("a child process could not be killed: {error}");
@@ -319,10 +339,8 @@ impl Parts {
     }
 
     async fn last_words(&mut self) -> String {
-        let Some(Process { last_words, .. }) = &mut self.process else { return String::new() };
-        if last_words.is_finished() {
-            return String::new();
-        }
+        let last_words = self.process.as_mut().and_then(|process| process.last_words.take());
+        let Some(last_words) = last_words else { return String::new() };
         let said = last_words.await.unwrap_or_default();
         if !said.is_empty() {
             tracing::warn!(what = self.caps.what, "a child process said: {said}");

@@ -114,7 +114,7 @@ fn writing(argument: u8) -> Made<Vec<SeccompRule>> {
     ])
 }
 
-fn is(argument: u8, value: c_ulong) -> Made<SeccompRule> {
+fn is(argument: u8, value: u64) -> Made<SeccompRule> {
     SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?])
 }
 

@@ -44,6 +44,7 @@ impl Artefacts {
             .mode(0o700)
             .create(&folder)
             .map_err(|error| Error::storage("making the folder for compiled code", error))?;
+        remove_partial(&folder).map_err(|error| Error::storage("making the folder for compiled code", error))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         (env!("CARGO_PKG_VERSION"), LAYOUT).hash(&mut hasher);
@@ -146,6 +147,17 @@ impl Artefacts {
     }
 }
 
+/// Removes what a process that was killed had not finished. Only one process uses a data folder.
+fn remove_partial(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "cwasm") {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,7 +172,10 @@ mod tests {
         assert!(artefacts.load(&engine, "aa").is_none());
         artefacts.keep(&engine, "aa", &compiled).unwrap();
         assert_eq!(artefacts.load(&engine, "aa").unwrap().1, compiled.manifest);
+        let partial = artefacts.folder().join(".tmpAbc");
+        fs::write(&partial, b"half").unwrap();
         assert!(Artefacts::open(data.path(), &engine).unwrap().load(&engine, "aa").is_some());
+        assert!(!partial.exists());
 
         let file = artefacts.path("aa");
         fs::copy(&file, artefacts.path("bb")).unwrap();
