@@ -167,6 +167,7 @@ fn the_pure_part_of_a_new_function_is_tested_on_this_machine() {
     run(hearth(place.path()).args(["new", "tested"]));
     let mut cargo = Command::new(env!("CARGO"));
     cargo.arg("test").current_dir(place.path().join("tested")).env("CARGO_TARGET_DIR", target());
+    cargo.env("CARGO_INCREMENTAL", "0").env("CARGO_PROFILE_DEV_DEBUG", "0");
     let text = run(&mut cargo);
     assert!(text.contains("words_are_counted ... ok"), "{text}");
 }

@@ -58,7 +58,11 @@ impl Facts {
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(imports) if depth == 0 => {
                     for import in imports {
-                        facts.imports.push(import?.name.name.to_owned());
+                        let import = import?;
+                        // Types that the world names for itself are imports too, but nothing that a guest can call.
+                        if !matches!(import.ty, wasmparser::ComponentTypeRef::Type(_)) {
+                            facts.imports.push(import.name.name.to_owned());
+                        }
                     }
                 }
                 Payload::ComponentExportSection(exports) if depth == 0 => {
@@ -177,6 +181,7 @@ mod tests {
         for import in imports {
             text.push_str(&format!("(import \"{import}\" (instance)) "));
         }
+        text.push_str("(import \"a-type\" (type (sub resource))) ");
         text.push_str(
             "(core module $m (func (export \"f\"))) (core instance $i (instantiate $m)) \
              (func $f (canon lift (core func $i \"f\"))) ",

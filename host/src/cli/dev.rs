@@ -112,9 +112,12 @@ impl Session {
             eprintln!("hearth: {error:#}");
         }
         let mut follower: Option<Follower> = None;
+        let lock = project.workspace.join("Cargo.lock");
         let (mut project, mut began) = (Some(project), Instant::now());
         loop {
-            match self.renew(project.take()).await {
+            let renewed = self.renew(&mut project).await;
+            watch.settle(&lock);
+            match renewed {
                 Ok((built, deployed)) => {
                     for folder in &built.folders {
                         if let Err(error) = watch.add(folder) {
@@ -133,15 +136,19 @@ impl Session {
                     eprintln!("hearth: {}; {stays}waiting for a change", printable(&format!("{error:#}")));
                 }
             }
-            began = watch.change().await?;
+            let change = watch.change().await?;
+            began = change.began;
+            if change.manifests {
+                project = None;
+            }
         }
     }
 
-    /// Builds the sources as they are now and deploys what comes out.
-    async fn renew(&self, project: Option<Project>) -> Result<(Built, Value)> {
+    /// Builds the sources as they are now and deploys what comes out. A project that is not known is asked for.
+    async fn renew(&self, project: &mut Option<Project>) -> Result<(Built, Value)> {
         let project = match project {
             Some(project) => project,
-            None => self.source.project(&self.toolchain).await?,
+            None => project.insert(self.source.project(&self.toolchain).await?),
         };
         let built = project.build(&self.toolchain).await?;
         let mut headers = HeaderMap::new();

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 /// A change is over after this time without another.
@@ -20,6 +20,18 @@ pub(super) struct Watch {
     events: mpsc::UnboundedReceiver<notify::Result<Event>>,
     watched: BTreeSet<PathBuf>,
     left_out: Vec<PathBuf>,
+    /// When cargo wrote the lock file itself.
+    locked: Option<SystemTime>,
+    /// A Cargo.toml changed since this was asked.
+    manifests: bool,
+}
+
+/// What changed.
+pub(super) struct Change {
+    /// When it began.
+    pub(super) began: Instant,
+    /// A Cargo.toml is among it.
+    pub(super) manifests: bool,
 }
 
 impl Watch {
@@ -29,7 +41,7 @@ impl Watch {
         // Nobody listens any more where the program ends.
         let watcher = notify::recommended_watcher(move |event| drop(sender.send(event)));
         let watcher = watcher.context("the system cannot watch files")?;
-        Ok(Watch { watcher, events, watched: BTreeSet::new(), left_out })
+        Ok(Watch { watcher, events, watched: BTreeSet::new(), left_out, locked: None, manifests: false })
     }
 
     /// Watches a folder with all below it, but what builds and version control leave there.
@@ -59,8 +71,13 @@ impl Watch {
         Ok(())
     }
 
-    /// Waits for a change and then for rest. Gives when the change began.
-    pub(super) async fn change(&mut self) -> Result<Instant> {
+    /// Takes the lock file as it is now for cargo's own work, which is no change.
+    pub(super) fn settle(&mut self, lock: &Path) {
+        self.locked = modified(lock);
+    }
+
+    /// Waits for a change and then for rest.
+    pub(super) async fn change(&mut self) -> Result<Change> {
         loop {
             let event = self.events.recv().await.context("the system stopped watching")?;
             if self.matters(&event) {
@@ -76,16 +93,18 @@ impl Watch {
                 Ok(None) => anyhow::bail!("the system stopped watching"),
             }
         }
-        Ok(began)
+        Ok(Change { began, manifests: std::mem::take(&mut self.manifests) })
     }
 
     /// Whether an event is a change of a source; folders that came are watched from now on.
     fn matters(&mut self, event: &notify::Result<Event>) -> bool {
         let Ok(event) = event else {
             // Events were lost: what changed is unknown, so something may have.
+            self.manifests = true;
             return true;
         };
         if event.need_rescan() {
+            self.manifests = true;
             return true;
         }
         match event.kind {
@@ -94,10 +113,11 @@ impl Watch {
         }
         let mut matters = false;
         for path in &event.paths {
-            if self.is_left_out(path) || is_passing(path) {
+            if self.is_left_out(path) || is_passing(path) || self.is_own_lock(path) {
                 continue;
             }
             matters = true;
+            self.manifests |= path.file_name().is_some_and(|name| name == "Cargo.toml");
             if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
                 // One that is gone again, or that cannot be watched, is no reason to end.
                 self.add(path).ok();
@@ -109,11 +129,20 @@ impl Watch {
         matters
     }
 
+    fn is_own_lock(&self, path: &Path) -> bool {
+        let lock = path.file_name().is_some_and(|name| name == "Cargo.lock");
+        lock && self.locked.is_some() && modified(path) == self.locked
+    }
+
     fn is_left_out(&self, path: &Path) -> bool {
         let named = path.file_name().is_some_and(|name| name == ".git" || name == ".hearth");
         // Cargo marks its target folders so, those of other crates too.
         named || self.left_out.iter().any(|out| path.starts_with(out)) || path.join("CACHEDIR.TAG").exists()
     }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|found| found.modified()).ok()
 }
 
 /// Files that editors make for a moment.
@@ -138,9 +167,10 @@ mod tests {
         std::fs::write(root.join("src/lib.rs"), "x").unwrap();
         let mut watch = Watch::new(vec![root.join("target")]).unwrap();
         watch.add(&root).unwrap();
-        let told = async |watch: &mut Watch| {
-            tokio::time::timeout(Duration::from_millis(600), watch.change()).await.is_ok_and(|found| found.is_ok())
+        let change = async |watch: &mut Watch| {
+            tokio::time::timeout(Duration::from_millis(600), watch.change()).await.ok().map(Result::unwrap)
         };
+        let told = async |watch: &mut Watch| change(watch).await.is_some();
         std::fs::write(root.join("target/debug/x"), "x").unwrap();
         std::fs::write(root.join(".git/x"), "x").unwrap();
         std::fs::write(root.join("other/x"), "x").unwrap();
@@ -148,6 +178,13 @@ mod tests {
         std::fs::read(root.join("src/lib.rs")).unwrap();
         assert!(!told(&mut watch).await);
         std::fs::write(root.join("src/lib.rs"), "y").unwrap();
+        assert!(change(&mut watch).await.is_some_and(|change| !change.manifests));
+        std::fs::write(root.join("Cargo.toml"), "y").unwrap();
+        assert!(change(&mut watch).await.is_some_and(|change| change.manifests));
+        std::fs::write(root.join("Cargo.lock"), "cargo's").unwrap();
+        watch.settle(&root.join("Cargo.lock"));
+        assert!(!told(&mut watch).await);
+        std::fs::write(root.join("Cargo.lock"), "a person's").unwrap();
         assert!(told(&mut watch).await);
         std::fs::create_dir(root.join("src/new")).unwrap();
         assert!(told(&mut watch).await);
