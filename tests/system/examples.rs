@@ -156,11 +156,10 @@ fn sentences() -> Vec<String> {
     sentences
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn embed_answers_as_sentence_transformers_do() {
-    let server = TestServer::start().await;
+/// Deploys a function that embeds sentences as `name`, and compares its vectors with the reference's.
+async fn compare_embeddings(server: &TestServer, name: &str) {
     server.add_model("minilm").await;
-    server.deploy("embed", "embed").await;
+    server.deploy(name, name).await;
     let sentences = sentences();
     let folder = setup("models/minilm").to_str().unwrap().to_owned();
     let expected = reference("embed_reference.py", &[folder], &serde_json::to_string(&sentences).unwrap());
@@ -169,7 +168,8 @@ async fn embed_answers_as_sentence_transformers_do() {
     for group in sentences.chunks(9) {
         let body = serde_json::json!({ "sentences": group }).to_string();
         let headers = [("content-type", "application/json")];
-        let answer = server.client.send(http::Method::POST, "/fn/embed", &headers, body).await.expect(200).json();
+        let answer =
+            server.client.send(http::Method::POST, &format!("/fn/{name}"), &headers, body).await.expect(200).json();
         let embeddings: Vec<Vec<f64>> = serde_json::from_value(answer["embeddings"].clone()).unwrap();
         assert_eq!(embeddings.len(), group.len());
         vectors.extend(embeddings);
@@ -185,6 +185,39 @@ async fn embed_answers_as_sentence_transformers_do() {
             assert!(worst <= 1e-4, "{worst} for {sentence:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embed_pipeline_answers_as_sentence_transformers_do() {
+    // One place in the pool: while the model works for one request, the halves of others have it.
+    let server = TestServer::with_limits(&["concurrent_invocations=1"]).await;
+    compare_embeddings(&server, "embed-pipeline").await;
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let client = server.client.clone();
+            tokio::spawn(async move { client.post("/fn/embed-pipeline", "A sentence.").await.expect(200).body })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    let headers = [("content-type", "application/json")];
+    let wrong = server.client.send(http::Method::POST, "/fn/embed-pipeline", &headers, "{\"sentences\": 3}").await;
+    assert_eq!(wrong.status, 422, "{}", wrong.text());
+    // Without its model the first half is answered for; nothing is left behind.
+    server.client.delete("/v1/models/minilm").await.expect(200);
+    let gone = server.client.post("/fn/embed-pipeline", "A sentence.").await;
+    assert!(gone.status == 404 || gone.status == 502, "{}", gone.text());
+    let status = server.client.get("/v1/status").await.expect(200).json();
+    assert_eq!(status["device"]["used_by"]["invocation"], 0, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embed_answers_as_sentence_transformers_do() {
+    let server = TestServer::start().await;
+    compare_embeddings(&server, "embed").await;
     server.client.post("/fn/embed", "{").await.expect(200);
     let headers = [("content-type", "application/json")];
     let wrong = server.client.send(http::Method::POST, "/fn/embed", &headers, "{\"sentences\": 3}").await;

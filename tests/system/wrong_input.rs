@@ -300,10 +300,58 @@ async fn wrong_model_inputs_name_what_was_expected() {
     }
     let grant = r#"{"grants": {"models": ["nope"]}}"#;
     server.client.patch("/v1/functions/probe/settings", grant).await.expect(200);
+    server.client.get("/fn/probe/model/submit-shape").await.expect_error(422, "invalid-argument", "2048");
     server.client.get("/fn/probe/model/open?name=nope").await.expect_error(404, "not-found", "nope");
     server.client.get("/fn/probe/model/open?name=magika@7").await.expect_error(404, "not-found", "7");
     server.client.get("/fn/probe/model/asset?asset=../model.onnx").await.expect_error(404, "not-found", "there are");
     server.client.get("/fn/probe/model/again?count=21").await.expect_error(429, "limit-exceeded", "model_runs");
+    still_fine(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn submitted_runs_overlap_and_can_be_withdrawn() {
+    let server = server(&[]).await;
+    server.add_model("magika").await;
+    assert_eq!(server.client.get("/fn/probe/model/submit?count=8").await.expect(200).text(), "8");
+    server.client.get("/fn/probe/model/cancel").await.expect_error(499, "cancelled", "withdrawn");
+    server.client.get("/fn/probe/model/abandon?count=20").await.expect(200);
+    settled(&server).await;
+    still_fine(&server).await;
+}
+
+/// Waits until nothing runs and no invocation owns anything; gives how long that took.
+async fn settled(server: &TestServer) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let status = server.client.get("/v1/status").await.expect(200).json();
+        if status["invocations"]["running"] == 0 && status["device"]["used_by"]["invocation"] == 0 {
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{status}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_withdraws_operators_and_model_runs() {
+    let server = server(&["invocation_ms=60000", "operator_operations=18000000000000000000"]).await;
+    server.add_model("magika").await;
+    server.client.get("/fn/probe/model/right").await.expect(200);
+    // Guests that loop, operators that take long, runs and runs in a queue.
+    for path in ["hostile/loop", "tensor/matmul-bomb", "tensor/sort-bomb", "model/again?count=10000"] {
+        let clients: Vec<_> = (0..6)
+            .map(|_| {
+                let client = server.client.clone();
+                tokio::spawn(async move { client.get(&format!("/fn/probe/{path}")).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        clients.iter().for_each(tokio::task::JoinHandle::abort);
+        for client in clients {
+            assert!(client.await.is_err(), "{path} was answered");
+        }
+        println!("{path}: all withdrawn after {:?}", settled(&server).await);
+    }
     still_fine(&server).await;
 }
 

@@ -34,6 +34,35 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
             }
             Ok(Response::text("fine"))
         }
+        // `/model/submit?count=4`: runs that overlap; each gives what a run alone gives.
+        "submit" => {
+            let alone = model.infer([("bytes", &one)])?.take_first()?.to_bytes()?;
+            let count = crate::number(request, "count", 4)?;
+            let pending = (0..count).map(|_| model.submit([("bytes", &one)])).collect::<Result<Vec<_>>>()?;
+            for run in pending {
+                if run.wait()?.take_first()?.to_bytes()? != alone {
+                    return Err(Error::internal("a submitted run gave something else"));
+                }
+            }
+            Ok(Response::text(count.to_string()))
+        }
+        // A withdrawn run is over, and says so.
+        "cancel" => {
+            let run = model.submit([("bytes", &tokens(64)?)])?;
+            run.cancel();
+            match run.wait() {
+                Err(error) => Err(error),
+                Ok(_) => Err(Error::internal("a cancelled run gave outputs")),
+            }
+        }
+        // Runs that nobody waits for.
+        "abandon" => {
+            for _ in 0..crate::number(request, "count", 10)? {
+                drop(model.submit([("bytes", &tokens(64)?)])?);
+            }
+            Ok(Response::text("fine"))
+        }
+        "submit-shape" => model.submit([("bytes", &one.slice(1, ..100)?)])?.wait().map(|_| Response::new(200)),
         "output" => model.infer([("bytes", &one)])?.take("no-such-output").map(|_| Response::new(200)),
         _ => Err(Error::not_found(format!("the probe has no model `{case}`"))),
     }

@@ -97,7 +97,7 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
         "resize-bomb" => {
             let picture = filled(&[1000, 1000, 3])?;
             for _ in 0..1000 {
-                picture.resize(2100, 2100)?;
+                picture.resize(4000, 4000)?;
             }
             done(picture)
         }
