@@ -2,6 +2,7 @@
 //! which is the catalog's.
 
 use super::App;
+use super::metrics::FunctionMetrics;
 use crate::catalog::{FunctionVersion, Selector, Settings, check_grants};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
@@ -25,6 +26,7 @@ pub(super) struct Deployed {
     /// The server's, where the function's settings lower none.
     pub(super) limits: Arc<Limits>,
     pub(super) log: Arc<FunctionLog>,
+    pub(super) metrics: FunctionMetrics,
     /// Why it cannot run: a grant that is missing, a secret that cannot be read.
     refusal: Option<String>,
     /// Its own places, where they are fewer than the pool's.
@@ -171,6 +173,7 @@ impl App {
             version: *version,
             function,
             log: self.deployed.log(tenant, name, server.log_lines),
+            metrics: self.metrics.function(tenant, name),
             refusal: refusal(tenant, name, &requested.missing_from(&granted), &settings),
             places: self.deployed.places(tenant, name, &limits),
             grant: Arc::new(grant(granted, settings)),

@@ -58,7 +58,7 @@ pub(super) async fn invoke(
     let Outcome { result, receipt, log, log_dropped } = app.runtime.invoke(&deployed.function, invocation).await;
 
     let response = result.and_then(|response| answer(limits, response));
-    app.metrics.invocation(&deployed, response.as_ref().err(), &receipt);
+    app.metrics.invocation(&deployed.metrics, response.as_ref().err(), &receipt);
     if !log.is_empty() || log_dropped > 0 {
         deployed.log.extend(request_id, deployed.version, log, log_dropped);
     }

@@ -1,6 +1,5 @@
 //! Numbers for Prometheus; never a decision.
 
-use super::deployed::Deployed;
 use crate::error::Error;
 use crate::sandbox::Receipt;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -15,6 +14,14 @@ const SECONDS: &[f64] = &[
 pub(super) struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+}
+
+/// The numbers of one function.
+pub(super) struct FunctionMetrics {
+    function: metrics::SharedString,
+    ok: metrics::Counter,
+    seconds: metrics::Histogram,
+    model_runs: metrics::Counter,
 }
 
 impl Metrics {
@@ -40,23 +47,31 @@ impl Metrics {
         Metrics { recorder, handle }
     }
 
+    /// The numbers of one function, to be kept with it: looking them up costs more than counting.
+    pub(super) fn function(&self, tenant: &str, name: &str) -> FunctionMetrics {
+        let function = if tenant == "default" { name.to_owned() } else { format!("{tenant}/{name}") };
+        let function = metrics::SharedString::from(function);
+        metrics::with_local_recorder(&self.recorder, || FunctionMetrics {
+            ok: metrics::counter!("hearth_invocations_total", "function" => function.clone(), "outcome" => "ok"),
+            seconds: metrics::histogram!("hearth_invocation_seconds", "function" => function.clone()),
+            model_runs: metrics::counter!("hearth_model_runs_total", "function" => function.clone()),
+            function,
+        })
+    }
+
     /// Counts one invocation, by the error that was answered, if any.
-    pub(super) fn invocation(&self, deployed: &Deployed, error: Option<&Error>, receipt: &Receipt) {
-        let outcome = error.map_or("ok", |error| error.kind().as_str());
-        let function = if &*deployed.tenant == "default" {
-            metrics::SharedString::from(deployed.name.clone())
-        } else {
-            format!("{}/{}", deployed.tenant, deployed.name).into()
-        };
-        metrics::with_local_recorder(&self.recorder, || {
-            metrics::counter!("hearth_invocations_total", "function" => function.clone(), "outcome" => outcome)
-                .increment(1);
-            metrics::histogram!("hearth_invocation_seconds", "function" => function.clone())
-                .record(receipt.wall_us as f64 / 1e6);
-            if receipt.model_runs > 0 {
-                metrics::counter!("hearth_model_runs_total", "function" => function).increment(receipt.model_runs);
-            }
-        });
+    pub(super) fn invocation(&self, of: &FunctionMetrics, error: Option<&Error>, receipt: &Receipt) {
+        match error {
+            None => of.ok.increment(1),
+            Some(error) => metrics::with_local_recorder(&self.recorder, || {
+                let (function, outcome) = (of.function.clone(), error.kind().as_str());
+                metrics::counter!("hearth_invocations_total", "function" => function, "outcome" => outcome).increment(1);
+            }),
+        }
+        of.seconds.record(receipt.wall_us as f64 / 1e6);
+        if receipt.model_runs > 0 {
+            of.model_runs.increment(receipt.model_runs);
+        }
     }
 
     /// Everything in Prometheus' text format.
