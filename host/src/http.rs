@@ -195,6 +195,14 @@ async fn route(app: Arc<App>, control: axum::Router, request: http::Request<Inco
     Ok(answer)
 }
 
+/// Finishes a change even where its client goes away, so that what is served always follows what is stored.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::host("changing what is deployed", error)),
+    }
+}
+
 /// The answer that tells an error; failures of the host go to its log with their causes.
 fn refuse(error: &Error, request_id: &str) -> Answer {
     if error.kind() == crate::error::Kind::Internal {

@@ -122,6 +122,7 @@ pub struct Ctx {
     call: Call,
     account: Arc<Account>,
     table: ResourceTable,
+    submitted: Arc<models::Submitted>,
     /// The lines logged so far.
     pub log: LogBuffer,
     /// What was used so far.
@@ -136,7 +137,16 @@ impl Ctx {
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
         let log = LogBuffer::new(limits.log_bytes);
         let table = new_table(limits);
-        Ctx { call, account, table, log, usage: Usage::default(), services }
+        Ctx { call, account, table, submitted: Arc::default(), log, usage: Usage::default(), services }
+    }
+
+    /// Everything that was used, submitted runs that are over included.
+    pub fn take_usage(&mut self) -> Usage {
+        let (model_us, queue_us) = self.submitted.used_us();
+        let mut usage = std::mem::take(&mut self.usage);
+        usage.model_us += model_us;
+        usage.queue_us += queue_us;
+        usage
     }
 
     /// The log, which is empty from here on.

@@ -4,6 +4,7 @@
 mod artefacts;
 mod compile;
 mod invocation;
+mod makings;
 mod places;
 mod snapshot;
 
@@ -18,12 +19,11 @@ use crate::error::{Error, Result};
 use crate::interface::{self, LogLine, Program, Services};
 use artefacts::Artefacts;
 use invocation::State;
-use std::collections::HashMap;
+use makings::Makings;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::OnceCell;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -34,7 +34,7 @@ pub struct Runtime {
     services: Arc<Services>,
     artefacts: Artefacts,
     confined: Arc<Confined>,
-    functions: Mutex<HashMap<String, Arc<OnceCell<Arc<Function>>>>>,
+    functions: Arc<Makings>,
     slots: Places,
     _ticker: Ticker,
 }
@@ -42,6 +42,7 @@ pub struct Runtime {
 /// A compiled, checked component, ready for fresh instances.
 pub struct Function {
     program: Program<State>,
+    component: Component,
     init: Init,
     /// What it wishes to be granted: the JSON of its `hearth:manifest` section, or `null`.
     pub manifest: serde_json::Value,
@@ -139,7 +140,7 @@ impl Runtime {
         let ticker = Ticker::start(&engine, Duration::from_millis(limits.yield_ms))?;
         Ok(Runtime {
             slots: Places::new(limits.concurrent_invocations),
-            functions: Mutex::default(),
+            functions: Arc::default(),
             engine,
             linker,
             services,
@@ -154,103 +155,95 @@ impl Runtime {
     ///
     /// Errors: `InvalidArgument` where the bytes are no component of this contract; the message says what to change.
     pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf) -> Result<Arc<Function>> {
-        self.once(digest, async || self.load(digest, path).await).await
-    }
-
-    /// What was made for a key before, or else is made now; callers that ask at the same time wait for one making.
-    async fn once(&self, key: &str, make: impl AsyncFnOnce() -> Result<Function>) -> Result<Arc<Function>> {
-        let cell = self.functions().entry(key.to_owned()).or_default().clone();
-        let found = cell.get_or_try_init(async || make().await.map(Arc::new)).await.cloned();
-        if found.is_err() {
-            // Only a cell that is still empty is forgotten: another caller may have succeeded meanwhile.
-            let mut functions = self.functions();
-            if functions.get(key).is_some_and(|cell| !cell.initialized()) {
-                functions.remove(key);
-            }
-        }
-        found
+        let (runtime, of) = (self.clone(), digest.to_owned());
+        self.functions.get_or_make(digest, async move { runtime.load(&of, path).await }).await
     }
 
     /// The function of a component, with `init` run and its memory kept, where it has one. What was prepared alike before
-    /// comes from memory or disk. Gives what init logged, where it ran now.
+    /// comes from memory or disk. `log` gets what init logged, where it ran now.
     ///
-    /// Errors: those of [`Runtime::function`]; `InvalidArgument` and others where init fails.
+    /// Errors: those of [`Runtime::function`]; `InvalidArgument` where init fails.
     pub async fn prepared(
         self: &Arc<Self>,
         digest: &str,
         path: PathBuf,
         preparation: Preparation,
-    ) -> Result<(Arc<Function>, Vec<LogLine>)> {
+        log: impl FnOnce(Vec<LogLine>) + Send + 'static,
+    ) -> Result<Arc<Function>> {
         let plain = self.function(digest, path.clone()).await?;
-        if !plain.program.world().has_init() {
-            return Ok((plain, Vec::new()));
+        if !plain.has_init() {
+            return Ok(plain);
         }
         let key = preparation.key(digest);
-        let mut log = Vec::new();
-        let function = self
-            .once(&key, async || {
-                let (function, lines) = self.prepare(digest, &key, path, preparation, &plain.manifest).await?;
-                log = lines;
-                Ok(function)
-            })
-            .await?;
-        // Those of settings and models that were before are found on disk should they come back.
-        let in_use = |cell: &OnceCell<Arc<Function>>| cell.get().is_none_or(|function| Arc::strong_count(function) > 1);
-        self.functions().retain(|other, cell| other.len() == digest.len() || *other == key || in_use(cell));
-        Ok((function, log))
+        let make = {
+            let (runtime, key) = (self.clone(), key.clone());
+            async move { runtime.prepare(&key, path, preparation, &plain, log).await }
+        };
+        let function = self.functions.get_or_make(&key, make).await?;
+        self.functions.sweep(&key);
+        Ok(function)
     }
 
     async fn prepare(
         self: &Arc<Self>,
-        digest: &str,
         key: &str,
-        component: PathBuf,
+        path: PathBuf,
         preparation: Preparation,
-        manifest: &serde_json::Value,
-    ) -> Result<(Function, Vec<LogLine>)> {
+        plain: &Function,
+        log: impl FnOnce(Vec<LogLine>),
+    ) -> Result<Function> {
         let kept = self.blocking(key, |runtime, key| Ok(runtime.artefacts.load(&runtime.engine, key))).await?;
         if let Some((component, manifest)) = kept {
             let check = move |runtime: &Runtime, _: &str| runtime.checked(&component, Init::Snapshot, manifest);
-            return Ok((self.blocking(key, check).await?, Vec::new()));
+            return self.blocking(key, check).await;
         }
         let models = &self.services.models;
         let assets = preparation.models.values().flat_map(|model| model.package.assets());
         let assets = assets.map(|file| (file.digest.clone(), models.blob(&file.digest))).collect();
-        let limits = Limits::clone(&self.services.limits);
-        let request = snapshot::Request { component, preparation, assets, limits };
-        let snapshot::Made { ending, log } =
-            snapshot::make(&self.confined, request, manifest, self.artefacts.folder()).await?;
-        let function = match ending {
-            snapshot::Ending::Snapshot(compiled) => {
+        let limits = self.services.limits.lowered(&preparation.limits);
+        let request = snapshot::Request { component: path, preparation, assets, limits };
+        let folder = self.artefacts.folder();
+        let snapshot::Made { ending, log: lines } = snapshot::make(&self.confined, &request, folder).await?;
+        log(lines);
+        match ending {
+            snapshot::Ending::Snapshot(wasm) => {
+                // Another child, which no guest ran in: the server trusts what it wrote.
+                let limits = &self.services.limits;
+                let mut compiled = compile::compile(&self.confined, limits, wasm.to_path_buf(), folder).await?;
+                compiled.manifest = plain.manifest.clone();
                 let keep = move |runtime: &Runtime, key: &str| {
                     let component = runtime.artefacts.keep(&runtime.engine, key, &compiled)?;
                     runtime.checked(&component, Init::Snapshot, compiled.manifest)
                 };
-                self.blocking(key, keep).await?
+                self.blocking(key, keep).await
             }
             snapshot::Ending::Without(reason) => {
                 tracing::warn!("init runs in every instance, because no snapshot can be taken: {reason}");
-                let again = move |runtime: &Runtime, digest: &str| {
-                    let found = runtime.artefacts.load(&runtime.engine, digest);
-                    let (component, manifest) = found
-                        .ok_or_else(|| Error::unavailable("the compiled code is gone; upload the component again"))?;
-                    runtime.checked(&component, Init::EachTime(reason), manifest)
-                };
-                self.blocking(digest, again).await?
+                self.checked(&plain.component, Init::EachTime(reason), plain.manifest.clone())
             }
-        };
-        Ok((function, log))
+        }
     }
 
     fn checked(&self, component: &Component, init: Init, manifest: serde_json::Value) -> Result<Function> {
         let program = Program::new(&self.linker, component, |state| &mut state.ctx)?;
-        Ok(Function { program, init, manifest })
+        Ok(Function { program, component: component.clone(), init, manifest })
     }
 
     /// Forgets a function and its compiled code; running invocations end undisturbed.
     pub fn forget(&self, digest: &str) {
-        self.functions().retain(|key, _| !key.starts_with(digest));
+        self.functions.forget(digest);
         self.artefacts.remove(digest);
+    }
+
+    /// Forgets the compiled code of a component that was refused; its failure is told again for a moment.
+    pub fn forget_code(&self, digest: &str) {
+        self.functions.sweep("");
+        self.artefacts.remove(digest);
+    }
+
+    /// Forgets functions that nobody uses any more; their compiled code stays on disk.
+    pub fn sweep(&self) {
+        self.functions.sweep("");
     }
 
     /// A place for one invocation. Waits while all are taken.
@@ -279,10 +272,6 @@ impl Runtime {
     /// What every invocation shares.
     pub fn services(&self) -> &Arc<Services> {
         &self.services
-    }
-
-    fn functions(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<OnceCell<Arc<Function>>>>> {
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn load(self: &Arc<Self>, digest: &str, path: PathBuf) -> Result<Function> {

@@ -314,7 +314,10 @@ async fn submitted_runs_overlap_and_can_be_withdrawn() {
     server.add_model("magika").await;
     assert_eq!(server.client.get("/fn/probe/model/submit?count=8").await.expect(200).text(), "8");
     server.client.get("/fn/probe/model/cancel").await.expect_error(499, "cancelled", "withdrawn");
-    server.client.get("/fn/probe/model/abandon?count=20").await.expect(200);
+    server.client.get("/fn/probe/model/abandon?count=10").await.expect(200);
+    settled(&server).await;
+    let flood = server.client.get("/fn/probe/model/submit?count=40").await;
+    flood.expect_error(429, "limit-exceeded", "submitted_runs");
     settled(&server).await;
     still_fine(&server).await;
 }

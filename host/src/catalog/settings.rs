@@ -72,6 +72,9 @@ impl Settings {
             self.grants.add(&grants);
         }
         self.grants.remove(&revoke);
+        // A value grants, so what is taken back loses it.
+        self.config.retain(|key, _| !revoke.config.contains(key));
+        self.secrets.retain(|name, _| !revoke.secrets.contains(name));
         merge(&mut self.config, config, replace);
         merge(&mut self.limits, limits, replace);
         for (name, value) in secrets {
@@ -180,7 +183,9 @@ impl Catalog {
             let failed = |error| database("storing settings", error);
             let mut transaction = inner.functions.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
             let mut settings = read(&inner, &mut transaction, &tenant, &name).await?;
-            let secrets = change.secrets.clone();
+            let revoked = change.revoke.secrets.iter().map(|name| (name.clone(), None));
+            let mut secrets: BTreeMap<_, _> = revoked.collect();
+            secrets.extend(change.secrets.clone());
             settings.apply(change);
             settings.check_size(&inner.limits)?;
             let Settings { grants, config, limits, .. } = settings.clone();

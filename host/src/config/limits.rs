@@ -133,6 +133,8 @@ limits! {
     image_pixels = 100_000_000, 1, 10_000_000_000, function;
     /// Model runs of one invocation.
     model_runs = 10_000, 1, 1_000_000_000, function;
+    /// Runs that one invocation submitted and that are not over: it may overlap models, not fill their queues.
+    submitted_runs = 16, 1, 10_000, function;
     /// Model runs waiting for one model at once; more are refused as overloaded.
     queued_model_runs = 1_024, 1, 1_000_000;
     /// Bytes of host memory for tensors and models' work on the CPU device, all tenants together.

@@ -58,6 +58,9 @@ impl Deployed {
     }
 }
 
+/// Versions of one function that are kept ready. Usually one or two are called: the live one and an alias's.
+const VERSIONS_IN_USE: usize = 8;
+
 /// A tenant and a function's name.
 type Key = (String, String);
 type Versions = HashMap<u64, Arc<Deployed>>;
@@ -93,6 +96,11 @@ impl DeployedFunctions {
         let versions =
             ready.by_tenant.get(tenant).into_iter().flat_map(|names| names.values()).flat_map(HashMap::values);
         versions.filter(|deployed| wanted(deployed)).cloned().collect()
+    }
+
+    /// Makes what is being deployed right now read again what it depends on.
+    pub(super) fn read_again(&self) {
+        self.ready.write().unwrap_or_else(PoisonError::into_inner).generation += 1;
     }
 
     /// Makes the next request of a function find its new settings. Invocations that run keep theirs.
@@ -152,7 +160,15 @@ impl App {
             if ready.generation == generation {
                 let deployed = Arc::new(self.deploy(found.clone(), function, settings)?);
                 let names = ready.by_tenant.entry(tenant.to_owned()).or_default();
-                names.entry(selector.name).or_default().insert(found.version, deployed.clone());
+                let versions = names.entry(selector.name).or_default();
+                versions.insert(found.version, deployed.clone());
+                if versions.len() > VERSIONS_IN_USE {
+                    // An old one that is called after all is found on disk.
+                    let oldest = versions.keys().copied().filter(|version| *version != found.version).min();
+                    oldest.and_then(|oldest| versions.remove(&oldest));
+                    drop(ready);
+                    self.runtime.sweep();
+                }
                 return Ok(deployed);
             }
         }

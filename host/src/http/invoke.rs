@@ -23,7 +23,11 @@ pub(super) async fn invoke(
         Some(slash) => path.split_at(slash),
         None => (path, ""),
     };
-    let deployed = app.deployed(tenant, selector).await?;
+    // A function that is ready is found at once; one that is not is made ready whoever waits for it.
+    let patience = Duration::from_millis(app.config.limits.invocation_ms);
+    let deployed = tokio::time::timeout(patience, app.deployed(tenant, selector)).await;
+    let deployed =
+        deployed.map_err(|_| Error::unavailable("the function is still being made ready; try again in a moment"))??;
     deployed.check()?;
     let limits = &*deployed.limits;
     let (parts, body) = request.into_parts();

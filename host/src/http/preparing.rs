@@ -5,7 +5,7 @@ use super::App;
 use super::deployed::{Deployed, granted, requested};
 use crate::catalog::{FunctionVersion, Selector, Settings};
 use crate::error::{Error, Kind, Result};
-use crate::interface::GrantNames;
+use crate::interface::{GrantNames, LogLine};
 use crate::model::{Blobs, Resolved};
 use crate::sandbox::{Function, Preparation};
 use std::sync::Arc;
@@ -24,9 +24,7 @@ impl App {
         let plain = self.runtime.function(&found.digest, self.catalog.path(&found.digest)).await?;
         self.prepared(found, plain, settings, None).await.map_err(|error| match error.kind() {
             // Whoever calls the function can change nothing about it.
-            Kind::InvalidArgument | Kind::NotFound | Kind::PermissionDenied | Kind::TooLarge | Kind::Conflict => {
-                Error::handler_failed(error.message())
-            }
+            Kind::InvalidArgument | Kind::TooLarge => Error::handler_failed(error.message()),
             _ => error,
         })
     }
@@ -57,13 +55,14 @@ impl App {
         self.prepared(&found, function.clone(), &settings, None).await
     }
 
-    /// Prepares the versions of a function that are in use for new settings; the old ones serve meanwhile. A failure is told
-    /// to whoever calls the function, and logged here.
-    pub(super) async fn prepare_for_settings(&self, tenant: &str, name: &str, settings: &Settings) {
-        for deployed in self.deployed.of(tenant, |function| &*function.name == name) {
+    /// Prepares versions of a function for its new settings, which count already. A failure is told to whoever calls the
+    /// function, and logged here.
+    pub(super) async fn prepare_for_settings(&self, versions: Vec<Arc<Deployed>>, settings: &Settings) {
+        for deployed in versions {
             let prepared = self.prepared(&deployed.found, deployed.function.clone(), settings, None).await;
             if let Err(error) = prepared {
-                tracing::warn!(tenant, name, version = deployed.version, "cannot be prepared: {}", error.message());
+                let (tenant, name, version) = (&deployed.tenant, &deployed.name, deployed.version);
+                tracing::warn!(%tenant, %name, version, "cannot be prepared: {}", error.message());
             }
         }
     }
@@ -97,6 +96,8 @@ impl App {
         for deployed in self.deployed.of(tenant, uses) {
             self.deployed.renew(tenant, &deployed.name);
         }
+        // One that is being prepared for the first time is not in use yet.
+        self.deployed.read_again();
     }
 
     fn dependents(&self, tenant: &str, selector: &str) -> Vec<Arc<Deployed>> {
@@ -122,12 +123,14 @@ impl App {
         }
         let preparation = self.preparation(found, &granted, settings, changed).await?;
         let path = self.catalog.path(&found.digest);
-        let (function, log) = self.runtime.prepared(&found.digest, path, preparation).await?;
-        if !log.is_empty() {
-            let lines = self.deployed.log(&found.tenant, &found.name, self.config.limits.log_lines);
-            lines.extend("init", found.version, log, 0);
-        }
-        Ok(function)
+        let (kept, version) =
+            (self.deployed.log(&found.tenant, &found.name, self.config.limits.log_lines), found.version);
+        let log = move |lines: Vec<LogLine>| {
+            if !lines.is_empty() {
+                kept.extend("init", version, lines, 0);
+            }
+        };
+        self.runtime.prepared(&found.digest, path, preparation, log).await
     }
 
     async fn preparation(
@@ -141,6 +144,7 @@ impl App {
             tenant: found.tenant.clone(),
             function: found.name.clone(),
             config: settings.config.clone(),
+            limits: settings.limits.clone(),
             ..Preparation::default()
         };
         for name in &granted.models {

@@ -2,7 +2,7 @@
 
 use super::body::Limited;
 use super::preparing::Changed;
-use super::{App, Tenant};
+use super::{App, Tenant, to_the_end};
 use crate::catalog::{At, Selector, check_name};
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
@@ -200,10 +200,27 @@ async fn put_function(
         writer.write(&part).await?;
     }
     let blob = writer.finish().await?;
-    let function = app.runtime.function(&blob.digest, app.catalog.path(&blob.digest)).await?;
-    let requested = super::deployed::requested(&function.manifest, limits)?;
-    let function = app.prepare_upload(&tenant, &name, &blob.digest, &function).await?;
-    let put = app.catalog.put_function(&tenant, &name, &blob, function.world(), &function.manifest).await?;
+    let (worker, of, function_name) = (app.clone(), tenant.clone(), name.clone());
+    let (blob, function, requested, put) = to_the_end(async move {
+        let deploy = async {
+            let function = worker.runtime.function(&blob.digest, worker.catalog.path(&blob.digest)).await?;
+            let requested = super::deployed::requested(&function.manifest, &worker.config.limits)?;
+            let function = worker.prepare_upload(&of, &function_name, &blob.digest, &function).await?;
+            let put =
+                worker.catalog.put_function(&of, &function_name, &blob, function.world(), &function.manifest).await?;
+            Ok((function, requested, put))
+        };
+        match deploy.await {
+            Ok((function, requested, put)) => Ok((blob, function, requested, put)),
+            Err(error) => {
+                if !worker.catalog.has_function(&blob.digest).await? {
+                    worker.runtime.forget_code(&blob.digest);
+                }
+                Err(error)
+            }
+        }
+    })
+    .await?;
     let missing = super::settings::missing_grants(&app, &tenant, &name, &requested).await?;
     tracing::info!(tenant, name, version = put.version, "function {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -216,12 +233,17 @@ async fn put_function(
 
 async fn delete_function(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
     let versions = app.catalog.function(&tenant, &name).await?.versions;
-    app.catalog.delete_function(&tenant, &name).await?;
-    app.deployed.forget(&tenant, &name);
-    for version in versions {
-        // Compiled code is a cache: another function of the same digest compiles it anew.
-        app.runtime.forget(&version.digest);
-    }
+    let (worker, of, function) = (app.clone(), tenant, name.clone());
+    to_the_end(async move {
+        worker.catalog.delete_function(&of, &function).await?;
+        worker.deployed.forget(&of, &function);
+        for version in versions {
+            // Compiled code is a cache: another function of the same digest compiles it anew.
+            worker.runtime.forget(&version.digest);
+        }
+        Ok(())
+    })
+    .await?;
     ok(&json!({ "name": name, "deleted": true }))
 }
 
@@ -298,13 +320,18 @@ async fn put_model(
         package: upload.package.clone(),
         signature: signature.clone(),
     };
-    app.prepare_dependents(&tenant, Changed { selector: &name, model: &model }).await?;
-    let put = app.catalog.put_model(&tenant, &name, &upload, &json!(signature)).await?;
-    app.renew_dependents(&tenant, &name);
+    let (worker, of, digest) = (app.clone(), tenant.clone(), upload.digest.clone());
+    let put = to_the_end(async move {
+        worker.prepare_dependents(&of, Changed { selector: &model.name, model: &model }).await?;
+        let put = worker.catalog.put_model(&of, &model.name, &upload, &json!(model.signature)).await?;
+        worker.renew_dependents(&of, &model.name);
+        Ok(put)
+    })
+    .await?;
     tracing::info!(tenant, name, version = put.version, "model {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
     let value = json!({
-        "name": name, "version": put.version, "digest": upload.digest, "signature": signature,
+        "name": name, "version": put.version, "digest": digest, "signature": signature,
         "engines": ["onnxruntime"],
     });
     Ok(json_of(status, &value))
@@ -312,11 +339,16 @@ async fn put_model(
 
 async fn delete_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
     let versions = app.catalog.model(&tenant, &name).await?.versions;
-    app.catalog.delete_model(&tenant, &name).await?;
-    app.renew_dependents(&tenant, &name);
-    for version in versions {
-        app.models.forget(&version.digest).await;
-    }
+    let (worker, of, model) = (app.clone(), tenant, name.clone());
+    to_the_end(async move {
+        worker.catalog.delete_model(&of, &model).await?;
+        worker.renew_dependents(&of, &model);
+        for version in versions {
+            worker.models.forget(&version.digest).await;
+        }
+        Ok(())
+    })
+    .await?;
     ok(&json!({ "name": name, "deleted": true }))
 }
 
@@ -328,15 +360,26 @@ async fn put_model_alias(
     let version = alias_version(&app, request).await?;
     let to = Selector { name: name.clone(), at: At::Version(version) };
     let model = app.catalog.resolve_model(&tenant, &to).await?;
-    app.prepare_dependents(&tenant, Changed { selector: &format!("{name}@{alias}"), model: &model }).await?;
-    app.catalog.set_model_alias(&tenant, &name, &alias, version).await?;
-    app.renew_dependents(&tenant, &name);
+    let (worker, to) = (app.clone(), alias.clone());
+    to_the_end(async move {
+        let selector = format!("{}@{to}", model.name);
+        worker.prepare_dependents(&tenant, Changed { selector: &selector, model: &model }).await?;
+        worker.catalog.set_model_alias(&tenant, &model.name, &to, version).await?;
+        worker.renew_dependents(&tenant, &model.name);
+        Ok(())
+    })
+    .await?;
     ok(&json!({ "name": name, "alias": alias, "version": version }))
 }
 
 async fn delete_model_alias(State(app): State<Arc<App>>, Target { tenant, name, alias }: Target) -> Reply {
-    app.catalog.delete_model_alias(&tenant, &name, &alias).await?;
-    app.renew_dependents(&tenant, &name);
+    let (worker, model, from) = (app.clone(), name.clone(), alias.clone());
+    to_the_end(async move {
+        worker.catalog.delete_model_alias(&tenant, &model, &from).await?;
+        worker.renew_dependents(&tenant, &model);
+        Ok(())
+    })
+    .await?;
     ok(&json!({ "name": name, "alias": alias, "deleted": true }))
 }
 

@@ -1,8 +1,8 @@
 //! Settings of functions over HTTP: read, replaced, changed; it never shows the value of a secret.
 
-use super::App;
 use super::deployed::granted;
 use super::routes::{Reply, Target, limited, ok};
+use super::{App, to_the_end};
 use crate::catalog::{Settings, SettingsChange};
 use crate::error::{Error, Kind, Result};
 use crate::interface::{GrantNames, Secret};
@@ -37,10 +37,17 @@ async fn change(
     let limits = &app.config.limits;
     let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
     let change = parse(&bytes, replace)?;
-    let settings = app.catalog.change_settings(&tenant, &name, change).await?;
-    app.prepare_for_settings(&tenant, &name, &settings).await;
-    app.deployed.renew(&tenant, &name);
-    tracing::info!(tenant, name, "settings changed");
+    let (worker, of, function) = (app.clone(), tenant.clone(), name.clone());
+    let settings = to_the_end(async move {
+        let settings = worker.catalog.change_settings(&of, &function, change).await?;
+        let versions = worker.deployed.of(&of, |deployed| *deployed.name == *function);
+        // From here on nothing that was taken back is granted.
+        worker.deployed.renew(&of, &function);
+        tracing::info!(tenant = of, name = function, "settings changed");
+        worker.prepare_for_settings(versions, &settings).await;
+        Ok(settings)
+    })
+    .await?;
     answer(&app, &tenant, &name, &settings).await
 }
 

@@ -6,6 +6,8 @@ use super::{Ctx, Fault, Phase};
 use crate::device::{Stop, Tensor};
 use crate::error::Error;
 use crate::model::{Description, Dim, Lease, Run, Signature, TensorSignature};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::task::JoinHandle;
 use wasmtime::component::Resource;
@@ -51,10 +53,25 @@ impl models::HostModel for Ctx {
 
     fn submit(&mut self, model: Resource<Opened>, inputs: Vec<models::Argument>) -> Result<Resource<Pending>, Fault> {
         let (lease, arguments) = self.begin_run(&model, inputs)?;
+        lease.check(&arguments)?;
+        let most = self.call.limits.submitted_runs;
+        let unfinished = Unfinished::begin(&self.submitted);
+        if unfinished.before >= most {
+            let message = format!("{most} submitted runs are not over yet (submitted_runs); wait for one first");
+            return Err(Error::limit_exceeded(message).into());
+        }
         let (account, stop) = (self.account.clone(), self.call.stop.child());
         let run = {
             let stop = stop.clone();
-            tokio::spawn(async move { lease.infer(&account, arguments, &stop).await })
+            tokio::spawn(async move {
+                let run = lease.infer(&account, arguments, &stop).await;
+                if let Ok(run) = &run {
+                    unfinished.submitted.model_us.fetch_add(run.model_us, Ordering::Relaxed);
+                    unfinished.submitted.queue_us.fetch_add(run.queue_us, Ordering::Relaxed);
+                }
+                drop(unfinished);
+                run
+            })
         };
         Ok(self.table.push(Pending { run: Some(run), stop })?)
     }
@@ -71,11 +88,15 @@ impl models::HostPending for Ctx {
     }
 
     async fn wait(&mut self, pending: Resource<Pending>) -> Result<Vec<models::NamedTensor>, Fault> {
-        let Some(run) = self.table.get_mut(&pending)?.run.take() else {
+        let found = self.table.get_mut(&pending)?;
+        let stop = found.stop.clone();
+        let Some(run) = found.run.take() else {
             return Err(Error::conflict("the outputs of this run were taken already").into());
         };
         let run = run.await.map_err(|error| Error::host("running a model", error))?;
-        self.finish_run(run?)
+        // A run that ended while it was withdrawn is withdrawn all the same.
+        stop.check()?;
+        Ok(self.give_outputs(run?.outputs)?)
     }
 
     fn cancel(&mut self, pending: Resource<Pending>) -> wasmtime::Result<()> {
@@ -142,6 +163,39 @@ impl Opened {
             Opened::Leased(lease) => lease.description(),
             Opened::Described(description) => description,
         }
+    }
+}
+
+/// What the submitted runs of an invocation came to.
+#[derive(Default)]
+pub(super) struct Submitted {
+    unfinished: AtomicU64,
+    model_us: AtomicU64,
+    queue_us: AtomicU64,
+}
+
+impl Submitted {
+    /// Microseconds that engines worked, and that runs waited.
+    pub(super) fn used_us(&self) -> (u64, u64) {
+        (self.model_us.load(Ordering::Relaxed), self.queue_us.load(Ordering::Relaxed))
+    }
+}
+
+/// A submitted run that is not over yet.
+struct Unfinished {
+    submitted: Arc<Submitted>,
+    before: u64,
+}
+
+impl Unfinished {
+    fn begin(submitted: &Arc<Submitted>) -> Unfinished {
+        Unfinished { before: submitted.unfinished.fetch_add(1, Ordering::Relaxed), submitted: submitted.clone() }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.submitted.unfinished.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

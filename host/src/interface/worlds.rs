@@ -2,7 +2,7 @@
 //! or limits anything.
 
 use super::bindings::{self, hearth::inference::errors, hearth::inference::pipelines};
-use super::{Ctx, Request, Response, causes, of_guest};
+use super::{Ctx, Phase, Request, Response, causes, of_guest};
 use crate::device::Tensor;
 use crate::error::Error;
 use std::collections::BTreeSet;
@@ -188,7 +188,7 @@ impl<T: Send + 'static> Program<T> {
             (Entry::Handler(pre), Turn::Begin(request)) => {
                 let instance = if init_first {
                     let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
-                    if let Err(error) = self.init(store, &instance).await? {
+                    if let Err(error) = self.init_instance(store, &instance).await? {
                         return Ok(Err(error));
                     }
                     handler::Handler::new(&mut *store, &instance)?
@@ -201,7 +201,7 @@ impl<T: Send + 'static> Program<T> {
             (Entry::Pipeline(pre), turn) => {
                 let instance = if init_first {
                     let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
-                    if let Err(error) = self.init(store, &instance).await? {
+                    if let Err(error) = self.init_instance(store, &instance).await? {
                         return Ok(Err(error));
                     }
                     bindings::Pipeline::new(&mut *store, &instance)?
@@ -248,9 +248,12 @@ impl<T: Send + 'static> Program<T> {
         }
     }
 
-    /// Runs `init` in an instance.
-    pub async fn init(&self, store: &mut Store<T>, instance: &Instance) -> wasmtime::Result<Result<(), Error>> {
-        init(store, instance).await
+    /// Runs `init` in an instance that then serves.
+    async fn init_instance(&self, store: &mut Store<T>, instance: &Instance) -> wasmtime::Result<Result<(), Error>> {
+        (self.ctx)(store.data_mut()).call.phase = Phase::Init;
+        let done = init(store, instance).await;
+        (self.ctx)(store.data_mut()).call.phase = Phase::Serving;
+        done
     }
 }
 

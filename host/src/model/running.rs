@@ -69,6 +69,15 @@ impl Lease {
         })
     }
 
+    /// Whether these are the inputs that a run takes.
+    ///
+    /// Errors: `invalid-argument` naming the input, the dimension and what was expected.
+    pub fn check(&self, inputs: &[(String, Tensor)]) -> Result<()> {
+        let given: Vec<(&str, DType, &[u64])> =
+            inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype(), tensor.shape().dims())).collect();
+        self.signature().order(&given).map(drop)
+    }
+
     fn in_order(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<Tensor>> {
         let given: Vec<(&str, DType, &[u64])> =
             inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype(), tensor.shape().dims())).collect();

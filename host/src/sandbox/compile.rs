@@ -83,7 +83,15 @@ fn work(work: &mut Work) -> Result<Value> {
     let wasm = std::fs::read(component).map_err(|error| Error::storage("reading a component", error))?;
     refuse_others(&wasm)?;
     let manifest = survey(&wasm, &limits)?;
-    write(&compiler(&limits)?, &wasm, &limits, work)?;
+    let code = code(&compiler(&limits)?, &wasm)?;
+    drop(wasm);
+    let most = limits.compiled_bytes;
+    if code.len() as u64 > most {
+        let message = format!("the component's compiled code has more than {most} bytes (limit compiled_bytes)");
+        return Err(Error::too_large(message));
+    }
+    let mut output = work.output.take().ok_or_else(|| Error::host("compiling a component", "no file to write to"))?;
+    output.write_all(&code).map_err(|error| Error::storage("keeping compiled code", error))?;
     Ok(manifest)
 }
 
@@ -91,18 +99,6 @@ fn work(work: &mut Work) -> Result<Value> {
 pub(super) fn compiler(limits: &Limits) -> Result<Engine> {
     Engine::new(&compiler_config(limits))
         .map_err(|error| Error::host("setting up the compiler", interface::causes(&error)))
-}
-
-/// Compiles a component into the job's output file.
-pub(super) fn write(engine: &Engine, wasm: &[u8], limits: &Limits, work: &mut Work) -> Result<()> {
-    let code = code(engine, wasm)?;
-    let most = limits.compiled_bytes;
-    if code.len() as u64 > most {
-        let message = format!("the component's compiled code has more than {most} bytes (limit compiled_bytes)");
-        return Err(Error::too_large(message));
-    }
-    let mut output = work.output.take().ok_or_else(|| Error::host("compiling a component", "no file to write to"))?;
-    output.write_all(&code).map_err(|error| Error::storage("keeping compiled code", error))
 }
 
 fn refuse_others(wasm: &[u8]) -> Result<()> {

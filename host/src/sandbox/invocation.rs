@@ -155,7 +155,7 @@ impl Runtime {
         let progress = Progress { ctx, polled: Duration::ZERO, waited, memory_bytes: 0 };
         let (mut progress, result) = self.answer(function, progress, request, slot).await;
         drop(ending);
-        let usage = std::mem::take(&mut progress.ctx.usage);
+        let usage = progress.ctx.take_usage();
         let receipt = Receipt {
             wall_us: micros(started.elapsed()),
             guest_memory_bytes: progress.memory_bytes as u64,

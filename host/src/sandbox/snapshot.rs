@@ -5,7 +5,7 @@
 //! component apart with another parser than the compiler's, and runs the guest under the limits of an invocation.
 
 use super::State;
-use super::compile::{self, Compiled};
+use super::compile;
 use super::invocation::{store, trapped};
 use crate::config::Limits;
 use crate::confined::{Cap, Caps, Confined, Job, Work};
@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub struct Preparation {
     pub config: BTreeMap<String, String>,
     /// The models that were granted, by the names under which the function opens them.
     pub models: BTreeMap<String, Resolved>,
+    /// The limits that the function's settings lower.
+    pub limits: BTreeMap<String, u64>,
 }
 
 impl Preparation {
@@ -42,7 +45,7 @@ impl Preparation {
     pub(super) fn key(&self, digest: &str) -> String {
         let models: BTreeMap<&str, &str> =
             self.models.iter().map(|(name, model)| (name.as_str(), model.digest.as_str())).collect();
-        let parts = serde_json::json!([self.tenant, self.config, models]);
+        let parts = serde_json::json!([self.tenant, self.config, models, self.limits]);
         let parts = Sha256::digest(parts.to_string());
         format!("{digest}-{}", hex::encode(&parts[..16]))
     }
@@ -70,53 +73,42 @@ pub(super) struct Made {
 
 /// How making a snapshot ended, where init succeeded.
 pub(super) enum Ending {
-    /// A component whose memory is what init left, compiled.
-    Snapshot(Compiled),
+    /// The file of a component whose memory is what init left; removed when dropped.
+    Snapshot(tempfile::TempPath),
     /// The component is of a kind that no snapshot can be made of; init works in each instance all the same.
     Without(String),
 }
 
-/// The child's reply; where there is a snapshot, its compiled code is in the output file.
+/// The child's reply; where there is a snapshot, it is in the output file.
 #[derive(Serialize, Deserialize)]
 struct Reply {
     without: Option<String>,
     log: Vec<LogLine>,
 }
 
-/// Runs `init` of a component in a child, and compiles a component that starts from what it left. `manifest` is the
-/// component's, and `folder` is for the compiled code on its way.
+/// Runs `init` of a component in a child, and keeps a component that starts from what it left in a file of `folder`.
 ///
-/// Errors: those of init; `invalid-argument` where it does not end, traps, or takes too much of anything.
-pub(super) async fn make(
-    confined: &Confined,
-    request: Request,
-    manifest: &serde_json::Value,
-    folder: &Path,
-) -> Result<Made> {
+/// Errors: `invalid-argument` where init fails, does not end, traps, or takes too much of anything.
+pub(super) async fn make(confined: &Confined, request: &Request, folder: &Path) -> Result<Made> {
     const KEEPING: &str = "preparing a function";
     let output = tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::storage(KEEPING, error))?;
     let output = output.into_temp_path();
     let limits = &request.limits;
     // Its own time is bounded in the child, where it can be told from the compiler's.
-    let wall_ms = limits.compile_ms.saturating_mul(2).saturating_add(limits.invocation_ms);
+    let wall_ms = limits.compile_ms.saturating_add(limits.invocation_ms);
     let caps = Caps {
         what: "the function's preparation",
         wall_ms: Cap { value: wall_ms, limit: "compile_ms" },
         ..compile::caps(limits)
     };
-    let reply = confined.run(&SNAPSHOT, &request, Some(&output), caps).await?;
+    let reply = confined.run(&SNAPSHOT, request, Some(&output), caps).await?;
     let Reply { without, log } = serde_json::from_value(reply).map_err(|error| Error::host(KEEPING, error))?;
-    let ending = match without {
-        Some(reason) => Ending::Without(reason),
-        None => {
-            let code = tokio::fs::read(&output).await.map_err(|error| Error::storage(KEEPING, error))?;
-            Ending::Snapshot(Compiled { code, manifest: manifest.clone() })
-        }
-    };
+    let ending = without.map_or(Ending::Snapshot(output), Ending::Without);
     Ok(Made { ending, log })
 }
 
 fn work(work: &mut Work) -> Result<serde_json::Value> {
+    const KEEPING: &str = "keeping a snapshot";
     let request: Request = work.request()?;
     let wasm = std::fs::read(&request.component).map_err(|error| Error::storage("reading a component", error))?;
     let threads = tokio::runtime::Builder::new_current_thread().enable_time().build();
@@ -125,12 +117,13 @@ fn work(work: &mut Work) -> Result<serde_json::Value> {
     let (snapshot, log) = threads.block_on(run(&request, &engine, &wasm))?;
     let without = match snapshot {
         Ok(wasm) => {
-            compile::write(&engine, &wasm, &request.limits, work)?;
+            let mut output = work.output.take().ok_or_else(|| Error::host(KEEPING, "no file to write to"))?;
+            output.write_all(&wasm).map_err(|error| Error::storage(KEEPING, error))?;
             None
         }
         Err(reason) => Some(reason),
     };
-    serde_json::to_value(Reply { without, log }).map_err(|error| Error::host("preparing a function", error))
+    serde_json::to_value(Reply { without, log }).map_err(|error| Error::host(KEEPING, error))
 }
 
 /// The component with the memory that init left, or why there is none; and what init logged.
@@ -138,11 +131,6 @@ type Snapshot = (Result<Vec<u8>, String>, Vec<LogLine>);
 
 async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot> {
     let limits = &request.limits;
-    let deadline = Instant::now() + Duration::from_millis(limits.invocation_ms);
-    let ticking = super::Ticker::start(engine, Duration::from_millis(limits.yield_ms))?;
-    let ctx = interface::Ctx::new(services(request), call(request, deadline));
-    let mut store = store(engine, ctx);
-
     // A component that the snapshotter cannot take apart is run as it is: init must still succeed.
     let mut wizer = Wizer::new();
     wizer.init_func("init").keep_init_func(true);
@@ -155,6 +143,11 @@ async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot
         .map_err(|error| Error::invalid_argument(format!("the component does not compile: {}", causes(&error))))?;
     let mut linker = Linker::new(engine);
     super::link(&mut linker)?;
+    // Its time begins when it can.
+    let deadline = Instant::now() + Duration::from_millis(limits.invocation_ms);
+    let ticking = super::Ticker::start(engine, Duration::from_millis(limits.yield_ms))?;
+    let ctx = interface::Ctx::new(services(request), call(request, deadline));
+    let mut store = store(engine, ctx);
     let begun = async {
         let instance = linker.instantiate_async(&mut store, &component).await?;
         Ok::<_, wasmtime::Error>((instance, interface::init(&mut store, &instance).await?))
@@ -187,7 +180,8 @@ async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot
             let reason = || reason.unwrap_or_else(|| "no snapshot was taken".to_owned());
             Ok((snapshot.unwrap_or_else(|| Err(reason())), log))
         }
-        Err(Ok(error)) => Err(error),
+        // Whatever kind init names, it is the component that fails.
+        Err(Ok(error)) => Err(Error::invalid_argument(error.message())),
         Err(Err(Some(trap))) => Err(Error::invalid_argument(trapped(&trap, &ctx, &limiter).message()).context("init")),
         Err(Err(None)) => {
             let most = limits.invocation_ms;
