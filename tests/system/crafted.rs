@@ -16,6 +16,14 @@ pub(crate) fn wasi_handler(items: &str, code: &str) -> Vec<u8> {
     encode("handler", &module(items, code), true)
 }
 
+/// The same with an `init` that does nothing. The adapter imports the memory of the core module, of which no snapshot can be
+/// made.
+pub(crate) fn wasi_handler_with_init(items: &str, code: &str) -> Vec<u8> {
+    let import = r#"(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#;
+    let init = r#"(func (export "init") (result i32) (i32.const 512))"#;
+    encode("handler-with-init", &module(&format!("{import} {init} {items}"), code), true)
+}
+
 fn encode(world: &str, module: &str, wasi: bool) -> Vec<u8> {
     let mut core = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}\n{module}"));
     let mut resolve = Resolve::default();

@@ -122,8 +122,10 @@ async fn a_prepared_vocabulary_answers_as_one_parsed_each_time() {
         let mut answers = Vec::new();
         for (name, spent) in ["once", "each"].into_iter().zip(&mut spent) {
             let headers = [("hearth-receipt", "1")];
-            let reply = server.client.send(http::Method::GET, &format!("/fn/{name}{path}"), &headers, "").await.expect(200);
-            let receipt: serde_json::Value = serde_json::from_slice(reply.headers["hearth-receipt"].as_bytes()).unwrap();
+            let reply =
+                server.client.send(http::Method::GET, &format!("/fn/{name}{path}"), &headers, "").await.expect(200);
+            let receipt: serde_json::Value =
+                serde_json::from_slice(reply.headers["hearth-receipt"].as_bytes()).unwrap();
             spent.push(receipt["guest_us"].as_u64().unwrap());
             answers.push(reply.text());
         }
