@@ -16,12 +16,11 @@ pub(crate) fn wasi_handler(items: &str, code: &str) -> Vec<u8> {
     encode("handler", &module(items, code), true)
 }
 
-/// The same with an `init` that does nothing. The adapter imports the memory of the core module, of which no snapshot can be
-/// made.
-pub(crate) fn wasi_handler_with_init(items: &str, code: &str) -> Vec<u8> {
-    let import = r#"(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#;
+/// The same as [`handler`] with an `init` that does nothing, and a global of which no snapshot can be made.
+pub(crate) fn handler_without_snapshot(items: &str, code: &str) -> Vec<u8> {
     let init = r#"(func (export "init") (result i32) (i32.const 512))"#;
-    encode("handler-with-init", &module(&format!("{import} {init} {items}"), code), true)
+    let global = "(global (mut v128) (v128.const i64x2 0 0))";
+    component("handler-with-init", &module(&format!("{init} {global} {items}"), code))
 }
 
 fn encode(world: &str, module: &str, wasi: bool) -> Vec<u8> {

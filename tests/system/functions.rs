@@ -130,7 +130,7 @@ async fn the_server_tells_about_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn why_init_runs_for_every_request_is_shown() {
     let (items, code) = crafted::answer("prepared each time");
-    let wasm = crafted::wasi_handler_with_init(&items, code);
+    let wasm = crafted::handler_without_snapshot(&items, code);
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("each.wasm");
     std::fs::write(&file, &wasm).unwrap();
@@ -146,7 +146,7 @@ async fn why_init_runs_for_every_request_is_shown() {
 
     let server = TestServer::start().await;
     let put = server.client.put("/v1/functions/each", wasm).await.expect(201).json();
-    assert_eq!((put["world"].as_str(), put["without_snapshot"].as_str()), (Some("handler-with-init"), Some(reason)));
+    assert_eq!((put["world"].as_str(), put["without_snapshot"].as_str()), (Some("pure-with-init"), Some(reason)));
     // Before a call it is not in use, and nothing is known of it.
     assert!(server.client.get("/v1/functions/each").await.expect(200).json().get("without_snapshot").is_none());
     assert_eq!(server.client.get("/fn/each").await.expect(200).text(), "prepared each time");
