@@ -11,7 +11,7 @@ mod snapshot;
 pub use compile::COMPILE;
 pub use invocation::{Invocation, Outcome, Receipt};
 pub use places::{Places, Slot};
-pub use snapshot::{Preparation, SNAPSHOT};
+pub use snapshot::{Preparation, SNAPSHOT, snapshot_obstacle};
 
 use crate::config::{Config, Limits};
 use crate::confined::Confined;

@@ -16,6 +16,13 @@ pub(crate) fn wasi_handler(items: &str, code: &str) -> Vec<u8> {
     encode("handler", &module(items, code), true)
 }
 
+/// The same as [`handler`] with an `init` that does nothing, and a global of which no snapshot can be made.
+pub(crate) fn handler_without_snapshot(items: &str, code: &str) -> Vec<u8> {
+    let init = r#"(func (export "init") (result i32) (i32.const 512))"#;
+    let global = "(global (mut v128) (v128.const i64x2 0 0))";
+    component("handler-with-init", &module(&format!("{init} {global} {items}"), code))
+}
+
 fn encode(world: &str, module: &str, wasi: bool) -> Vec<u8> {
     let mut core = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}\n{module}"));
     let mut resolve = Resolve::default();

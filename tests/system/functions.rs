@@ -1,6 +1,7 @@
 //! Functions: uploaded, called, listed, redirected, deleted.
 
-use crate::harness::{TestServer, component};
+use crate::crafted;
+use crate::harness::{TestServer, command, component};
 use http::Method;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,4 +125,47 @@ async fn the_server_tells_about_itself() {
     assert!(metrics.contains(counted), "{metrics}");
     client.get("/nowhere").await.expect_error(404, "not-found", "/v1/functions");
     client.send(Method::PATCH, "/v1/functions/echo", &[], "").await.expect_error(405, "invalid-argument", "PATCH");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_init_runs_for_every_request_is_shown() {
+    let (items, code) = crafted::answer("prepared each time");
+    let wasm = crafted::handler_without_snapshot(&items, code);
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("each.wasm");
+    std::fs::write(&file, &wasm).unwrap();
+    let said = |arguments: &[&str]| {
+        let output = command().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let inspected: serde_json::Value =
+        serde_json::from_str(&said(&["inspect", "--json", file.to_str().unwrap()])).unwrap();
+    let reason = inspected["without_snapshot"].as_str().unwrap();
+    assert!(said(&["inspect", file.to_str().unwrap()]).contains(&format!("no snapshot can be taken: {reason}")));
+
+    let server = TestServer::start().await;
+    let put = server.client.put("/v1/functions/each", wasm).await.expect(201).json();
+    assert_eq!((put["world"].as_str(), put["without_snapshot"].as_str()), (Some("pure-with-init"), Some(reason)));
+    // Before a call it is not in use, and nothing is known of it.
+    assert!(server.client.get("/v1/functions/each").await.expect(200).json().get("without_snapshot").is_none());
+    assert_eq!(server.client.get("/fn/each").await.expect(200).text(), "prepared each time");
+    let detail = server.client.get("/v1/functions/each").await.expect(200).json();
+    assert_eq!(detail["without_snapshot"].as_str(), Some(reason));
+
+    server.deploy("echo", "echo").await;
+    server.client.get("/fn/echo").await.expect(200);
+    let list = server.client.get("/v1/functions").await.expect(200).json();
+    let shown =
+        |name: &str| list["functions"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
+    assert_eq!(shown("each")["without_snapshot"].as_str(), Some(reason));
+    assert!(shown("echo")["without_snapshot"].is_null());
+    let address = format!("http://{}", server.client.address());
+    let table = tokio::task::spawn_blocking(move || {
+        let output = command().args(["functions", "--server", &address]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    });
+    let table = table.await.unwrap();
+    assert!(table.contains(&format!("each: init runs for every request, because no snapshot can be taken: {reason}")));
+    assert!(!table.contains("echo: init"), "{table}");
 }

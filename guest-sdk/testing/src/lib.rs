@@ -35,6 +35,11 @@ mod model;
 pub use host::{LogLine, Reply, TestHost};
 pub use model::{Inputs, TestModel};
 
+/// The page about writing functions, whose code is tested here, where both crates are at hand.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/functions.md")]
+mod page {}
+
 /// An error of the host as guests get it.
 fn to_guest(error: hearth::error::Error) -> hearth_guest::Error {
     hearth_guest::Error::new(error.kind().as_str(), error.message())

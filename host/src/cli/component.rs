@@ -2,6 +2,7 @@
 //! one.
 
 use super::output::{bytes, printable, word};
+use crate::interface::World;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -82,24 +83,10 @@ impl Facts {
         Ok(facts)
     }
 
-    /// The world of hearth's contract whose exports these are, or another that hearth runs.
-    pub(super) fn world(&self) -> Option<&'static str> {
-        let exports = |name: &str| self.exports.iter().any(|export| export == name);
-        let imports = |name: &str| {
-            let prefix = format!("hearth:inference/{name}@");
-            self.imports.iter().any(|import| import.starts_with(&prefix))
-        };
-        let pure = !["tensors", "operators", "models"].into_iter().any(imports);
-        let init = self.has_init();
-        match (exports("handle"), exports("preprocess") && exports("postprocess")) {
-            (true, _) if pure => Some(if init { "pure-with-init" } else { "pure" }),
-            (true, _) => Some(if init { "handler-with-init" } else { "handler" }),
-            (false, true) => Some(if init { "pipeline-with-init" } else { "pipeline" }),
-            (false, false) => {
-                let http = self.exports.iter().any(|export| export.starts_with("wasi:http/incoming-handler@"));
-                http.then_some("wasi:http/proxy")
-            }
-        }
+    /// The world of hearth's contract that it is of, or why it is of none.
+    fn world(&self) -> Result<World, String> {
+        let world = World::of_names(self.imports.iter().map(String::as_str), self.exports.iter().map(String::as_str));
+        world.map_err(|error| error.message().to_owned())
     }
 
     /// It exports `init`, which runs once for each deployment.
@@ -109,8 +96,10 @@ impl Facts {
 
     /// `61.2 KiB, world pure`.
     pub(super) fn summary(&self) -> String {
-        let world =
-            self.world().map_or_else(|| "no world that hearth runs".to_owned(), |world| format!("world {world}"));
+        let world = match self.world() {
+            Ok(world) => format!("world {}", world.as_str()),
+            Err(reason) => format!("no world that hearth runs: {reason}"),
+        };
         format!("{}, {world}", bytes(self.bytes as u64))
     }
 
@@ -119,16 +108,26 @@ impl Facts {
         wishes(Some(&self.manifest))
     }
 
-    /// Everything, one row each.
-    pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
+    /// Everything, one row each. `without_snapshot` is why no snapshot can be made of what its `init` leaves.
+    pub(super) fn rows(&self, without_snapshot: Option<&str>) -> Vec<(&'static str, String)> {
         let or_none = |text: String| if text.is_empty() { "nothing".to_owned() } else { text };
-        let world = self.world().unwrap_or("none that hearth runs: it exports neither handle nor preprocess");
+        let world = match self.world() {
+            Ok(world) => world.as_str().to_owned(),
+            Err(reason) => format!("none that hearth runs: {reason}"),
+        };
+        let init = match (self.has_init(), without_snapshot) {
+            (false, _) => "none".to_owned(),
+            (true, None) => {
+                "runs once for each deployment; every instance starts from the memory that it leaves".to_owned()
+            }
+            (true, Some(reason)) => format!("runs in every instance, because no snapshot can be taken: {reason}"),
+        };
         let sections = self.sections.iter().map(|(name, size)| format!("{name} ({})", bytes(*size as u64)));
         vec![
             ("kind", "component".to_owned()),
             ("size", bytes(self.bytes as u64)),
-            ("world", world.to_owned()),
-            ("init", if self.has_init() { "runs once for each deployment" } else { "none" }.to_owned()),
+            ("world", world),
+            ("init", init),
             ("asks for", or_none(self.wishes())),
             ("exports", or_none(self.exports.join("\n"))),
             ("imports", or_none(self.imports.join("\n"))),
@@ -137,9 +136,11 @@ impl Facts {
     }
 
     /// Everything as JSON.
-    pub(super) fn json(&self) -> Value {
+    pub(super) fn json(&self, without_snapshot: Option<&str>) -> Value {
+        let world = self.world();
         json!({
-            "kind": "component", "bytes": self.bytes, "world": self.world(), "init": self.has_init(),
+            "kind": "component", "bytes": self.bytes, "world": world.as_ref().ok().map(|world| world.as_str()),
+            "without_world": world.err(), "init": self.has_init(), "without_snapshot": without_snapshot,
             "grants_requested": self.manifest, "imports": self.imports, "exports": self.exports,
             "custom_sections": self.sections,
         })
@@ -193,26 +194,41 @@ mod tests {
     }
 
     #[test]
-    fn worlds_are_told_by_imports_and_exports() {
-        let tensors = "hearth:inference/tensors@0.1.0";
-        let context = "hearth:inference/context@0.1.0";
+    fn imports_and_exports_are_read_and_tell_the_world() {
+        let (tensors, http) = ("hearth:inference/tensors@0.1.0", "wasi:http/incoming-handler@0.2.0");
         for (imports, exports, world) in [
-            (vec![context], vec!["handle"], Some("pure")),
-            (vec![], vec!["handle", "init"], Some("pure-with-init")),
-            (vec![tensors], vec!["handle"], Some("handler")),
-            (vec![tensors], vec!["init", "handle"], Some("handler-with-init")),
-            (vec![tensors], vec!["preprocess", "postprocess"], Some("pipeline")),
-            (vec![], vec!["preprocess", "postprocess", "init"], Some("pipeline-with-init")),
-            (vec![], vec!["preprocess"], None),
-            (vec![], vec![], None),
+            (vec![tensors], vec!["init", "handle"], Ok("handler-with-init")),
+            (vec![], vec!["handle"], Ok("pure")),
+            (vec![], vec!["preprocess"], Err("and not `postprocess`")),
+            (vec![http], vec![], Err("it exports nothing")),
         ] {
             let facts = component(&imports, &exports);
-            assert_eq!(facts.world(), world, "{imports:?} {exports:?}");
-            assert_eq!(
-                (facts.imports, facts.exports),
-                (imports.into_iter().map(str::to_owned).collect(), exports.into_iter().map(str::to_owned).collect())
-            );
+            match (facts.world(), world) {
+                (Ok(found), Ok(name)) => assert_eq!(found.as_str(), name),
+                (Err(reason), Err(part)) => assert!(reason.contains(part), "{reason}"),
+                (found, wanted) => panic!("{exports:?}: {found:?}, not {wanted:?}"),
+            }
+            assert_eq!((facts.imports, facts.exports), (owned(&imports), owned(&exports)));
         }
+    }
+
+    fn owned(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn how_init_runs_is_told() {
+        let told = |exports: &[&str], reason: Option<&str>| {
+            let rows = component(&[], exports).rows(reason);
+            rows.into_iter().find(|(name, _)| *name == "init").unwrap().1
+        };
+        assert_eq!(told(&["handle"], None), "none");
+        assert!(told(&["handle", "init"], None).starts_with("runs once"));
+        let without = told(&["handle", "init"], Some("its memory is imported"));
+        assert!(
+            without.starts_with("runs in every instance") && without.ends_with("its memory is imported"),
+            "{without}"
+        );
     }
 
     #[test]
@@ -232,7 +248,7 @@ mod tests {
         let facts = facts(&format!("(component (core module (@custom \"hearth:manifest\" \"{json}\")))")).unwrap();
         assert_eq!(facts.wishes(), "models magika");
         assert_eq!(facts.sections.keys().collect::<Vec<_>>(), ["hearth:manifest"]);
-        assert_eq!(facts.world(), None);
+        assert!(facts.world().is_err());
     }
 
     #[test]

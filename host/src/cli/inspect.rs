@@ -3,6 +3,7 @@
 use super::component::Facts;
 use super::output::{bytes, print, print_json, printable};
 use crate::config::LIMITS;
+use crate::sandbox::snapshot_obstacle;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::io::Read;
@@ -24,11 +25,13 @@ impl Inspect {
         if is_model(path)? {
             return self.model();
         }
-        let facts = Facts::read(&read(path)?).with_context(|| path.display().to_string())?;
+        let wasm = read(path)?;
+        let facts = Facts::read(&wasm).with_context(|| path.display().to_string())?;
+        let without_snapshot = if facts.has_init() { snapshot_obstacle(&wasm) } else { None };
         if self.json {
-            return print_json(&facts.json());
+            return print_json(&facts.json(without_snapshot.as_deref()));
         }
-        print(&aligned(&facts.rows()))
+        print(&aligned(&facts.rows(without_snapshot.as_deref())))
     }
 
     fn model(&self) -> Result<()> {

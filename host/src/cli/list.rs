@@ -37,9 +37,22 @@ impl Functions {
                 of("created_at"),
             ]
         };
-        let rows: Vec<_> = items(&value, "functions").iter().map(row).collect();
-        print(&table(&["NAME", "VERSION", "WORLD", "SIZE", "DIGEST", "CREATED"], &rows))
+        let functions = items(&value, "functions");
+        let rows: Vec<_> = functions.iter().map(row).collect();
+        let mut text = table(&["NAME", "VERSION", "WORLD", "SIZE", "DIGEST", "CREATED"], &rows);
+        for (name, reason) in functions.iter().filter_map(without_snapshot) {
+            text.push_str(&format!(
+                "\n{name}: init runs for every request, because no snapshot can be taken: {reason}\n"
+            ));
+        }
+        print(&text)
     }
+}
+
+/// A function's name, and why its init has no snapshot, where it is in use and has none.
+fn without_snapshot(function: &Value) -> Option<(String, String)> {
+    let reason = function.get("without_snapshot")?.as_str()?;
+    Some((printable(&field(function, "name")), printable(reason)))
 }
 
 impl Status {

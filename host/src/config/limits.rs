@@ -306,4 +306,66 @@ mod tests {
         let own: std::collections::BTreeMap<_, _> = own.map(|(name, value)| (name.to_owned(), value)).into();
         assert_eq!(server.lowered(&own), Limits { log_bytes: 5, ..server.clone() });
     }
+
+    /// A number with commas and its unit; bytes in the largest unit that they are whole in.
+    fn shown(row: &Limit, value: u64) -> String {
+        const UNITS: [(u64, &str); 5] = [(1 << 40, " TiB"), (GIB, " GiB"), (MIB, " MiB"), (KIB, " KiB"), (1, " bytes")];
+        let (count, unit) = match row.name {
+            _ if value == u64::MAX => return "any".to_owned(),
+            name if name.ends_with("_bytes") => {
+                let whole = UNITS.iter().find(|(size, _)| value >= *size && value.is_multiple_of(*size));
+                whole.map_or((value, " bytes"), |(size, unit)| (value / size, *unit))
+            }
+            name if name.ends_with("_ms") => (value, " ms"),
+            _ => (value, ""),
+        };
+        let digits = count.to_string();
+        let mut text = String::new();
+        for (index, digit) in digits.chars().enumerate() {
+            if index > 0 && (digits.len() - index).is_multiple_of(3) {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        text + if (count, unit) == (1, " bytes") { " byte" } else { unit }
+    }
+
+    const HEAD: [&str; 14] = [
+        "# Limits",
+        "",
+        "Everything that a client, a component or a model could make grow has a limit. `hearth serve --limit NAME=VALUE`",
+        "sets one (again for more; also `HEARTH_LIMITS`, and `limits = [\"NAME=VALUE\"]` in the file of `--config`); values may",
+        "end in KiB, MiB or GiB. `hearth status` shows what a server has.",
+        "",
+        "Those with *yes* can be lowered for one function, and not raised: `hearth settings FUNCTION --limit NAME=VALUE`,",
+        "or `limits` in `PATCH /v1/functions/{name}/settings`.",
+        "",
+        "This page is made from the table in `host/src/config/limits.rs`; with `HEARTH_WRITE_DOCS=1` in the environment its",
+        "test writes it anew.",
+        "",
+        "| limit | default | from | to | for one function | what it bounds, and why |",
+        "|---|---|---|---|---|---|",
+    ];
+
+    fn document() -> String {
+        let mut text = HEAD.join("\n") + "\n";
+        for row in LIMITS {
+            let [default, least, most] = [row.default, row.least, row.most].map(|value| shown(row, value));
+            let per_function = if row.per_function { "yes" } else { "" };
+            let reason = row.reason.trim();
+            text.push_str(&format!("| `{}` | {default} | {least} | {most} | {per_function} | {reason} |\n", row.name));
+        }
+        text
+    }
+
+    #[test]
+    fn the_page_of_limits_is_this_table() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/limits.md");
+        let wanted = document();
+        if std::env::var_os("HEARTH_WRITE_DOCS").is_some_and(|value| value == "1") {
+            std::fs::write(&path, &wanted).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(found == wanted, "docs/limits.md is not what the table says; run this test with HEARTH_WRITE_DOCS=1");
+    }
 }

@@ -103,6 +103,12 @@ impl DeployedFunctions {
         self.ready.write().unwrap_or_else(PoisonError::into_inner).generation += 1;
     }
 
+    /// One version of a function, if it is in use.
+    pub(super) fn version(&self, tenant: &str, name: &str, version: u64) -> Option<Arc<Deployed>> {
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        ready.by_tenant.get(tenant)?.get(name)?.get(&version).cloned()
+    }
+
     /// Makes the next request of a function find its new settings. Invocations that run keep theirs.
     pub(super) fn renew(&self, tenant: &str, name: &str) {
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);

@@ -172,7 +172,21 @@ fn model_states(app: &App) -> Vec<Value> {
 }
 
 async fn functions(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> Reply {
-    ok(&json!({ "functions": app.catalog.functions(&tenant).await? }))
+    let functions = app.catalog.functions(&tenant).await?;
+    let one = |function: crate::catalog::FunctionSummary| {
+        let mut value = json!(function);
+        tell_snapshot(&app, &tenant, &function.name, function.version, &mut value);
+        value
+    };
+    ok(&json!({ "functions": functions.into_iter().map(one).collect::<Vec<_>>() }))
+}
+
+/// Adds `without_snapshot` to what is told of a version in use: why its `init` runs in every instance, or null. Of others it
+/// is not known before they are called.
+fn tell_snapshot(app: &App, tenant: &str, name: &str, version: u64, value: &mut Value) {
+    if let Some(deployed) = app.deployed.version(tenant, name, version) {
+        value["without_snapshot"] = json!(deployed.function.without_snapshot());
+    }
 }
 
 async fn function(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
@@ -180,6 +194,7 @@ async fn function(State(app): State<Arc<App>>, Target { tenant, name, .. }: Targ
     let mut value = json!(detail);
     value["missing_grants"] =
         json!(super::settings::missing_grants(&app, &tenant, &name, &detail.grants_requested).await?);
+    tell_snapshot(&app, &tenant, &name, detail.live, &mut value);
     ok(&value)
 }
 

@@ -60,32 +60,48 @@ impl World {
         self.init
     }
 
-    fn of(engine: &Engine, component: &Component) -> Result<World, Error> {
-        let shape = component.component_type();
-        let exports: BTreeSet<&str> = shape.exports(engine).map(|(name, _)| name).collect();
-        let halves = exports.contains("preprocess") || exports.contains("postprocess");
-        let kind = match (exports.contains("handle"), halves) {
-            (true, true) => {
+    /// The world of a component that imports and exports these names: its exports tell what it is called with, and a handler
+    /// without tensors, operators and models is pure.
+    ///
+    /// Errors: `invalid-argument` where no world has such exports, saying what is missing.
+    pub fn of_names<'a>(
+        imports: impl IntoIterator<Item = &'a str>,
+        exports: impl IntoIterator<Item = &'a str>,
+    ) -> Result<World, Error> {
+        let exports: BTreeSet<&str> = exports.into_iter().collect();
+        let has = |name: &str| exports.contains(name);
+        let kind = match (has("handle"), has("preprocess"), has("postprocess")) {
+            (true, false, false) => {
+                let devices = ["tensors", "operators", "models"].map(|name| format!("hearth:inference/{name}@"));
+                let touches = |name: &str| devices.iter().any(|device| name.starts_with(device.as_str()));
+                if imports.into_iter().any(touches) { WorldKind::Handler } else { WorldKind::Pure }
+            }
+            (false, true, true) => WorldKind::Pipeline,
+            (true, ..) => {
                 let message = "the component exports `handle` and halves of a pipeline; it can be one of them only";
                 return Err(Error::invalid_argument(message));
             }
-            (false, false) => {
+            (false, true, false) => return Err(half("preprocess", "postprocess")),
+            (false, false, true) => return Err(half("postprocess", "preprocess")),
+            (false, false, false) => {
                 return Err(Error::invalid_argument(format!(
                     "the component exports neither `handle` (world hearth:inference/handler; the SDK's #[handler] does) nor \
                      `preprocess` and `postprocess` (world hearth:inference/pipeline; #[pipeline] does){}",
                     listed(&exports)
                 )));
             }
-            (false, true) => WorldKind::Pipeline,
-            (true, false) => {
-                let devices = ["tensors", "operators", "models"].map(|name| format!("hearth:inference/{name}@"));
-                let touches = |name: &str| devices.iter().any(|device| name.starts_with(device.as_str()));
-                let pure = !shape.imports(engine).any(|(name, _)| touches(name));
-                if pure { WorldKind::Pure } else { WorldKind::Handler }
-            }
         };
-        Ok(World { kind, init: exports.contains("init") })
+        Ok(World { kind, init: has("init") })
     }
+
+    fn of(engine: &Engine, component: &Component) -> Result<World, Error> {
+        let shape = component.component_type();
+        World::of_names(shape.imports(engine).map(|(name, _)| name), shape.exports(engine).map(|(name, _)| name))
+    }
+}
+
+fn half(there: &str, missing: &str) -> Error {
+    Error::invalid_argument(format!("the component exports `{there}` and not `{missing}`; a pipeline has both"))
 }
 
 fn listed(exports: &BTreeSet<&str>) -> String {
@@ -268,4 +284,36 @@ pub async fn init<T: Send>(store: &mut Store<T>, instance: &Instance) -> wasmtim
     };
     let (answer,) = init.call_async(&mut *store, ()).await?;
     Ok(answer.map_err(|error| of_guest(error).context("init")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worlds_are_told_by_imports_and_exports() {
+        let (tensors, context) = ("hearth:inference/tensors@0.1.0", "hearth:inference/context@0.1.0");
+        let check = |imports: &[&str], exports: &[&str], wanted: Result<&str, &str>| match (
+            World::of_names(imports.iter().copied(), exports.iter().copied()),
+            wanted,
+        ) {
+            (Ok(world), Ok(name)) => assert_eq!((world.as_str(), world.has_init()), (name, exports.contains(&"init"))),
+            (Err(error), Err(part)) => assert!(error.message().contains(part), "{exports:?}: {}", error.message()),
+            (told, wanted) => panic!("{imports:?} {exports:?}: {told:?}, not {wanted:?}"),
+        };
+        check(&[context], &["handle"], Ok("pure"));
+        check(&[], &["handle", "init"], Ok("pure-with-init"));
+        check(&[tensors], &["handle"], Ok("handler"));
+        check(&["hearth:inference/operators@0.1.0"], &["handle"], Ok("handler"));
+        check(&[context, "hearth:inference/models@0.1.0"], &["init", "handle"], Ok("handler-with-init"));
+        check(&["hearth:inference/tensors-of-mine@0.1.0"], &["handle"], Ok("pure"));
+        check(&[tensors], &["preprocess", "postprocess"], Ok("pipeline"));
+        check(&[], &["preprocess", "postprocess", "init"], Ok("pipeline-with-init"));
+        check(&[], &["preprocess"], Err("`preprocess` and not `postprocess`"));
+        check(&[], &["postprocess", "init"], Err("`postprocess` and not `preprocess`"));
+        check(&[], &["handle", "postprocess"], Err("one of them only"));
+        check(&[], &["handle", "preprocess", "postprocess"], Err("one of them only"));
+        check(&[], &[], Err("it exports nothing"));
+        check(&[], &["wasi:http/incoming-handler@0.2.0"], Err("it exports wasi:http/incoming-handler@0.2.0"));
+    }
 }

@@ -51,6 +51,19 @@ impl Preparation {
     }
 }
 
+/// Why no snapshot can be made of a component that exports `init`, so that it would run in every instance; `None` where one
+/// can be. Nothing of the component runs, and it is taken apart in this process: for a user's own file.
+pub fn snapshot_obstacle(wasm: &[u8]) -> Option<String> {
+    wizer().instrument_component(wasm).err().map(|error| causes(&error))
+}
+
+/// The snapshotter, for the contract's `init`, which stays in the component that it makes.
+fn wizer() -> Wizer {
+    let mut wizer = Wizer::new();
+    wizer.init_func("init").keep_init_func(true);
+    wizer
+}
+
 /// The job of the child.
 pub const SNAPSHOT: Job = Job { name: "snapshot", work };
 
@@ -132,8 +145,7 @@ type Snapshot = (Result<Vec<u8>, String>, Vec<LogLine>);
 async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot> {
     let limits = &request.limits;
     // A component that the snapshotter cannot take apart is run as it is: init must still succeed.
-    let mut wizer = Wizer::new();
-    wizer.init_func("init").keep_init_func(true);
+    let wizer = wizer();
     let parts = wizer.instrument_component(wasm);
     let (bytes, reason) = match &parts {
         Ok((_, instrumented)) => (instrumented.as_slice(), None),
@@ -309,5 +321,25 @@ impl ComponentInstanceState for InstanceState<'_> {
 
     async fn call_func_ret_f64(&mut self, instance: &str, func: &str) -> u64 {
         self.number::<f64>(instance, func).await.to_bits()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_snapshotted_is_told_without_running_it() {
+        let component = |instances: &str| {
+            wat::parse_str(format!(
+                r#"(component (core module $m (memory (export "memory") 1) (func (export "init"))) {instances}
+                    (func $init (canon lift (core func $i "init"))) (export "init" (func $init)))"#
+            ))
+            .unwrap()
+        };
+        assert_eq!(snapshot_obstacle(&component("(core instance $i (instantiate $m))")), None);
+        let twice = "(core instance $i (instantiate $m)) (core instance $j (instantiate $m))";
+        let reason = snapshot_obstacle(&component(twice)).unwrap();
+        assert!(reason.contains("instantiated at most once"), "{reason}");
     }
 }
