@@ -24,6 +24,7 @@ use crate::device::{Account, Device, Owner, Stop, Tensor};
 use crate::error::{Error, Result};
 use crate::model::Models;
 use errors::of_guest;
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
@@ -116,12 +117,16 @@ pub struct Usage {
     pub downloaded_bytes: u64,
 }
 
+/// What an invocation occupies while it works; it is given up when the last clone is dropped.
+pub type Place = Arc<dyn Any + Send + Sync>;
+
 /// The host's side of one invocation: its handles, budgets, log and usage.
 pub struct Ctx {
     services: Arc<Services>,
     call: Call,
     account: Arc<Account>,
     table: ResourceTable,
+    place: Option<Place>,
     /// The lines logged so far.
     pub log: LogBuffer,
     /// What was used so far.
@@ -136,7 +141,13 @@ impl Ctx {
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
         let log = LogBuffer::new(limits.log_bytes);
         let table = new_table(limits);
-        Ctx { call, account, table, log, usage: Usage::default(), services }
+        Ctx { call, account, table, place: None, log, usage: Usage::default(), services }
+    }
+
+    /// Holds a place, and lets go of the one before. Work that this side has handed to another thread keeps its place until
+    /// it has ended, even where the invocation has ended earlier.
+    pub fn hold(&mut self, place: Option<Place>) {
+        self.place = place;
     }
 
     /// The log, which is empty from here on.
