@@ -25,6 +25,7 @@ pub use op::{
 pub use shape::Shape;
 pub use stop::Stop;
 pub use tensor::{Buffer, DeviceMemory, HostMemory, Tensor};
+pub(crate) use text::charge_strings;
 
 use crate::config::Limits;
 use crate::error::{Error, Result};

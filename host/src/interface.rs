@@ -24,6 +24,7 @@ use crate::device::{Account, Device, Owner, Stop, Tensor};
 use crate::error::{Error, Result};
 use crate::model::Models;
 use errors::of_guest;
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
@@ -116,6 +117,9 @@ pub struct Usage {
     pub downloaded_bytes: u64,
 }
 
+/// What an invocation occupies while it works; it is given up when the last clone is dropped.
+pub type Place = Arc<dyn Any + Send + Sync>;
+
 /// The host's side of one invocation: its handles, budgets, log and usage.
 pub struct Ctx {
     services: Arc<Services>,
@@ -123,6 +127,7 @@ pub struct Ctx {
     account: Arc<Account>,
     table: ResourceTable,
     submitted: Arc<models::Submitted>,
+    place: Option<Place>,
     /// The lines logged so far.
     pub log: LogBuffer,
     /// What was used so far.
@@ -137,7 +142,16 @@ impl Ctx {
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
         let log = LogBuffer::new(limits.log_bytes);
         let table = new_table(limits);
-        Ctx { call, account, table, submitted: Arc::default(), log, usage: Usage::default(), services }
+        Ctx {
+            call,
+            account,
+            table,
+            submitted: Arc::default(),
+            place: None,
+            log,
+            usage: Usage::default(),
+            services,
+        }
     }
 
     /// Everything that was used, submitted runs that are over included.
@@ -147,6 +161,12 @@ impl Ctx {
         usage.model_us += model_us;
         usage.queue_us += queue_us;
         usage
+    }
+
+    /// Holds a place, and lets go of the one before. Work that this side has handed to another thread keeps its place until
+    /// it has ended, even where the invocation has ended earlier.
+    pub fn hold(&mut self, place: Option<Place>) {
+        self.place = place;
     }
 
     /// The log, which is empty from here on.

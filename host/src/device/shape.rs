@@ -21,11 +21,7 @@ impl Shape {
     ///
     /// Errors: `too-large` when there are more dimensions, or more elements than a machine can address.
     pub fn new(dims: &[u64], max_rank: u64) -> Result<Shape> {
-        if dims.len() as u64 > max_rank {
-            let message =
-                format!("a tensor of {} dimensions; at most {max_rank} are allowed (tensor_rank)", dims.len());
-            return Err(Error::too_large(message));
-        }
+        check_rank(dims.len(), max_rank)?;
         let mut span = 1u64;
         for &dim in dims {
             span = match span.checked_mul(dim.max(1)) {
@@ -82,8 +78,10 @@ impl Shape {
 
     /// The same elements in other dimensions, of which one may be -1 (inferred).
     ///
-    /// Errors: `invalid-argument` when the number of elements would differ or cannot be inferred.
+    /// Errors: `too-large` when there are more than `max_rank` dimensions; `invalid-argument` when the number of elements
+    /// would differ or cannot be inferred.
     pub(crate) fn reshaped(&self, dims: &[i64], max_rank: u64) -> Result<Shape> {
+        check_rank(dims.len(), max_rank)?;
         let mut known = 1u64;
         let mut inferred = None;
         let mut result: SmallVec<[u64; 6]> = SmallVec::new();
@@ -125,6 +123,14 @@ impl Shape {
         }
         Ok(shape)
     }
+}
+
+/// To be checked before anything looks at the dimensions or puts them into a message.
+fn check_rank(rank: usize, max_rank: u64) -> Result<()> {
+    if rank as u64 <= max_rank {
+        return Ok(());
+    }
+    Err(Error::too_large(format!("a tensor of {rank} dimensions; at most {max_rank} are allowed (tensor_rank)")))
 }
 
 /// The index of an axis among `rank` ones, where a negative one counts from the last.
@@ -189,7 +195,11 @@ mod tests {
         ] {
             assert!(check(from, to).is_err(), "{from:?} -> {to:?}");
         }
-        assert_eq!(check(&[1], &[1; 9]).unwrap_err().kind(), Kind::TooLarge);
+        for long in [&[1; 9][..], &[-1; 100_000], &[i64::MIN; 9]] {
+            let error = check(&[1], long).unwrap_err();
+            assert_eq!(error.kind(), Kind::TooLarge);
+            assert!(error.message().len() < 100, "{error}");
+        }
     }
 
     #[test]

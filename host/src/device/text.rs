@@ -1,11 +1,18 @@
 //! Text tensors: strings on the host, whatever the device of an invocation is; no operator takes them.
 
-use super::{Account, Buffer, DType, Device, DeviceMemory, Shape, Tensor};
+use super::{Account, Buffer, Charge, DType, Device, DeviceMemory, Shape, Tensor};
 use crate::error::{Error, Kind, Result};
 use std::sync::Arc;
 
-/// What a string costs beyond its bytes: a string's own fields, rounded.
-const STRING_BYTES: u64 = 16;
+/// What a string costs beyond its bytes: its own fields, and what the allocator adds to them.
+const STRING_BYTES: u64 = 64;
+
+/// Claims what so many strings, of so many bytes together, take; to be called before they are made.
+///
+/// Errors: those of [`Account::charge`].
+pub(crate) fn charge_strings(account: &Arc<Account>, bytes: u64, count: u64) -> Result<Charge> {
+    account.charge(bytes.saturating_add(count.saturating_mul(STRING_BYTES)))
+}
 
 /// The elements of a text tensor, row-major.
 struct Strings(Vec<String>);
@@ -22,12 +29,22 @@ impl Tensor {
     /// Errors: `invalid-argument` when there are not as many as the shape says; `limit-exceeded` and `overloaded` by the
     /// account and the device.
     pub fn text(device: &Arc<dyn Device>, account: &Arc<Account>, shape: Shape, values: Vec<String>) -> Result<Tensor> {
+        let bytes = values.iter().map(|value| value.len() as u64).sum();
+        let charge = charge_strings(account, bytes, values.len() as u64)?;
+        Tensor::charged_text(device, charge, shape, values)
+    }
+
+    /// As [`Tensor::text`], of strings that were charged with [`charge_strings`] before they were made.
+    pub(crate) fn charged_text(
+        device: &Arc<dyn Device>,
+        charge: Charge,
+        shape: Shape,
+        values: Vec<String>,
+    ) -> Result<Tensor> {
         if values.len() as u64 != shape.elements() {
             let (given, wanted) = (values.len(), shape.elements());
             return Err(Error::invalid_argument(format!("values: {given} strings, but text{shape} takes {wanted}")));
         }
-        let bytes = values.iter().map(|value| value.len() as u64 + STRING_BYTES).sum();
-        let charge = account.charge(bytes)?;
         Tensor::new(DType::Text, shape, Buffer::new(Arc::clone(device), Box::new(Strings(values)), charge))
     }
 

@@ -39,7 +39,11 @@ impl Ctx {
             outputs
         } else {
             let (account, stop) = (self.account.clone(), self.call.stop.clone());
-            let perform = move || device.perform(&account, &plan, &inputs.iter().collect::<Vec<_>>(), &stop);
+            let place = self.place.clone();
+            let perform = move || {
+                let _place = place;
+                device.perform(&account, &plan, &inputs.iter().collect::<Vec<_>>(), &stop)
+            };
             let task = tokio::task::spawn_blocking(perform).await;
             task.map_err(|error| Error::host("running an operator", error))?
         };
@@ -118,7 +122,9 @@ impl operators::Host for Ctx {
         let started = Instant::now();
         let (services, limits) = (self.services.clone(), self.call.limits.clone());
         let (account, stop) = (self.account.clone(), self.call.stop.clone());
+        let place = self.place.clone();
         let decode = move || {
+            let _place = place;
             let (shape, pixels) = decode_image(&data, &account, &limits, &stop)?;
             services.device.adopt(&account, DType::U8, shape, Box::new(pixels))
         };
@@ -433,5 +439,104 @@ impl operators::Host for Ctx {
 
     async fn erf(&mut self, input: Handle) -> Result<Handle, Fault> {
         self.function(Unary::Erf, input).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use crate::device::{Cpu, Device, Ledger, Shape, Stop};
+    use crate::error::Kind;
+    use crate::interface::bindings::hearth::inference::tensors::HostTensor;
+    use crate::interface::{Call, Grant, Phase, Services};
+    use crate::model::{Blobs, Directory, Models, Package, Resolved};
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    struct Nothing;
+
+    #[async_trait::async_trait]
+    impl Directory for Nothing {
+        async fn resolve(&self, _: &str, name: &str) -> crate::error::Result<Arc<Resolved>> {
+            Err(Error::not_found(name.to_owned()))
+        }
+    }
+
+    impl Blobs for Nothing {
+        fn path(&self, _: &str) -> PathBuf {
+            PathBuf::new()
+        }
+
+        fn package_folder(&self, _: &str, _: &Package) -> crate::error::Result<PathBuf> {
+            Err(Error::not_found("there are no packages"))
+        }
+    }
+
+    fn ctx(limits: Limits) -> Ctx {
+        let device: Arc<dyn Device> = Cpu::new(Ledger::new(1 << 30), limits.clone());
+        let models = Models::without_engine(&limits, device.clone(), Arc::new(Nothing), Arc::new(Nothing));
+        let limits = Arc::new(limits);
+        let deadline = Instant::now() + Duration::from_secs(600);
+        let call = Call {
+            request_id: "1".into(),
+            tenant: "default".into(),
+            function: "f".into(),
+            grant: Arc::new(Grant::default()),
+            phase: Phase::Serving,
+            limits: limits.clone(),
+            deadline,
+            stop: Stop::new(Some(deadline)),
+        };
+        Ctx::new(Arc::new(Services { device, models: Arc::new(models), limits }), call)
+    }
+
+    #[tokio::test]
+    async fn work_keeps_its_place_until_it_has_ended() {
+        let mut ctx = ctx(Limits::default());
+        let place = Arc::new(());
+        let (taken, stop) = (Arc::downgrade(&place), ctx.call.stop.clone());
+        ctx.hold(Some(place));
+        let count = 1 << 22;
+        let shape = Shape::new(&[count], 8).unwrap();
+        let bytes: Vec<u8> = (0..count as u32).flat_map(|x| x.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let input = ctx.services.device.create(&ctx.account, DType::U32, shape, &bytes).unwrap();
+        let sort = Op::Sort { axis: 0, descending: false };
+        let early = tokio::time::timeout(Duration::ZERO, ctx.operate_all(sort, vec![input])).await;
+        assert!(early.is_err(), "the sort is long and runs elsewhere");
+        drop(ctx);
+        assert!(taken.upgrade().is_some());
+        stop.cancel();
+        let ended = async {
+            while taken.upgrade().is_some() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+    }
+
+    #[test]
+    fn strings_are_read_within_the_limits() {
+        let limits = Limits { hostcall_bytes: 10, tensor_bytes: 2 * (10 + 2 * 64), ..Limits::default() };
+        let mut ctx = ctx(limits);
+        let values = |first: &str| vec![first.to_owned(), "67890".to_owned()];
+        let text = ctx.create_text(vec![2], values("12345")).ok().unwrap();
+        let again = Handle::new_own(text.rep());
+        assert_eq!(ctx.read_text(again).ok().unwrap(), values("12345"));
+        assert_eq!((ctx.usage.downloaded_bytes, ctx.account.used_bytes()), (10, 138));
+        let kind = |fault: Fault| match fault {
+            Fault::Error(error) => error.kind(),
+            Fault::Trap(trap) => panic!("{trap}"),
+        };
+        let longer = ctx.create_text(vec![2], values("123456")).err().unwrap();
+        assert_eq!(kind(longer), Kind::LimitExceeded);
+        let other = ctx.create_text(vec![], vec!["1".to_owned()]).ok().unwrap();
+        let again = Handle::new_own(text.rep());
+        assert_eq!(kind(ctx.read_text(again).err().unwrap()), Kind::LimitExceeded);
+        HostTensor::drop(&mut ctx, other).unwrap();
+        HostTensor::drop(&mut ctx, text).unwrap();
+        let long = ctx.create_text(vec![2], values("123456")).ok().unwrap();
+        assert_eq!(kind(ctx.read_text(long).err().unwrap()), Kind::TooLarge);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::bindings::hearth::inference::tensors;
 use super::{Ctx, Fault};
-use crate::device::{DType, Op, Shape, SliceRange, Tensor};
+use crate::device::{DType, Op, Shape, SliceRange, Tensor, charge_strings};
 use crate::error::Error;
 use std::ops::Range;
 use wasmtime::component::Resource;
@@ -74,8 +74,17 @@ impl tensors::HostTensor for Ctx {
     }
 
     fn read_text(&mut self, tensor: Resource<Tensor>) -> Result<Vec<String>, Fault> {
-        let values = self.table.get(&tensor)?.strings()?.to_vec();
-        self.usage.downloaded_bytes += values.iter().map(|value| value.len() as u64).sum::<u64>();
+        let tensor = self.table.get(&tensor)?;
+        let (values, bytes, most) = (tensor.strings()?, tensor.byte_length(), self.call.limits.hostcall_bytes);
+        if bytes > most {
+            return Err(Error::too_large(format!(
+                "the strings have {bytes} bytes; one call gives at most {most} (hostcall_bytes)"
+            ))
+            .into());
+        }
+        let _copies = charge_strings(&self.account, bytes, values.len() as u64)?;
+        let values = values.to_vec();
+        self.usage.downloaded_bytes += bytes;
         Ok(values)
     }
 

@@ -9,7 +9,7 @@ use super::engine::{Engine, Execution, Session};
 use super::package::Package;
 use super::signature::{Dim, Signature, TensorSignature};
 use crate::config::Config;
-use crate::device::{Account, Charge, DType, Device, HostMemory, Shape, Tensor};
+use crate::device::{Account, Charge, DType, Device, HostMemory, Shape, Tensor, charge_strings};
 use crate::error::{Error, Kind, Result};
 use glue::{Borrowed, Outlet, Output, RawSession, Side};
 use library::Library;
@@ -122,7 +122,7 @@ fn borrow<'a>(tensor: &'a Tensor, account: &Arc<Account>, copies: &mut Vec<Charg
     let dims: Vec<i64> = tensor.shape().dims().iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect();
     if tensor.dtype() == DType::Text {
         let strings = tensor.strings()?;
-        copies.push(account.charge(text_bytes(tensor.byte_length(), strings.len()))?);
+        copies.push(charge_strings(account, tensor.byte_length(), strings.len() as u64)?);
         return Borrowed::text(strings, &dims).map_err(failed);
     }
     let (Some(bytes), Some(element)) = (tensor.host_bytes(), element_of(tensor.dtype())) else {
@@ -130,11 +130,6 @@ fn borrow<'a>(tensor: &'a Tensor, account: &Arc<Account>, copies: &mut Vec<Charg
         return Err(Error::unsupported(message));
     };
     Borrowed::new(bytes, &dims, element).map_err(failed)
-}
-
-/// What strings of so many bytes take, with the fields of each.
-fn text_bytes(bytes: u64, count: usize) -> u64 {
-    bytes.saturating_add((count * size_of::<String>()) as u64)
 }
 
 fn adopt(
@@ -175,13 +170,17 @@ fn copied_text(
 ) -> Result<Tensor> {
     let failed = |error| Error::host("reading text of a model", error);
     let count = shape.elements() as usize;
-    drop(account.charge(text_bytes(output.text_bytes().map_err(failed)? as u64, count))?);
+    let bytes = output.text_bytes().map_err(failed)? as u64;
+    let charge = charge_strings(account, bytes, shape.elements())?;
+    // They are copied twice: out of onnxruntime in one piece, with where each starts, and then each by itself.
+    let piece = account.charge(bytes.saturating_add(shape.elements().saturating_mul(8)))?;
     let strings = output.strings(count).map_err(failed)?;
+    drop(piece);
     let strings: Result<Vec<String>, _> = strings.into_iter().map(String::from_utf8).collect();
     let strings = strings.map_err(|_| {
         Error::invalid_argument(format!("output '{name}' holds a string that is no UTF-8, which text tensors must be"))
     })?;
-    Tensor::text(device, account, shape, strings)
+    Tensor::charged_text(device, charge, shape, strings)
 }
 
 struct Adopted {

@@ -257,10 +257,10 @@ async fn text_goes_in_and_out() {
     assert!(error.message().contains("'a' is f32"), "{error}");
 
     // Two strings are there, and their copies do not fit.
-    let small = house.device.ledger().account(Owner::Workspace, 100, 10);
+    let small = house.device.ledger().account(Owner::Workspace, 200, 10);
     let a = text(&small, &[2], &["é", "x"]).unwrap();
     let error = infer(&lease, &small, &[("a", &a), ("b", &b)]).await.unwrap_err();
-    assert_eq!((error.kind(), small.used_bytes()), (Kind::LimitExceeded, 35));
+    assert_eq!((error.kind(), small.used_bytes()), (Kind::LimitExceeded, 131));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interface::{Answer, Call, Ctx, LogLevel, LogLine, Request, Response, Turn, Usage};
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use wasmtime::{Engine, ResourceLimiter, Store, Trap, UpdateDeadline};
@@ -151,9 +152,11 @@ impl Runtime {
         let Invocation { call, request, slot, waited } = invocation;
         let ending = EndOnDrop(call.stop.clone());
         let request_bytes = request.body.len() as u64;
-        let ctx = Ctx::new(self.services.clone(), call);
+        let mut ctx = Ctx::new(self.services.clone(), call);
+        ctx.hold(Some(Arc::new(slot)));
         let progress = Progress { ctx, polled: Duration::ZERO, waited, memory_bytes: 0 };
-        let (mut progress, result) = self.answer(function, progress, request, slot).await;
+        let (mut progress, result) = self.answer(function, progress, request).await;
+        progress.ctx.hold(None);
         drop(ending);
         let usage = progress.ctx.take_usage();
         let receipt = Receipt {
@@ -168,13 +171,7 @@ impl Runtime {
         Outcome { result, receipt, log, log_dropped }
     }
 
-    async fn answer(
-        &self,
-        function: &Function,
-        progress: Progress,
-        request: Request,
-        slot: Slot,
-    ) -> (Progress, Result<Response>) {
+    async fn answer(&self, function: &Function, progress: Progress, request: Request) -> (Progress, Result<Response>) {
         let (mut progress, answer) = self.turn(function, progress, Turn::Begin(request)).await;
         let call = match answer {
             Ok(Answer::Respond(response)) => return (progress, Ok(response)),
@@ -182,7 +179,7 @@ impl Runtime {
             Err(error) => return (progress, Err(error)),
         };
         // While the device works, others have the place.
-        drop(slot);
+        progress.ctx.hold(None);
         let (deadline, limit_ms) = (progress.ctx.call().deadline, progress.ctx.call().limits.invocation_ms);
         let between = async {
             let finished = progress.ctx.run(call).await?;
@@ -196,8 +193,8 @@ impl Runtime {
             Ok(Err(error)) => return (progress, Err(error)),
             Err(_) => return (progress, Err(too_late(limit_ms))),
         };
+        progress.ctx.hold(Some(Arc::new(slot)));
         let (progress, answer) = self.turn(function, progress, Turn::Finish(finished)).await;
-        drop(slot);
         let answer = answer.and_then(|answer| match answer {
             Answer::Respond(response) => Ok(response),
             Answer::Run(_) => Err(Error::new(Kind::Internal, "the second half of a pipeline asked for another run")),

@@ -2,7 +2,8 @@
 //! one that was dropped.
 
 use super::element::{Float, Wide};
-use super::sort::Buffers;
+use super::memory::room;
+use super::sort::{Buffers, Packed};
 use super::vectorised::vectorised;
 use crate::device::stop::Pace;
 use crate::device::{Account, Suppression};
@@ -29,23 +30,21 @@ pub(super) fn run<T: Float>(
         part.fill(-1);
     }
     let most = indices.len().min(scores.len());
-    let scratch = scores.len() * 3 * size_of::<u128>() + most * size_of::<[T::Wide; 5]>();
-    let _scratch = account.charge(scratch as u64)?;
+    let mut order = Buffers::<u128>::default();
+    order.reserve(scores.len(), account)?;
+    let _scratch = account.charge((most * size_of::<[T::Wide; 5]>()) as u64)?;
     let least = T::Wide::of_f64(suppression.score.into());
-    let mut candidates: Vec<(u64, usize)> = Vec::with_capacity(scores.len());
     for (index, score) in scores.iter().enumerate() {
         pace.spend(1)?;
         if score.widen() > least {
-            candidates.push((u64::MAX - score.rank(), index));
+            order.items.push(u128::pack(u64::MAX - score.rank(), index));
         }
     }
-    let mut order = vec![0; candidates.len()];
-    let places = candidates.iter().map(|(place, _)| *place);
-    Buffers::<u128>::default().sort(places, |index, from| order[index] = candidates[from].1, pace)?;
+    order.order(pace)?;
     let overlap = T::Wide::of_f64(suppression.overlap.into());
-    let mut kept = Kept(std::array::from_fn(|_| Vec::with_capacity(most)));
+    let mut kept = Kept([room(most)?, room(most)?, room(most)?, room(most)?, room(most)?]);
     let mut count = 0;
-    for index in order {
+    for index in order.items.iter().map(|item| item.index()) {
         if count == most {
             break;
         }

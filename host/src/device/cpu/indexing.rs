@@ -3,7 +3,7 @@
 
 use super::cast::bits_of;
 use super::element::{with_bits, with_integer};
-use super::memory::{Fresh, elements};
+use super::memory::{Fresh, elements, room};
 use crate::device::stop::Pace;
 use crate::device::{Account, Charge, DType, Tensor};
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ fn places(
 }
 
 fn checked<I: Pod + Into<i128>>(indices: &[I], length: u64, pace: &mut Pace<'_>) -> Result<Vec<usize>> {
-    let mut places = Vec::with_capacity(indices.len());
+    let mut places = room(indices.len())?;
     for part in indices.chunks(Pace::CHUNK / 4) {
         pace.spend(part.len() * 4)?;
         for &index in part {

@@ -3,7 +3,7 @@
 //! Products of f32 and f64 are `matrixmultiply`'s, those of f16 and bf16 are too, after a tile of each operand was widened.
 
 use super::element::{Float, Number, Wide, with_integer};
-use super::memory::{Fresh, elements};
+use super::memory::{Fresh, elements, filled};
 use super::strided::Odometer;
 use super::vectorised::vectorised;
 use crate::device::stop::Pace;
@@ -49,13 +49,13 @@ pub(super) fn run(
             wide::<f64>(sizes, a, b, c, pace)
         }),
         DType::F16 => {
-            let mut tiles = Tiles::new(sizes, account)?;
+            let mut tiles = Tiles::new(sizes, account, pace)?;
             each(batch, sizes, (elements(a)?, elements(b)?), result.elements_mut()?, |a, b, c| {
                 tiles.multiply::<f16>(sizes, a, b, c, pace)
             })
         }
         DType::BF16 => {
-            let mut tiles = Tiles::new(sizes, account)?;
+            let mut tiles = Tiles::new(sizes, account, pace)?;
             each(batch, sizes, (elements(a)?, elements(b)?), result.elements_mut()?, |a, b, c| {
                 tiles.multiply::<bf16>(sizes, a, b, c, pace)
             })
@@ -133,12 +133,12 @@ struct Tiles {
 }
 
 impl Tiles {
-    fn new(Sizes { rows, length, columns }: Sizes, account: &Arc<Account>) -> Result<Tiles> {
+    fn new(Sizes { rows, length, columns }: Sizes, account: &Arc<Account>, pace: &mut Pace<'_>) -> Result<Tiles> {
         let [rows, length, columns] = [rows.min(TILE[0]), length.min(TILE[1]), columns.min(TILE[2])];
         let elements = rows * length + length * columns + rows * columns;
         let charge = account.charge((elements * size_of::<f32>()) as u64)?;
-        let zeros = |count| vec![0.0; count];
-        Ok(Tiles { a: zeros(rows * length), b: zeros(length * columns), c: zeros(rows * columns), _charge: charge })
+        let mut zeros = |count| filled(0.0, count, pace);
+        Ok(Tiles { a: zeros(rows * length)?, b: zeros(length * columns)?, c: zeros(rows * columns)?, _charge: charge })
     }
 
     fn multiply<T: Float<Wide = f32>>(
@@ -334,7 +334,10 @@ mod tests {
             assert_eq!(found, expected, "{rows} {length} {columns}");
             let halves = |values: &[f32]| values.iter().map(|value| f16::from_f32(*value)).collect::<Vec<_>>();
             let mut found = halves(&vec![9.0; rows * columns]);
-            Tiles::new(sizes, &account).unwrap().multiply(sizes, &halves(&a), &halves(&b), &mut found, pace).unwrap();
+            Tiles::new(sizes, &account, pace)
+                .unwrap()
+                .multiply(sizes, &halves(&a), &halves(&b), &mut found, pace)
+                .unwrap();
             assert_eq!(found, halves(&expected), "{rows} {length} {columns}");
             let integers = |values: &[f32]| values.iter().map(|value| *value as i16).collect::<Vec<_>>();
             let mut found = vec![0; rows * columns];

@@ -1,5 +1,6 @@
 //! Aligned host memory behind CPU tensors; it never hands out memory that holds another tensor's bytes.
 
+use crate::device::stop::Pace;
 use crate::device::{Account, Buffer, Charge, DType, Device, DeviceMemory, HostMemory, Shape, Tensor};
 use crate::error::{Error, Kind, Result};
 use bytemuck::{Pod, Zeroable};
@@ -43,7 +44,7 @@ impl Fresh {
         let charge = account.charge(bytes)?;
         let length = bytes as usize;
         let lines = bytemuck::allocation::try_zeroed_vec(length.div_ceil(size_of::<Line>()));
-        let lines = lines.map_err(|()| Error::overloaded(format!("no memory for {bytes} bytes; try again later")))?;
+        let lines = lines.map_err(|()| no_memory(bytes))?;
         Ok(Fresh { memory: Lines { lines, length }, charge })
     }
 
@@ -61,6 +62,30 @@ impl Fresh {
     pub(super) fn into_tensor(self, device: Arc<dyn Device>, dtype: DType, shape: Shape) -> Result<Tensor> {
         Tensor::new(dtype, shape, Buffer::new(device, Box::new(self.memory), self.charge))
     }
+}
+
+/// An empty list with room for so many, for an operator's own use; the caller charges it first.
+///
+/// Errors: `overloaded` when there is no memory.
+pub(super) fn room<T>(count: usize) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count).map_err(|_| no_memory((count as u64).saturating_mul(size_of::<T>() as u64)))?;
+    Ok(list)
+}
+
+/// So many of one element; see [`room`].
+pub(super) fn filled<T: Copy>(element: T, count: usize, pace: &mut Pace<'_>) -> Result<Vec<T>> {
+    let mut list = room(count)?;
+    while list.len() < count {
+        let length = count.min(list.len() + Pace::CHUNK);
+        pace.spend(length - list.len())?;
+        list.resize(length, element);
+    }
+    Ok(list)
+}
+
+fn no_memory(bytes: u64) -> Error {
+    Error::overloaded(format!("no memory for {bytes} bytes; try again later"))
 }
 
 /// A tensor over memory that someone else made and that is aligned for its elements.
@@ -82,4 +107,21 @@ pub(super) fn elements<T: Pod>(tensor: &Tensor) -> Result<&[T]> {
 
 fn misread(error: bytemuck::PodCastError) -> Error {
     Error::host("reading a tensor's elements", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error() {
+        let error = room::<u128>(usize::MAX / 64).unwrap_err();
+        assert_eq!(error.kind(), Kind::Overloaded);
+        assert_eq!(room::<u128>(usize::MAX).unwrap_err().kind(), Kind::Overloaded);
+        let stop = crate::device::Stop::default();
+        let count = 2 * Pace::CHUNK + 3;
+        assert_eq!(filled(7u8, count, &mut Pace::new(&stop)).unwrap(), vec![7; count]);
+        stop.cancel();
+        assert_eq!(filled(7u8, count, &mut Pace::new(&stop)).unwrap_err().kind(), Kind::Cancelled);
+    }
 }

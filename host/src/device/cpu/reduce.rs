@@ -1,7 +1,7 @@
 //! Reductions over several axes in one walk through the input; it never adds floats up in less than f64.
 
 use super::element::{Element, Float, Number, Wide, with_element, with_float, with_number};
-use super::memory::{Fresh, elements};
+use super::memory::{Fresh, elements, filled};
 use super::strided::Odometer;
 use super::vectorised::vectorised;
 use crate::device::stop::Pace;
@@ -108,7 +108,7 @@ fn folded<T: Element, F: Fold<T>>(
     pace: &mut Pace<'_>,
 ) -> Result<()> {
     let _scratch = account.charge((result.len() * size_of::<F::Part>()) as u64)?;
-    let mut parts = vec![F::START; result.len()];
+    let mut parts = filled(F::START, result.len(), pace)?;
     let (outer, columns) = match loops.dims.split_last() {
         Some((columns, outer)) => (outer, *columns as usize),
         None => (&[][..], 1),

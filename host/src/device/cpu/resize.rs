@@ -2,6 +2,7 @@
 //! than two rows beside the images.
 
 use super::element::{Sample, Wide};
+use super::memory::filled;
 use super::vectorised::vectorised;
 use crate::device::resample::{Axis, Taps};
 use crate::device::stop::Pace;
@@ -53,8 +54,8 @@ pub(super) fn run<T: Sample>(
     if picture.resize.interpolation == Interpolation::Nearest {
         return nearest(picture, &rows.starts, &columns.starts, input, result, pace);
     }
-    let mut blended = vec![T::Wide::ZERO; row + 4];
-    let mut resized = vec![T::Wide::ZERO; target_row + 4];
+    let mut blended = filled(T::Wide::ZERO, row + 4, pace)?;
+    let mut resized = filled(T::Wide::ZERO, target_row + 4, pace)?;
     let image_length = picture.source[0] * row;
     for image in 0..images {
         let image_rows = &input[image * image_length..(image + 1) * image_length];

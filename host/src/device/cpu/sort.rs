@@ -2,8 +2,9 @@
 //! than a few thousand elements between two checks of a stop.
 
 use super::element::Element;
-use crate::device::Account;
+use super::memory::room;
 use crate::device::stop::Pace;
+use crate::device::{Account, Charge};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -57,8 +58,6 @@ impl Sort {
         pace: &mut Pace<'_>,
     ) -> Result<()> {
         let [outer, length, inner] = self.sizes.map(|size| size as usize);
-        let item = if size_of::<T>() <= 4 { size_of::<u64>() } else { size_of::<u128>() };
-        let _scratch = account.charge((length as u64).saturating_mul(2 * item as u64))?;
         if length == 0 {
             return Ok(());
         }
@@ -81,8 +80,8 @@ impl Sort {
                 };
                 // Most lanes are of types, or of values, that fit in half the memory.
                 match most - least <= u64::from(u32::MAX) && length <= u32::MAX as usize {
-                    true => narrow.sort(lane().map(|x| place(*x)), &mut to, pace)?,
-                    false => wide.sort(lane().map(|x| place(*x)), &mut to, pace)?,
+                    true => narrow.sort(lane().map(|x| place(*x)), &mut to, account, pace)?,
+                    false => wide.sort(lane().map(|x| place(*x)), &mut to, account, pace)?,
                 }
             }
         }
@@ -90,36 +89,47 @@ impl Sort {
     }
 }
 
-/// What is sorted, and as much room to merge into.
-#[derive(Default)]
+/// What is sorted, and as much room to merge into; both are charged while they are held.
 pub(super) struct Buffers<P> {
-    items: Vec<P>,
+    /// What is to be sorted. It must not grow beyond what was reserved.
+    pub(super) items: Vec<P>,
     merged: Vec<P>,
+    charges: Vec<Charge>,
+}
+
+impl<P> Default for Buffers<P> {
+    fn default() -> Self {
+        Buffers { items: Vec::new(), merged: Vec::new(), charges: Vec::new() }
+    }
 }
 
 impl<P: Packed> Buffers<P> {
-    /// Sorts places and calls `to` with each position and the index of what belongs there.
-    pub(super) fn sort(
-        &mut self,
-        places: impl Iterator<Item = u64>,
-        mut to: impl FnMut(usize, usize),
-        pace: &mut Pace<'_>,
-    ) -> Result<()> {
+    /// Makes room for so many items, unless there is, but not to sort them here. What was in the buffers is lost.
+    pub(super) fn reserve_items(&mut self, count: usize, account: &Arc<Account>) -> Result<()> {
         self.items.clear();
-        self.items.reserve_exact(places.size_hint().0);
-        for (index, place) in places.enumerate() {
-            if index % RUN == 0 {
-                pace.spend(RUN * 2)?;
-            }
-            self.items.push(P::pack(place, index));
+        if self.items.capacity() < count {
+            self.items = charged(count, &mut self.charges, account)?;
         }
+        Ok(())
+    }
+
+    /// Makes room for so many items and to sort them, unless there is. What was in the buffers is lost.
+    pub(super) fn reserve(&mut self, count: usize, account: &Arc<Account>) -> Result<()> {
+        self.reserve_items(count, account)?;
+        if count > RUN && self.merged.capacity() < count {
+            self.merged = charged(count, &mut self.charges, account)?;
+        }
+        Ok(())
+    }
+
+    /// Sorts the items.
+    pub(super) fn order(&mut self, pace: &mut Pace<'_>) -> Result<()> {
         for run in self.items.chunks_mut(RUN) {
             // A few hundred microseconds.
             pace.spend(run.len() * 64)?;
             run.sort_unstable();
         }
         let mut width = RUN;
-        self.merged.reserve_exact(if self.items.len() > RUN { self.items.len() } else { 0 });
         while width < self.items.len() {
             self.merged.clear();
             for pair in self.items.chunks(2 * width) {
@@ -129,6 +139,25 @@ impl<P: Packed> Buffers<P> {
             std::mem::swap(&mut self.items, &mut self.merged);
             width *= 2;
         }
+        Ok(())
+    }
+
+    /// Sorts places and calls `to` with each position and the index of what belongs there.
+    fn sort(
+        &mut self,
+        places: impl ExactSizeIterator<Item = u64>,
+        mut to: impl FnMut(usize, usize),
+        account: &Arc<Account>,
+        pace: &mut Pace<'_>,
+    ) -> Result<()> {
+        self.reserve(places.len(), account)?;
+        for (index, place) in places.enumerate() {
+            if index % RUN == 0 {
+                pace.spend(RUN * 2)?;
+            }
+            self.items.push(P::pack(place, index));
+        }
+        self.order(pace)?;
         for (part, items) in self.items.chunks(RUN).enumerate() {
             pace.spend(items.len() * 4)?;
             for (index, item) in items.iter().enumerate() {
@@ -137,6 +166,11 @@ impl<P: Packed> Buffers<P> {
         }
         Ok(())
     }
+}
+
+fn charged<P>(count: usize, charges: &mut Vec<Charge>, account: &Arc<Account>) -> Result<Vec<P>> {
+    charges.push(account.charge((count as u64).saturating_mul(size_of::<P>() as u64))?);
+    room(count)
 }
 
 fn merge<P: Packed>(mut a: &[P], mut b: &[P], to: &mut Vec<P>, pace: &mut Pace<'_>) -> Result<()> {
@@ -152,8 +186,10 @@ fn merge<P: Packed>(mut a: &[P], mut b: &[P], to: &mut Vec<P>, pace: &mut Pace<'
         }
         (a, b) = (&a[i..], &b[j..]);
     }
-    to.extend_from_slice(a);
-    to.extend_from_slice(b);
+    for part in a.chunks(Pace::CHUNK).chain(b.chunks(Pace::CHUNK)) {
+        pace.spend(part.len())?;
+        to.extend_from_slice(part);
+    }
     Ok(())
 }
 
@@ -196,6 +232,22 @@ mod tests {
                 assert!(values.iter().zip(&indices).all(|(value, index)| *value == wide[*index as usize]));
             }
         }
+    }
+
+    #[test]
+    fn what_is_held_is_charged() {
+        let stop = Stop::default();
+        let account = Ledger::new(1 << 30).account(Owner::Workspace, 1 << 30, 10);
+        // The first lane fits the narrow buffers, the second takes the wide ones.
+        let length = RUN + 1;
+        let input: Vec<i64> = (0..length as i64).chain((0..length as i64).map(|x| x << 40)).collect();
+        let (mut values, mut indices) = (input.clone(), vec![0; input.len()]);
+        let sort = Sort { sizes: [2, length as u64, 1], descending: false };
+        sort.run(&input, &mut values, &mut indices, &account, &mut Pace::new(&stop)).unwrap();
+        assert_eq!((account.peak_bytes(), account.used_bytes()), (2 * length as u64 * (8 + 16), 0));
+        let small = Ledger::new(1 << 30).account(Owner::Workspace, 2 * length as u64 * (8 + 16) - 1, 10);
+        let error = sort.run(&input, &mut values, &mut indices, &small, &mut Pace::new(&stop)).unwrap_err();
+        assert_eq!(error.kind(), Kind::LimitExceeded);
     }
 
     #[test]
