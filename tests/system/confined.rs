@@ -375,7 +375,8 @@ fn the_hidden_command_needs_its_server() {
     let help = crate::harness::command().arg("--help").output().unwrap();
     assert!(!String::from_utf8_lossy(&help.stdout).contains("confined"));
     use std::io::Write;
-    let envelope = br#"{"parent":1,"request":null,"output":null,"memory_bytes":1000000000,"file_bytes":0,"cpu_s":9}"#;
+    let envelope =
+        br#"{"parent":1,"request":null,"output":null,"reads":[],"memory_bytes":1000000000,"file_bytes":0,"cpu_s":9}"#;
     let mut child = crate::harness::command()
         .args(["confined", "compile"])
         .stdin(std::process::Stdio::piped())

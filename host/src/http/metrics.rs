@@ -65,7 +65,8 @@ impl Metrics {
             None => of.ok.increment(1),
             Some(error) => metrics::with_local_recorder(&self.recorder, || {
                 let (function, outcome) = (of.function.clone(), error.kind().as_str());
-                metrics::counter!("hearth_invocations_total", "function" => function, "outcome" => outcome).increment(1);
+                metrics::counter!("hearth_invocations_total", "function" => function, "outcome" => outcome)
+                    .increment(1);
             }),
         }
         of.seconds.record(receipt.wall_us as f64 / 1e6);
