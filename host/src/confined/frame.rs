@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Bytes of a reply. The signature of a model with 1,024 inputs and outputs and the longest names fits.
 const REPLY_BYTES: u64 = 64 << 20;
-/// Bytes of an envelope, which the server writes. A function's whole configuration fits in there.
+/// Bytes of an envelope, which the server writes. A function's configuration is most of a large one.
 const ENVELOPE_BYTES: u64 = 16 << 20;
 
 const PART: u8 = 0;
