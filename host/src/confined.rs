@@ -14,23 +14,27 @@
 mod child;
 mod filter;
 mod frame;
+mod places;
+mod reading;
 mod verdict;
 
-pub use child::{Job, PartSender, Work, enter};
+pub use child::{Job, PartSender, Work, enter, out_of_memory};
+pub use reading::reading_is_confined;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use frame::{Envelope, Frame, Reply};
+use places::Places;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -44,8 +48,10 @@ const PASSED_ON: [&str; 1] = ["LD_LIBRARY_PATH"];
 /// Which children wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
-    /// Work that takes cores and memory: `confined_processes` of it at once.
+    /// Work on components, which takes cores and memory: `confined_processes` of it at once.
     Heavy,
+    /// Loads of models, which may take minutes: `checking_processes` of them at once.
+    Checks,
     /// Work that waits for a client most of the time: `unpacking_processes` of it at once.
     Streaming,
 }
@@ -59,8 +65,8 @@ pub struct Cap {
     pub limit: &'static str,
 }
 
-/// What a child may take, and the words for its failures.
-#[derive(Clone, Copy, Debug)]
+/// What a child may take and read, and the words for its failures.
+#[derive(Clone, Debug)]
 pub struct Caps {
     /// What it works on and at: `the component's compilation`.
     pub what: &'static str,
@@ -74,14 +80,18 @@ pub struct Caps {
     pub file_bytes: Cap,
     /// Threads that its libraries may start.
     pub threads: usize,
+    /// The files it may read, and the folders it may read all of. Beside them there are the system's libraries only. A name
+    /// that is a link stands for what it leads to.
+    pub reads: Vec<PathBuf>,
 }
 
 /// Starts children. One for the process; they end with it.
 #[derive(Debug)]
 pub struct Confined {
     how: How,
-    heavy: Arc<Semaphore>,
-    streaming: Arc<Semaphore>,
+    heavy: Places,
+    checks: Places,
+    streaming: Places,
 }
 
 #[derive(Debug)]
@@ -116,26 +126,35 @@ impl Confined {
         };
         let thread = std::thread::Builder::new().name("confined".to_owned()).spawn(work);
         thread.map_err(|error| Error::host("starting a thread", error))?;
-        let places = |count: u64| Arc::new(Semaphore::new(count as usize));
+        if !reading_is_confined() {
+            tracing::warn!(
+                "this kernel has no Landlock (Linux 5.13 and later have, where it is enabled): processes that read untrusted \
+                 input are confined otherwise, but can read this user's files"
+            );
+        }
+        let limits = &config.limits;
+        let places = |running| Places::new(running, limits.queued_processes);
         Ok(Confined {
             how: How::Program(config.program.clone(), orders),
-            heavy: places(config.limits.confined_processes),
-            streaming: places(config.limits.unpacking_processes),
+            heavy: places(limits.confined_processes),
+            checks: places(limits.checking_processes),
+            streaming: places(limits.unpacking_processes),
         })
     }
 
     /// Runs jobs in this process, for unit tests.
     #[cfg(test)]
-    pub(crate) fn here() -> Arc<Confined> {
-        let places = || Arc::new(Semaphore::new(4));
-        Arc::new(Confined { how: How::Here, heavy: places(), streaming: places() })
+    pub(crate) fn here() -> std::sync::Arc<Confined> {
+        let places = || Places::new(4, 64);
+        Confined { how: How::Here, heavy: places(), checks: places(), streaming: places() }.into()
     }
 
     /// Runs a job to its end and gives its reply. `output` is a file that the job may write; it is there and empty. The
     /// child is killed when the future is dropped.
     ///
     /// Errors: the job's own; `invalid-argument` where it crashes, takes too long or too much memory; `too-large` where its
-    /// file grows beyond its limit; `internal` where it cannot be started.
+    /// file grows beyond its limit, or the request is beyond 16 MiB; `overloaded` where too many wait; `internal` where it
+    /// cannot be started.
     pub async fn run(&self, job: &Job, request: &impl Serialize, output: Option<&Path>, caps: Caps) -> Result<Value> {
         let (feed, mut parts) = self.start(job, request, output, caps).await?;
         drop(feed);
@@ -147,7 +166,7 @@ impl Confined {
 
     /// Starts a job that reads a stream and sends parts.
     ///
-    /// Errors: `internal` where it cannot be started. Those of [`Confined::run`] come from [`Parts::next`].
+    /// Errors: `internal` where it cannot be started, `overloaded` where too many wait. Those of [`Confined::run`] come from [`Parts::next`].
     pub async fn stream(&self, job: &Job, request: &impl Serialize, caps: Caps) -> Result<(Feed, Parts)> {
         self.start(job, request, None, caps).await
     }
@@ -161,28 +180,30 @@ impl Confined {
     ) -> Result<(Feed, Parts)> {
         let places = match caps.queue {
             Queue::Heavy => &self.heavy,
+            Queue::Checks => &self.checks,
             Queue::Streaming => &self.streaming,
         };
-        let place = places.clone().acquire_owned().await;
-        let place = place.map_err(|error| Error::host("waiting for a child's place", error))?;
+        let place = places.take(caps.what).await?;
         let deadline = Instant::now() + Duration::from_millis(caps.wall_ms.value);
         let envelope = Envelope {
             parent: std::process::id(),
             request: serde_json::to_value(request).map_err(|error| Error::host(STARTING, error))?,
             output: output.map(Path::to_owned),
+            reads: caps.reads.clone(),
             memory_bytes: caps.memory_bytes.value,
             file_bytes: caps.file_bytes.value,
             cpu_s: caps.wall_ms.value.div_ceil(1_000).saturating_add(1).saturating_mul(caps.threads.max(1) as u64),
         };
+        let envelope = envelope.encoded(caps.what)?;
         let (input, output, process) = match &self.how {
-            How::Program(program, orders) => launch(program, orders, job, caps).await?,
+            How::Program(program, orders) => launch(program, orders, job, caps.threads).await?,
             #[cfg(test)]
             How::Here => child::here(*job)?,
         };
         let mut feed = Feed(input);
         let parts = Parts { output, process, buffer: Vec::new(), reply: Value::Null, caps, deadline, _place: place };
         // A child that is gone already says why through `parts`.
-        drop(timeout_at(deadline, feed.write(&envelope.encoded()?)).await);
+        drop(timeout_at(deadline, feed.write(&envelope)).await);
         Ok((feed, parts))
     }
 }
@@ -196,14 +217,14 @@ async fn launch(
     program: &Path,
     orders: &mpsc::Sender<Order>,
     job: &Job,
-    caps: Caps,
+    threads: usize,
 ) -> Result<(Input, Output, Option<Process>)> {
     let mut command = Command::new(program);
     command
         .args(["confined", job.name])
         .env_clear()
         .env("HEARTH_LOG", "warn")
-        .env("RAYON_NUM_THREADS", caps.threads.max(1).to_string())
+        .env("RAYON_NUM_THREADS", threads.max(1).to_string())
         .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -301,7 +322,8 @@ impl Parts {
                         self.reply = value;
                         Ok(None)
                     }
-                    Reply::Failed(failure) => Err(verdict::of_job(failure, &self.caps)),
+                    Reply::Failed(failure) => Err(verdict::of_job(failure)),
+                    Reply::OutOfMemory(cause) => Err(verdict::out_of_memory(&self.caps).with_source(cause)),
                 }
             }
             // No reply, or none that makes sense: how it ended tells why.

@@ -244,8 +244,8 @@ async fn children_end_with_their_client_and_with_their_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_uploads_than_places_wait_for_one_another() {
     let folder = data();
-    let limits = ["--limit", "confined_processes=1", "--limit", "unpacking_processes=1"];
-    let server = Process::with(folder.path(), &limits);
+    let limits = "confined_processes=1,unpacking_processes=1,checking_processes=1";
+    let server = Process::with(folder.path(), &["--limit", limits]);
     let uploads: Vec<_> = ["echo", "file-type", "probe"]
         .into_iter()
         .flat_map(|name| [("functions", name, component(name)), ("models", name, model_tar("magika"))])
@@ -255,13 +255,37 @@ async fn more_uploads_than_places_wait_for_one_another() {
         })
         .collect();
     while uploads.iter().any(|upload| !upload.is_finished()) {
-        assert!(children(&server).len() <= 2);
+        assert!(children(&server).len() <= 3);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for upload in uploads {
         upload.await.unwrap().expect(201);
     }
     still_fine(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_429_and_delays_no_other() {
+    let folder = data();
+    let server = Process::with(folder.path(), &["--limit", "confined_processes=1,queued_processes=0"]);
+    let client = server.client.clone();
+    let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless()).await });
+    until_children(&server, 1).await;
+    let refused = server.client.put("/v1/functions/echo", component("echo")).await;
+    refused.expect_error(429, "overloaded", "queued_processes");
+    // Models are unpacked and checked all the same.
+    server.client.put("/v1/models/m", model_tar("magika")).await.expect(201);
+    put.abort();
+    until_children(&server, 0).await;
+    still_fine(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_whether_reading_is_confined() {
+    let folder = data();
+    let server = Process::start(folder.path());
+    let status = server.client.get("/v1/status").await.expect(200).json();
+    assert_eq!(status["reading_is_confined"], hearth::confined::reading_is_confined());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -375,7 +399,8 @@ fn the_hidden_command_needs_its_server() {
     let help = crate::harness::command().arg("--help").output().unwrap();
     assert!(!String::from_utf8_lossy(&help.stdout).contains("confined"));
     use std::io::Write;
-    let envelope = br#"{"parent":1,"request":null,"output":null,"memory_bytes":1000000000,"file_bytes":0,"cpu_s":9}"#;
+    let envelope =
+        br#"{"parent":1,"request":null,"output":null,"reads":[],"memory_bytes":1000000000,"file_bytes":0,"cpu_s":9}"#;
     let mut child = crate::harness::command()
         .args(["confined", "compile"])
         .stdin(std::process::Stdio::piped())

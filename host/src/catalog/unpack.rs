@@ -33,6 +33,7 @@ pub(super) async fn start(confined: &Confined, limits: &Limits) -> Result<(Feed,
         // It has no file to write to.
         file_bytes: Cap { value: 0, limit: "unpack_memory_bytes" },
         threads: 1,
+        reads: Vec::new(),
     };
     // Files may take model_bytes; each has a header, a name and padding too.
     let overhead = limits.model_files.saturating_mul(4 << 10).saturating_add(1 << 20);

@@ -149,9 +149,14 @@ limits! {
     setting_bytes = 64 * KIB, 16, MIB;
     /// Connections of clients that are open at once.
     connections = 10_000, 1, 1_000_000;
-    /// Child processes that compile components and check models at once; more wait. Each may take several cores and the
-    /// memory that `compile_memory_bytes` or `check_memory_bytes` allows.
+    /// Child processes that compile components and run their `init` at once; more wait. Each may take several cores and the
+    /// memory that `compile_memory_bytes` allows.
     confined_processes = 4, 1, 1_000;
+    /// Child processes that check models at once; more wait. Each may take the memory that `check_memory_bytes` allows, and
+    /// minutes, for which no component should wait.
+    checking_processes = 2, 1, 1_000;
+    /// Uploads that wait for a child process of one sort; more are refused as overloaded.
+    queued_processes = 64, 0, 1_000_000;
     /// Milliseconds that compiling a component may take. A compiler cannot be interrupted, so its process is ended.
     compile_ms = 60_000, 10, 3_600_000;
     /// Bytes of memory of the process that compiles a component; a function of a few KB can make a compiler ask for any.

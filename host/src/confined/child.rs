@@ -1,7 +1,7 @@
 //! The child's side: confines its own process, then does one job and replies; it never starts another process.
 
-use super::filter;
 use super::frame::{Envelope, Failure, Frame, Reply};
+use super::{filter, reading};
 use crate::error::{Error, Result};
 use rustix::process::{Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ const OPEN_FILES: u64 = 512;
 
 /// Work on untrusted input. Its function is called in a process of its own.
 ///
-/// Errors of the function reach the server as they are, but `overloaded`, which says that memory ran out.
+/// Errors of the function reach the server as they are, but for those of [`out_of_memory`].
 #[derive(Clone, Copy, Debug)]
 pub struct Job {
     /// The name by which the child is told what to do.
@@ -35,6 +35,16 @@ pub struct Work {
     /// Where parts go.
     pub parts: PartSender,
 }
+
+/// What a job gives where the memory that its process may take does not suffice. The server's clients then see
+/// `invalid-argument`, with the limit; `cause` is for the log.
+pub fn out_of_memory(cause: impl Into<String>) -> Error {
+    Error::overloaded("memory ran out").with_source(OutOfMemory(cause.into()))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct OutOfMemory(String);
 
 /// Sends parts to the server.
 pub struct PartSender(Box<dyn Write>);
@@ -89,6 +99,9 @@ pub fn enter(jobs: &[Job], name: &str) -> ExitCode {
 fn reply(output: &mut impl Write, outcome: Result<Value>) -> ExitCode {
     let reply = match outcome {
         Ok(value) => Reply::Done(value),
+        Err(error) if std::error::Error::source(&error).is_some_and(|cause| cause.is::<OutOfMemory>()) => {
+            Reply::OutOfMemory(error.chain())
+        }
         Err(error) => Reply::Failed(Failure {
             kind: error.kind().as_str().to_owned(),
             message: error.message().to_owned(),
@@ -113,6 +126,7 @@ fn confine(envelope: &Envelope) -> Result<Option<File>, String> {
     std::fs::write("/proc/self/oom_score_adj", "1000").ok();
     let output = envelope.output.as_ref().map(|path| File::options().write(true).truncate(true).open(path));
     let output = output.transpose().map_err(|error| failed("opening the output", &error))?;
+    reading::restrict(&envelope.reads).map_err(|error| failed("restricting what is read", &error))?;
     for (resource, most) in [
         // RLIMIT_AS would count address space that is only reserved.
         (Resource::Data, envelope.memory_bytes),

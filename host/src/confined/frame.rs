@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Bytes of a reply. The signature of a model with 1,024 inputs and outputs and the longest names fits.
 const REPLY_BYTES: u64 = 64 << 20;
-/// Bytes of an envelope, which the server writes.
+/// Bytes of an envelope, which the server writes. A function's configuration is most of a large one.
 const ENVELOPE_BYTES: u64 = 16 << 20;
 
 const PART: u8 = 0;
@@ -25,22 +25,38 @@ pub(super) struct Envelope {
     pub(super) request: Value,
     /// The one file that the job may write.
     pub(super) output: Option<PathBuf>,
+    /// The files and folders that the job may read.
+    pub(super) reads: Vec<PathBuf>,
     pub(super) memory_bytes: u64,
     pub(super) file_bytes: u64,
     pub(super) cpu_s: u64,
 }
 
 impl Envelope {
-    pub(super) fn encoded(&self) -> Result<Vec<u8>> {
+    /// The bytes, for a child that does `what`.
+    ///
+    /// Errors: `too-large` where no child would take so many.
+    pub(super) fn encoded(&self, what: &str) -> Result<Vec<u8>> {
         let json = serde_json::to_vec(self).map_err(|error| Error::host("writing to a child process", error))?;
+        let bytes = json.len() as u64;
+        if bytes > ENVELOPE_BYTES {
+            return Err(Error::too_large(format!(
+                "{what} takes {bytes} bytes of settings and names, but at most {ENVELOPE_BYTES}; make the function's \
+                 configuration smaller"
+            )));
+        }
         Ok([&(json.len() as u64).to_le_bytes(), json.as_slice()].concat())
     }
 
     pub(super) fn read(input: &mut impl Read) -> io::Result<Envelope> {
         let mut length = [0; 8];
         input.read_exact(&mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length > ENVELOPE_BYTES {
+            return Err(io::Error::new(ErrorKind::InvalidData, format!("an envelope of {length} bytes")));
+        }
         let mut json = Vec::new();
-        input.take(u64::from_le_bytes(length).min(ENVELOPE_BYTES)).read_to_end(&mut json)?;
+        input.take(length).read_to_end(&mut json)?;
         Ok(serde_json::from_slice(&json)?)
     }
 }
@@ -50,6 +66,8 @@ impl Envelope {
 pub(super) enum Reply {
     Done(Value),
     Failed(Failure),
+    /// The job says that the memory it may take did not suffice; why, for the log.
+    OutOfMemory(String),
 }
 
 /// An error on its way from the child to the server.
@@ -105,6 +123,7 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     async fn read(bytes: &[u8]) -> io::Result<(Frame, Vec<u8>)> {
         let (mut bytes, mut buffer) = (bytes, Vec::new());
@@ -141,15 +160,24 @@ mod tests {
             parent: 7,
             request: Value::from("work"),
             output: Some("file".into()),
+            reads: vec!["component".into()],
             memory_bytes: 1,
             file_bytes: u64::MAX,
             cpu_s: 3,
         };
-        let bytes = [envelope.encoded().unwrap(), b"stream".to_vec()].concat();
+        let bytes = [envelope.encoded("work").unwrap(), b"stream".to_vec()].concat();
         let mut rest = bytes.as_slice();
         let read = Envelope::read(&mut rest).unwrap();
-        assert_eq!((read.parent, read.request, read.file_bytes), (7, envelope.request, u64::MAX));
+        assert_eq!((read.parent, read.file_bytes, read.reads), (7, u64::MAX, envelope.reads.clone()));
+        assert_eq!(read.request, envelope.request);
         assert_eq!(rest, b"stream");
         assert!(Envelope::read(&mut &bytes[..20]).is_err());
+        // One that a child would not take is not sent.
+        let request = Value::from("x".repeat(ENVELOPE_BYTES as usize));
+        let error = Envelope { request, ..envelope }.encoded("the function's preparation").unwrap_err();
+        assert_eq!(error.kind(), Kind::TooLarge);
+        assert!(error.message().starts_with("the function's preparation") && error.message().contains("configuration"));
+        let length = (ENVELOPE_BYTES + 1).to_le_bytes();
+        assert_eq!(Envelope::read(&mut length.as_slice()).unwrap_err().kind(), ErrorKind::InvalidData);
     }
 }

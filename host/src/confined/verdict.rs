@@ -16,7 +16,7 @@ pub(super) fn too_long(caps: &Caps) -> Error {
 }
 
 /// The child took more memory than it may.
-fn out_of_memory(caps: &Caps) -> Error {
+pub(super) fn out_of_memory(caps: &Caps) -> Error {
     let (what, cap) = (caps.what, caps.memory_bytes);
     Error::invalid_argument(format!("{what} needs more than {} bytes of memory (limit {})", cap.value, cap.limit))
 }
@@ -27,12 +27,10 @@ pub(super) fn crash(caps: &Caps, how: &str) -> Error {
 }
 
 /// What the job itself reports.
-pub(super) fn of_job(failure: Failure, caps: &Caps) -> Error {
+pub(super) fn of_job(failure: Failure) -> Error {
     let Failure { kind, message, chain } = failure;
     let message: String = message.chars().take(MESSAGE_CHARS).collect();
     match Kind::ALL.into_iter().find(|known| known.as_str() == kind) {
-        // A process of its own has nobody to share with: it is its memory that did not suffice.
-        Some(Kind::Overloaded) => out_of_memory(caps).with_source(chain),
         Some(kind) if chain == message => Error::new(kind, message),
         Some(kind) => Error::new(kind, message).with_source(chain),
         None => Error::host("reading a child's reply", format!("it has the kind '{kind}': {message}")),
@@ -92,6 +90,7 @@ mod tests {
         memory_bytes: Cap { value: 1000, limit: "compile_memory_bytes" },
         file_bytes: Cap { value: 10, limit: "compiled_bytes" },
         threads: 2,
+        reads: Vec::new(),
     };
 
     #[test]
@@ -116,12 +115,16 @@ mod tests {
     #[test]
     fn a_jobs_own_error_keeps_its_kind_and_loses_no_cause() {
         let failure = |kind: &str| Failure { kind: kind.into(), message: "m".into(), chain: "m: c".into() };
-        let error = of_job(failure("unsupported"), &CAPS);
+        let error = of_job(failure("unsupported"));
         assert_eq!((error.kind(), error.message()), (Kind::Unsupported, "m"));
         assert!(error.chain().contains("m: c"));
-        assert!(of_job(failure("overloaded"), &CAPS).message().contains("compile_memory_bytes"));
-        assert_eq!(of_job(failure("nonsense"), &CAPS).kind(), Kind::Internal);
+        // Being overloaded is no lack of memory, which a job says otherwise.
+        assert_eq!(
+            (of_job(failure("overloaded")).kind(), of_job(failure("overloaded")).message()),
+            (Kind::Overloaded, "m")
+        );
+        assert_eq!(of_job(failure("nonsense")).kind(), Kind::Internal);
         let long = Failure { kind: "malformed".into(), message: "x".repeat(1 << 20), chain: String::new() };
-        assert!(of_job(long, &CAPS).message().len() < 5_000);
+        assert!(of_job(long).message().len() < 5_000);
     }
 }

@@ -153,6 +153,7 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
             "used_by": used.into_iter().collect::<serde_json::Map<_, _>>(),
         },
         "engine": engine,
+        "reading_is_confined": crate::confined::reading_is_confined(),
         "invocations": { "running": running, "waiting": waiting },
         "models": model_states(&app),
         "limits": limits.collect::<Vec<_>>(),

@@ -18,8 +18,16 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::sys::ONNXTensorElementDataType as Element;
 use reason::Reason;
 use std::ffi::CString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// What another process needs to load the same library.
+pub(super) struct LibraryFiles {
+    /// The library; none where the loader finds it by its name.
+    pub(super) path: Option<PathBuf>,
+    /// It and the libraries beside it, which it may load.
+    pub(super) files: Vec<PathBuf>,
+}
 
 /// The engine. Its library is one for the whole process; see [`Library`].
 pub(super) struct OnnxRuntime {
@@ -30,6 +38,13 @@ impl OnnxRuntime {
     /// The engine with the library and the number of threads that `config` says.
     pub(super) fn new(config: &Config) -> OnnxRuntime {
         OnnxRuntime { config: config.clone() }
+    }
+
+    /// Where the library is, loaded here if it was not.
+    ///
+    /// Errors: `unavailable` where there is none that works.
+    pub(super) fn library(&self) -> Result<LibraryFiles> {
+        Library::get(&self.config).map(|library| library.files())
     }
 
     fn options(&self, library: &Library) -> ort::Result<SessionBuilder> {

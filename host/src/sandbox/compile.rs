@@ -2,7 +2,7 @@
 
 use super::engine_config;
 use crate::config::Limits;
-use crate::confined::{Cap, Caps, Confined, Job, Queue, Work};
+use crate::confined::{self, Cap, Caps, Confined, Job, Queue, Work};
 use crate::error::{Error, Kind, Result};
 use crate::interface;
 use serde::{Deserialize, Serialize};
@@ -50,14 +50,14 @@ pub(super) async fn compile(
     const KEEPING: &str = "compiling a component";
     let output = tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::storage(KEEPING, error))?;
     let output = output.into_temp_path();
-    let caps = caps(limits);
+    let caps = Caps { reads: vec![component.clone()], ..caps(limits) };
     let request = Request { component, limits: limits.clone() };
     let manifest = confined.run(&COMPILE, &request, Some(&output), caps).await?;
     let code = tokio::fs::read(&output).await.map_err(|error| Error::storage(KEEPING, error))?;
     Ok(Compiled { code, manifest })
 }
 
-/// What compiling may take.
+/// What compiling may take. The caller adds what it reads.
 pub(super) fn caps(limits: &Limits) -> Caps {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Caps {
@@ -67,6 +67,7 @@ pub(super) fn caps(limits: &Limits) -> Caps {
         memory_bytes: Cap { value: limits.compile_memory_bytes, limit: "compile_memory_bytes" },
         file_bytes: Cap { value: limits.compiled_bytes, limit: "compiled_bytes" },
         threads: cores.clamp(2, MOST_THREADS),
+        reads: Vec::new(),
     }
 }
 
@@ -123,7 +124,7 @@ fn code(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>> {
         let causes = interface::causes(&error);
         // A child that says so ran out of the memory it may take.
         if causes.contains("Cannot allocate memory") {
-            return Error::overloaded(causes);
+            return confined::out_of_memory(causes);
         }
         Error::invalid_argument(format!("the component does not compile: {causes}"))
     })

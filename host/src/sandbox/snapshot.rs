@@ -112,6 +112,7 @@ pub(super) async fn make(confined: &Confined, request: &Request, folder: &Path) 
     let caps = Caps {
         what: "the function's preparation",
         wall_ms: Cap { value: wall_ms, limit: "compile_ms" },
+        reads: request.assets.values().chain([&request.component]).cloned().collect(),
         ..compile::caps(limits)
     };
     let reply = confined.run(&SNAPSHOT, request, Some(&output), caps).await?;

@@ -1,6 +1,6 @@
 //! Finds and loads onnxruntime's library, once for the process; its absence is an error value, never a panic.
 
-use super::glue;
+use super::{LibraryFiles, glue};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use ort::environment::Environment;
@@ -51,6 +51,26 @@ impl Library {
             }
         }
         Err(unavailable(&failures))
+    }
+
+    /// The files that loading it takes, beside the system's libraries.
+    pub(super) fn files(&self) -> LibraryFiles {
+        if !self.path.is_absolute() {
+            return LibraryFiles { path: None, files: Vec::new() };
+        }
+        let resolved = self.path.canonicalize().ok();
+        let mut files = vec![self.path.clone()];
+        for folder in [Some(&self.path), resolved.as_ref()].into_iter().flatten().filter_map(|path| path.parent()) {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            let is_library = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.ends_with(".so") || name.contains(".so.")
+            };
+            files.extend(entries.filter(is_library));
+        }
+        files.sort();
+        files.dedup();
+        LibraryFiles { path: Some(self.path.clone()), files }
     }
 }
 
