@@ -4,6 +4,7 @@
 mod artefacts;
 mod compile;
 mod invocation;
+mod output;
 mod places;
 mod snapshot;
 
