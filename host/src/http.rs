@@ -3,6 +3,7 @@
 mod body;
 mod deployed;
 mod front_door;
+mod function_log;
 mod invoke;
 mod logs;
 mod metrics;
@@ -87,8 +88,8 @@ impl Server {
         let services = Arc::new(Services { device, models: models.clone(), limits });
         let runtime = Arc::new(Runtime::new(&config, services, confined)?);
         let metrics = metrics::Metrics::new();
-        let deployed = DeployedFunctions::default();
-        let followers = logs::Followers::new(config.limits.log_followers);
+        let deployed = DeployedFunctions::new(config.limits.function_log_bytes);
+        let followers = logs::Followers::new(&config.limits);
         let app = App { config, catalog, models, runtime, deployed, followers, metrics, started: Instant::now() };
         Ok(Server { listener, address, app: Arc::new(app) })
     }

@@ -5,6 +5,7 @@ mod artefacts;
 mod compile;
 mod invocation;
 mod makings;
+mod output;
 mod places;
 mod snapshot;
 

@@ -321,3 +321,27 @@ async fn a_functions_own_places_leave_room_for_others() {
     waiting.await.unwrap().expect_error(504, "deadline-exceeded", "invocation_ms");
     client.get("/fn/probe").await.expect(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_places_count_the_invocations_that_run_already() {
+    let server = TestServer::start().await;
+    let client = &server.client;
+    server.deploy("probe", "probe").await;
+    set(client, json!({"limits": {"invocation_ms": 3000}})).await;
+    let call = || {
+        let client = client.clone();
+        tokio::spawn(async move { client.send(Method::GET, "/fn/probe/hostile/loop", &[], "").await })
+    };
+    let running = [call(), call()];
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    set(client, json!({"limits": {"function_concurrency": 2, "function_queue": 0}})).await;
+    client.get("/fn/probe").await.expect_error(429, "overloaded", "function_concurrency");
+    set(client, json!({"limits": {"function_concurrency": 3, "function_queue": 0}})).await;
+    client.get("/fn/probe").await.expect(200);
+    set(client, json!({"limits": {"function_concurrency": 1, "function_queue": 0}})).await;
+    client.get("/fn/probe").await.expect_error(429, "overloaded", "function_concurrency");
+    for call in running {
+        call.await.unwrap().expect_error(504, "deadline-exceeded", "invocation_ms");
+    }
+    client.get("/fn/probe").await.expect(200);
+}

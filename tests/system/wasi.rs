@@ -49,6 +49,38 @@ async fn output_goes_to_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_past_the_logs_volume_is_dropped_and_the_handler_goes_on() {
+    let server = TestServer::with_limits(&["log_bytes=1KiB"]).await;
+    // 64 bytes, the last of them the end of a line, 16,384 times: 1 MiB. An errno or a short write is the answer.
+    let code = r#"
+        (memory.fill (i32.const 8192) (i32.const 120) (i32.const 63))
+        (i32.store8 (i32.const 8255) (i32.const 10))
+        (i32.store (i32.const 512) (i32.const 8192)) (i32.store (i32.const 516) (i32.const 64))
+        (i32.store (i32.const 528) (i32.const 16384))
+        (loop $again
+            (i32.store8 (i32.const 4096) (i32.or (i32.load8_u (i32.const 4096))
+                (call $write (i32.const 1) (i32.const 512) (i32.const 1) (i32.const 520))))
+            (i32.store8 (i32.const 4097) (i32.or (i32.load8_u (i32.const 4097))
+                (i32.ne (i32.load (i32.const 520)) (i32.const 64))))
+            (i32.store (i32.const 528) (i32.sub (i32.load (i32.const 528)) (i32.const 1)))
+            (br_if $again (i32.load (i32.const 528))))
+        (drop (call $write (i32.const 2) (i32.const 512) (i32.const 1) (i32.const 520)))"#;
+    let reply = answer_of(&server, "flood", answering(code, "(i32.const 2)")).await;
+    assert_eq!(reply.expect(200).body, [0, 0]);
+    let log = server.client.get("/v1/functions/flood/logs").await.expect(200).json();
+    let lines: Vec<_> = log["lines"].as_array().unwrap().iter().collect();
+    let (note, kept) = lines.split_last().unwrap();
+    assert!((4..16).contains(&kept.len()), "{}", kept.len());
+    assert!(kept.iter().all(|line| line["message"] == "x".repeat(63)), "a line was cut: {log}");
+    // The line on standard error found no room either.
+    let dropped = 16_384 + 1 - kept.len();
+    assert_eq!(
+        (note["level"].as_str(), note["message"].as_str()),
+        (Some("warn"), Some(format!("{dropped} lines were dropped: log_bytes was reached").as_str()))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn standard_input_is_empty_and_nothing_of_the_host_is_in_the_environment() {
     let server = TestServer::start().await;
     let environment = r#"

@@ -355,6 +355,9 @@ async fn a_client_that_leaves_withdraws_operators_and_model_runs() {
         }
         println!("{path}: all withdrawn after {:?}", settled(&server).await);
     }
+    let numbers = server.client.get("/metrics").await.expect(200).text();
+    let counted = r#"hearth_invocations_total{function="probe",outcome="cancelled"}"#;
+    assert!(numbers.contains(counted), "{numbers}");
     still_fine(&server).await;
 }
 

@@ -115,8 +115,12 @@ limits! {
     log_bytes = 64 * KIB, 0, 64 * MIB, function;
     /// Log lines kept for each function, the newest ones.
     log_lines = 1_000, 1, 100_000;
+    /// Bytes of the log lines kept for each function, as JSON; the oldest go first. One line has a quarter of them at most.
+    function_log_bytes = MIB, 16 * KIB, GIB;
     /// Clients that follow functions' logs at once. Each holds a connection for as long as it likes.
     log_followers = 100, 0, 100_000;
+    /// Clients that read functions' logs at once and do not follow them. Each may hold `function_log_bytes`.
+    log_readers = 100, 1, 100_000;
     /// Bytes of all tensors of one invocation that are alive at once, those of views counted once.
     tensor_bytes = GIB, KIB, 1024 * GIB, function;
     /// Tensors of one invocation that are alive at once.

@@ -2,17 +2,15 @@
 //! which is the catalog's.
 
 use super::App;
+use super::function_log::FunctionLog;
 use super::metrics::FunctionMetrics;
 use crate::catalog::{FunctionVersion, Selector, Settings, check_grants};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
-use crate::interface::{Grant, GrantNames, LogLine};
+use crate::interface::{Grant, GrantNames};
 use crate::sandbox::{Function, Places, Slot};
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::SystemTime;
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// One version of a function, ready to be called.
 pub(super) struct Deployed {
@@ -29,8 +27,8 @@ pub(super) struct Deployed {
     pub(super) metrics: FunctionMetrics,
     /// Why it cannot run: a grant that is missing, a secret that cannot be read.
     refusal: Option<String>,
-    /// Its own places, where they are fewer than the pool's.
-    places: Option<Arc<Places>>,
+    /// Its own places, which all its versions share.
+    places: Arc<Places>,
 }
 
 impl Deployed {
@@ -44,17 +42,16 @@ impl Deployed {
     /// The function's own leave to run one more invocation at once.
     ///
     /// Errors: `overloaded` when too many wait for it already.
-    pub(super) async fn turn(&self) -> Result<Option<Slot>> {
-        let Some(places) = &self.places else { return Ok(None) };
+    pub(super) async fn turn(&self) -> Result<Slot> {
         let full = |waiting| {
             Error::overloaded(format!(
                 "{} invocations of '{}' run and {waiting} wait already (function_concurrency, function_queue); try again \
                  later",
-                places.all(),
+                self.places.all(),
                 self.name
             ))
         };
-        places.take(self.limits.function_queue, full).await.map(Some)
+        self.places.take(self.limits.function_queue, full).await
     }
 }
 
@@ -67,11 +64,11 @@ type Versions = HashMap<u64, Arc<Deployed>>;
 
 /// The versions that were called so far, by tenant, then name: a look-up allocates nothing. Version numbers are never used
 /// twice.
-#[derive(Default)]
 pub(super) struct DeployedFunctions {
     ready: RwLock<Ready>,
     logs: Mutex<HashMap<Key, Arc<FunctionLog>>>,
-    /// The places of functions that have fewer than the pool, as they were counted last.
+    /// Bytes of each of these.
+    log_bytes: u64,
     places: Mutex<HashMap<Key, Arc<Places>>>,
 }
 
@@ -83,11 +80,16 @@ struct Ready {
 }
 
 impl DeployedFunctions {
+    /// None so far, whose logs will keep `log_bytes` bytes each.
+    pub(super) fn new(log_bytes: u64) -> DeployedFunctions {
+        DeployedFunctions { ready: RwLock::default(), logs: Mutex::default(), log_bytes, places: Mutex::default() }
+    }
+
     /// The log of a function; it outlives its versions.
     pub(super) fn log(&self, tenant: &str, name: &str, lines: u64) -> Arc<FunctionLog> {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let log = logs.entry((tenant.to_owned(), name.to_owned()));
-        log.or_insert_with(|| Arc::new(FunctionLog::new(lines))).clone()
+        log.or_insert_with(|| Arc::new(FunctionLog::new(lines, self.log_bytes))).clone()
     }
 
     /// The versions in use of a tenant's functions, of those that `wanted` picks.
@@ -128,20 +130,19 @@ impl DeployedFunctions {
         self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 
-    /// The places that all versions of a function share; new ones where their number changed.
-    fn places(&self, tenant: &str, name: &str, limits: &Limits) -> Option<Arc<Places>> {
-        let most = limits.function_concurrency;
+    /// The places that all versions of a function share, as many as its settings say now. Those that are taken count on,
+    /// so functions that only the pool bounds have them too.
+    fn places(&self, tenant: &str, name: &str, limits: &Limits) -> Arc<Places> {
+        let most = match limits.function_concurrency {
+            most if most >= limits.concurrent_invocations => Places::MOST,
+            fewer => fewer,
+        };
         let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (tenant.to_owned(), name.to_owned());
-        if most >= limits.concurrent_invocations {
-            all.remove(&key);
-            return None;
-        }
-        let places = all.entry(key).or_insert_with(|| Arc::new(Places::new(most)));
+        let places = all.entry((tenant.to_owned(), name.to_owned())).or_insert_with(|| Arc::new(Places::new(most)));
         if places.all() != most {
-            *places = Arc::new(Places::new(most));
+            places.resize(most);
         }
-        Some(places.clone())
+        places.clone()
     }
 }
 
@@ -256,102 +257,4 @@ fn refusal(tenant: &str, name: &str, missing: &GrantNames, settings: &Settings) 
         _ => "{\"grants\": …} and the missing_grants that GET shows there".to_owned(),
     };
     Some(format!("function '{name}' asks for what it was not granted: {missing}; grant it with PATCH {path} {body}"))
-}
-
-/// The newest log lines of a function, numbered from 0 since the server started.
-pub(super) struct FunctionLog {
-    kept: Mutex<Kept>,
-    most: usize,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct Kept {
-    lines: VecDeque<serde_json::Value>,
-    /// The number of the oldest line kept.
-    first: u64,
-    /// The function was deleted.
-    closed: bool,
-}
-
-/// Lines of a log from some number on.
-pub(super) struct LogPart {
-    pub(super) lines: Vec<serde_json::Value>,
-    /// Lines that came before these and are kept no longer.
-    pub(super) missed: u64,
-    /// The number of the line that will follow.
-    pub(super) next: u64,
-    /// No line will follow.
-    pub(super) closed: bool,
-}
-
-impl FunctionLog {
-    pub(super) fn new(most: u64) -> FunctionLog {
-        FunctionLog { kept: Mutex::default(), most: most as usize, changed: Notify::new() }
-    }
-
-    /// Adds what one invocation logged.
-    pub(super) fn extend(&self, request_id: &str, version: u64, lines: Vec<LogLine>, dropped: u64) {
-        let millis = |at: SystemTime| at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let entry = |line: LogLine| {
-            let fields: serde_json::Map<_, _> = line.fields.into_iter().map(|(k, v)| (k, v.into())).collect();
-            serde_json::json!({
-                "at_ms": millis(line.at), "level": line.level.as_str(), "message": line.message, "fields": fields,
-                "request_id": request_id, "version": version,
-            })
-        };
-        let mut entries: Vec<_> = lines.into_iter().map(entry).collect();
-        if dropped > 0 {
-            let message = format!("{dropped} lines were dropped: log_bytes was reached");
-            entries.push(serde_json::json!({
-                "at_ms": millis(SystemTime::now()), "level": "warn", "message": message, "fields": {},
-                "request_id": request_id, "version": version,
-            }));
-        }
-        let mut kept = self.kept();
-        kept.lines.extend(entries);
-        let surplus = kept.lines.len().saturating_sub(self.most);
-        kept.lines.drain(..surplus);
-        kept.first += surplus as u64;
-        drop(kept);
-        self.changed.notify_waiters();
-    }
-
-    /// The newest lines kept, at most `most`, oldest first.
-    pub(super) fn newest(&self, most: u64) -> LogPart {
-        let kept = self.kept();
-        let from = kept.lines.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
-        kept.part(from, usize::MAX, 0)
-    }
-
-    /// At most `most` lines from the one of a number on.
-    pub(super) fn after(&self, next: u64, most: usize) -> LogPart {
-        let kept = self.kept();
-        let from = usize::try_from(next.saturating_sub(kept.first)).unwrap_or(usize::MAX);
-        kept.part(from, most, kept.first.saturating_sub(next))
-    }
-
-    /// Ready when lines came, or the end, after this was called.
-    pub(super) fn changed(&self) -> Notified<'_> {
-        self.changed.notified()
-    }
-
-    /// Tells followers that the function is gone.
-    pub(super) fn close(&self) {
-        self.kept().closed = true;
-        self.changed.notify_waiters();
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Kept {
-    fn part(&self, from: usize, most: usize, missed: u64) -> LogPart {
-        let from = from.min(self.lines.len());
-        let to = from.saturating_add(most).min(self.lines.len());
-        let lines = self.lines.range(from..to).cloned().collect();
-        LogPart { lines, missed, next: self.first + to as u64, closed: self.closed && to == self.lines.len() }
-    }
 }

@@ -1,6 +1,7 @@
 //! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never touches the control plane.
 
 use super::body::{Limited, Lingering};
+use super::deployed::Deployed;
 use super::{Answer, App, Body};
 use crate::device::Stop;
 use crate::error::{Error, Result};
@@ -59,7 +60,9 @@ pub(super) async fn invoke(
         body,
     };
     let invocation = Invocation { call, request, slot, waited };
+    let unanswered = Unanswered { app, deployed: &deployed, started: Instant::now() };
     let Outcome { result, receipt, log, log_dropped } = app.runtime.invoke(&deployed.function, invocation).await;
+    std::mem::forget(unanswered);
 
     let response = result.and_then(|response| answer(limits, response));
     app.metrics.invocation(&deployed.metrics, response.as_ref().err(), &receipt);
@@ -78,6 +81,19 @@ pub(super) async fn invoke(
         headers.insert("hearth-receipt", value);
     }
     Ok(answer)
+}
+
+/// An invocation that runs. Dropped with its request's future when the client goes away, it counts as cancelled.
+struct Unanswered<'a> {
+    app: &'a App,
+    deployed: &'a Deployed,
+    started: Instant,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.app.metrics.cancelled(&self.deployed.metrics, self.started.elapsed());
+    }
 }
 
 fn request_headers(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {

@@ -1,8 +1,9 @@
 //! Numbers for Prometheus; never a decision.
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::sandbox::Receipt;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::time::Duration;
 
 /// Upper bounds of the histogram of invocations, from a warm echo to a long batch.
 const SECONDS: &[f64] = &[
@@ -63,16 +64,25 @@ impl Metrics {
     pub(super) fn invocation(&self, of: &FunctionMetrics, error: Option<&Error>, receipt: &Receipt) {
         match error {
             None => of.ok.increment(1),
-            Some(error) => metrics::with_local_recorder(&self.recorder, || {
-                let (function, outcome) = (of.function.clone(), error.kind().as_str());
-                metrics::counter!("hearth_invocations_total", "function" => function, "outcome" => outcome)
-                    .increment(1);
-            }),
+            Some(error) => self.ended(of, error.kind().as_str()),
         }
         of.seconds.record(receipt.wall_us as f64 / 1e6);
         if receipt.model_runs > 0 {
             of.model_runs.increment(receipt.model_runs);
         }
+    }
+
+    /// Counts one invocation whose client went away before it was answered, after this time.
+    pub(super) fn cancelled(&self, of: &FunctionMetrics, after: Duration) {
+        self.ended(of, Kind::Cancelled.as_str());
+        of.seconds.record(after.as_secs_f64());
+    }
+
+    fn ended(&self, of: &FunctionMetrics, outcome: &'static str) {
+        metrics::with_local_recorder(&self.recorder, || {
+            let function = of.function.clone();
+            metrics::counter!("hearth_invocations_total", "function" => function, "outcome" => outcome).increment(1);
+        });
     }
 
     /// Everything in Prometheus' text format.

@@ -52,6 +52,10 @@ pub struct LogLine {
     pub fields: Vec<(String, String)>,
 }
 
+/// What a line costs beside its text, and a field of it: what they take in memory at least, so that empty ones are bounded.
+const LINE_BYTES: usize = 64;
+const FIELD_BYTES: usize = 64;
+
 /// The log of one invocation, up to a number of bytes.
 #[derive(Debug)]
 pub struct LogBuffer {
@@ -68,9 +72,8 @@ impl LogBuffer {
 
     /// Adds a line, or counts it as dropped when there is no room.
     pub fn push(&mut self, level: LogLevel, message: String, fields: Vec<(String, String)>) {
-        let text: usize = fields.iter().map(|(key, value)| key.len() + value.len()).sum();
-        // A line has a cost of its own, so that empty lines are bounded too.
-        let bytes = (message.len() + text + 32) as u64;
+        let text: usize = fields.iter().map(|(key, value)| key.len() + value.len() + FIELD_BYTES).sum();
+        let bytes = (message.len() + text + LINE_BYTES) as u64;
         match self.room_bytes.checked_sub(bytes) {
             None => self.dropped += 1,
             Some(room) => {
@@ -78,6 +81,11 @@ impl LogBuffer {
                 self.lines.push(LogLine { at: SystemTime::now(), level, message, fields });
             }
         }
+    }
+
+    /// Counts lines that were dropped before they came here.
+    pub fn count_dropped(&mut self, lines: u64) {
+        self.dropped += lines;
     }
 
     /// The bytes that still have room.
@@ -151,11 +159,23 @@ mod tests {
 
     #[test]
     fn a_log_takes_its_bytes_and_counts_the_rest() {
-        let mut log = LogBuffer::new(100);
+        let mut log = LogBuffer::new(150);
         for _ in 0..10 {
             log.push(LogLevel::Info, "12345678".to_owned(), Vec::new());
         }
+        log.count_dropped(3);
         let (lines, dropped) = log.into_lines();
-        assert_eq!((lines.len(), dropped), (2, 8));
+        assert_eq!((lines.len(), dropped), (2, 11));
+    }
+
+    #[test]
+    fn empty_fields_take_room_too() {
+        let mut log = LogBuffer::new(64 << 10);
+        log.push(LogLevel::Info, String::new(), vec![(String::new(), String::new()); 1_000_000]);
+        assert_eq!((log.lines().len(), log.room_bytes()), (0, 64 << 10));
+        log.push(LogLevel::Info, String::new(), vec![(String::new(), String::new()); 1_000]);
+        assert_eq!((log.lines().len(), log.room_bytes()), (1, (64 << 10) - 64_000 - 64));
+        let (_, dropped) = log.into_lines();
+        assert_eq!(dropped, 1);
     }
 }

@@ -1,5 +1,6 @@
 //! One request through one fresh instance, under its limits; it never outlives its deadline or its caller.
 
+use super::output::Output;
 use super::{Function, Runtime, Slot};
 use crate::error::{Error, Kind, Result};
 use crate::interface::{Answer, Call, Ctx, LogLevel, LogLine, Request, Response, Turn, Usage};
@@ -9,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use wasmtime::{Engine, ResourceLimiter, Store, Trap, UpdateDeadline};
-use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 /// What a store carries: the host's side of the contract, WASI for guests that import it, and the memory limits.
@@ -22,8 +22,8 @@ pub(super) struct State {
 /// WASI of one invocation: no files, no network, output to the log.
 struct Wasi {
     ctx: WasiCtx,
-    stdout: MemoryOutputPipe,
-    stderr: MemoryOutputPipe,
+    stdout: Output,
+    stderr: Output,
 }
 
 impl WasiView for State {
@@ -38,9 +38,10 @@ impl WasiView for State {
 impl Wasi {
     fn new(ctx: &Ctx) -> Wasi {
         let capacity = usize::try_from(ctx.log.room_bytes()).unwrap_or(usize::MAX);
-        let (stdout, stderr) = (MemoryOutputPipe::new(capacity), MemoryOutputPipe::new(capacity));
+        let (stdout, stderr) = (Output::new(capacity), Output::new(capacity));
         let mut builder = WasiCtx::builder();
         builder.stdout(stdout.clone()).stderr(stderr.clone());
+        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         for (key, value) in &ctx.call().grant.config {
             builder.env(key, value);
         }
@@ -257,8 +258,8 @@ impl State {
     pub(super) fn into_parts(self) -> (Ctx, Limiter) {
         let State { mut ctx, wasi, limiter } = self;
         if let Some(wasi) = wasi {
-            log_output(&mut ctx, LogLevel::Stdout, &wasi.stdout);
-            log_output(&mut ctx, LogLevel::Stderr, &wasi.stderr);
+            wasi.stdout.log_to(&mut ctx.log, LogLevel::Stdout);
+            wasi.stderr.log_to(&mut ctx.log, LogLevel::Stderr);
         }
         (ctx, limiter)
     }
@@ -279,13 +280,6 @@ fn receipt(usage: &Usage, polled: Duration, waited: Duration) -> Receipt {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn log_output(ctx: &mut Ctx, level: LogLevel, pipe: &MemoryOutputPipe) {
-    let bytes = pipe.contents();
-    for line in String::from_utf8_lossy(&bytes).lines() {
-        ctx.log.push(level, line.to_owned(), Vec::new());
-    }
 }
 
 /// Why a guest trapped, in words for its author: a panic's own message, the limit that was hit, or wasmtime's reason.
