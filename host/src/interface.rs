@@ -142,16 +142,7 @@ impl Ctx {
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
         let log = LogBuffer::new(limits.log_bytes);
         let table = new_table(limits);
-        Ctx {
-            call,
-            account,
-            table,
-            submitted: Arc::default(),
-            place: None,
-            log,
-            usage: Usage::default(),
-            services,
-        }
+        Ctx { call, account, table, submitted: Arc::default(), place: None, log, usage: Usage::default(), services }
     }
 
     /// Everything that was used, submitted runs that are over included.
