@@ -9,7 +9,7 @@ use hearth::confined::Confined;
 use hearth::device::{Cpu, Device, Ledger, Stop};
 use hearth::interface::{Call, Grant, Phase, Services};
 use hearth::model::Models;
-use hearth::sandbox::{Invocation, Runtime};
+use hearth::sandbox::{Invocation, Making, Runtime};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub(crate) fn microseconds(program: &Path, component: &Path, bytes: usize) -> Re
         let models = Arc::new(Models::new(&config, device.clone(), catalog.clone(), catalog, confined.clone())?);
         let services = Arc::new(Services { device, models, limits: limits.clone() });
         let runtime = Arc::new(Runtime::new(&config, services, confined)?);
-        let function = runtime.function("bench", std::path::absolute(component)?).await?;
+        let function = runtime.function("bench", std::path::absolute(component)?, Making::ToTheEnd).await?;
         let (name, tenant, request_id): (Arc<str>, Arc<str>, Arc<str>) =
             ("echo".into(), "default".into(), "0".repeat(32).into());
         let grant = Arc::new(Grant::default());

@@ -11,6 +11,7 @@ mod snapshot;
 
 pub use compile::COMPILE;
 pub use invocation::{Invocation, Outcome, Receipt};
+pub use makings::Making;
 pub use places::{Places, Slot};
 pub use snapshot::{Preparation, SNAPSHOT, snapshot_obstacle};
 
@@ -155,9 +156,9 @@ impl Runtime {
     /// Callers that ask at the same time wait for one compilation.
     ///
     /// Errors: `InvalidArgument` where the bytes are no component of this contract; the message says what to change.
-    pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf) -> Result<Arc<Function>> {
+    pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf, how_long: Making) -> Result<Arc<Function>> {
         let (runtime, of) = (self.clone(), digest.to_owned());
-        self.functions.get_or_make(digest, async move { runtime.load(&of, path).await }).await
+        self.functions.get_or_make(digest, how_long, async move { runtime.load(&of, path).await }).await
     }
 
     /// The function of a component, with `init` run and its memory kept, where it has one. What was prepared alike before
@@ -169,9 +170,10 @@ impl Runtime {
         digest: &str,
         path: PathBuf,
         preparation: Preparation,
+        how_long: Making,
         log: impl FnOnce(Vec<LogLine>) + Send + 'static,
     ) -> Result<Arc<Function>> {
-        let plain = self.function(digest, path.clone()).await?;
+        let plain = self.function(digest, path.clone(), how_long).await?;
         if !plain.has_init() {
             return Ok(plain);
         }
@@ -180,7 +182,7 @@ impl Runtime {
             let (runtime, key) = (self.clone(), key.clone());
             async move { runtime.prepare(&key, path, preparation, &plain, log).await }
         };
-        let function = self.functions.get_or_make(&key, make).await?;
+        let function = self.functions.get_or_make(&key, how_long, make).await?;
         self.functions.sweep(&key);
         Ok(function)
     }

@@ -25,7 +25,7 @@ pub(super) async fn invoke(
         None => (path, ""),
     };
     // A function that is ready is found at once; one that is not is made ready whoever waits for it.
-    let patience = Duration::from_millis(app.config.limits.invocation_ms);
+    let patience = Duration::from_millis(app.config.limits.compile_ms);
     let deployed = tokio::time::timeout(patience, app.deployed(tenant, selector)).await;
     let deployed =
         deployed.map_err(|_| Error::unavailable("the function is still being made ready; try again in a moment"))??;

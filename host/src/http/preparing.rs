@@ -7,7 +7,7 @@ use crate::catalog::{FunctionVersion, Selector, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::interface::{GrantNames, LogLine};
 use crate::model::{Blobs, Resolved};
-use crate::sandbox::{Function, Preparation};
+use crate::sandbox::{Function, Making, Preparation};
 use std::sync::Arc;
 
 /// A model that is about to mean another version: the selector that will, and what it will mean.
@@ -21,8 +21,8 @@ impl App {
     ///
     /// Errors: those of compiling; `handler-failed` where init fails.
     pub(super) async fn function_of(&self, found: &FunctionVersion, settings: &Settings) -> Result<Arc<Function>> {
-        let plain = self.runtime.function(&found.digest, self.catalog.path(&found.digest)).await?;
-        self.prepared(found, plain, settings, None).await.map_err(|error| match error.kind() {
+        let plain = self.runtime.function(&found.digest, self.catalog.path(&found.digest), Making::ToTheEnd).await?;
+        self.prepared(found, plain, settings, None, Making::ToTheEnd).await.map_err(|error| match error.kind() {
             // Whoever calls the function can change nothing about it.
             Kind::InvalidArgument | Kind::TooLarge => Error::handler_failed(error.message()),
             _ => error,
@@ -52,14 +52,15 @@ impl App {
             world: function.world().to_owned(),
             manifest: function.manifest.clone(),
         };
-        self.prepared(&found, function.clone(), &settings, None).await
+        self.prepared(&found, function.clone(), &settings, None, Making::WhileAwaited).await
     }
 
     /// Prepares versions of a function for its new settings, which count already. A failure is told to whoever calls the
     /// function, and logged here.
     pub(super) async fn prepare_for_settings(&self, versions: Vec<Arc<Deployed>>, settings: &Settings) {
         for deployed in versions {
-            let prepared = self.prepared(&deployed.found, deployed.function.clone(), settings, None).await;
+            let prepared = self.prepared(&deployed.found, deployed.function.clone(), settings, None, Making::ToTheEnd);
+            let prepared = prepared.await;
             if let Err(error) = prepared {
                 let (tenant, name, version) = (&deployed.tenant, &deployed.name, deployed.version);
                 tracing::warn!(%tenant, %name, version, "cannot be prepared: {}", error.message());
@@ -74,15 +75,17 @@ impl App {
         for deployed in self.dependents(tenant, changed.selector) {
             let settings = self.catalog.settings(tenant, &deployed.name).await?;
             let function = deployed.function.clone();
-            self.prepared(&deployed.found, function, &settings, Some(&changed)).await.map_err(|error| {
-                let message = format!(
-                    "function '{}' cannot be prepared with model '{}' as it would be: {}; nothing was changed",
-                    deployed.name,
-                    changed.selector,
-                    error.message()
-                );
-                Error::conflict(message)
-            })?;
+            self.prepared(&deployed.found, function, &settings, Some(&changed), Making::ToTheEnd).await.map_err(
+                |error| {
+                    let message = format!(
+                        "function '{}' cannot be prepared with model '{}' as it would be: {}; nothing was changed",
+                        deployed.name,
+                        changed.selector,
+                        error.message()
+                    );
+                    Error::conflict(message)
+                },
+            )?;
         }
         Ok(())
     }
@@ -111,6 +114,7 @@ impl App {
         function: Arc<Function>,
         settings: &Settings,
         changed: Option<&Changed<'_>>,
+        how_long: Making,
     ) -> Result<Arc<Function>> {
         if !function.has_init() {
             return Ok(function);
@@ -130,7 +134,7 @@ impl App {
                 kept.extend("init", version, lines, 0);
             }
         };
-        self.runtime.prepared(&found.digest, path, preparation, log).await
+        self.runtime.prepared(&found.digest, path, preparation, how_long, log).await
     }
 
     async fn preparation(

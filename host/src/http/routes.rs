@@ -7,6 +7,7 @@ use crate::catalog::{At, Selector, check_name};
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Blobs, Resolved};
+use crate::sandbox::Making;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, RawPathParams, State};
@@ -216,27 +217,24 @@ async fn put_function(
         writer.write(&part).await?;
     }
     let blob = writer.finish().await?;
-    let (worker, of, function_name) = (app.clone(), tenant.clone(), name.clone());
-    let (blob, function, requested, put) = to_the_end(async move {
-        let deploy = async {
-            let function = worker.runtime.function(&blob.digest, worker.catalog.path(&blob.digest)).await?;
-            let requested = super::deployed::requested(&function.manifest, &worker.config.limits)?;
-            let function = worker.prepare_upload(&of, &function_name, &blob.digest, &function).await?;
-            let put =
-                worker.catalog.put_function(&of, &function_name, &blob, function.world(), &function.manifest).await?;
-            Ok((function, requested, put))
-        };
-        match deploy.await {
-            Ok((function, requested, put)) => Ok((blob, function, requested, put)),
-            Err(error) => {
-                if !worker.catalog.has_function(&blob.digest).await? {
-                    worker.runtime.forget_code(&blob.digest);
-                }
-                Err(error)
+    // It is given up when the client leaves: nothing refers to it yet.
+    let ready = async {
+        let path = app.catalog.path(&blob.digest);
+        let function = app.runtime.function(&blob.digest, path, Making::WhileAwaited).await?;
+        let requested = super::deployed::requested(&function.manifest, limits)?;
+        let function = app.prepare_upload(&tenant, &name, &blob.digest, &function).await?;
+        Ok::<_, Error>((function, requested))
+    };
+    let (function, requested) = match ready.await {
+        Ok(ready) => ready,
+        Err(error) => {
+            if !app.catalog.has_function(&blob.digest).await? {
+                app.runtime.forget_code(&blob.digest);
             }
+            return Err(Refusal::from(error));
         }
-    })
-    .await?;
+    };
+    let put = app.catalog.put_function(&tenant, &name, &blob, function.world(), &function.manifest).await?;
     let missing = super::settings::missing_grants(&app, &tenant, &name, &requested).await?;
     tracing::info!(tenant, name, version = put.version, "function {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };

@@ -4,14 +4,24 @@
 use super::Function;
 use crate::error::{Error, Kind, Result};
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// How long a failure is told again before it is tried again: a function that fails must not keep a child busy for everybody
 /// who calls it.
 const FAILURES_LAST: Duration = Duration::from_secs(5);
+
+/// How long something is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// As long as somebody waits for it: what nobody has deployed yet.
+    WhileAwaited,
+    /// To the end: whoever calls next finds it.
+    ToTheEnd,
+}
 
 /// The functions of this process.
 #[derive(Default)]
@@ -21,11 +31,25 @@ pub(super) struct Makings {
 
 enum Entry {
     Making(Shared<BoxFuture<'static, Made>>),
+    /// It ends when the last who waits for it leaves.
+    Awaited(WeakShared<BoxFuture<'static, Made>>),
     Ready(Arc<Function>),
-    Failed { until: Instant, failure: Failure },
+    Failed {
+        until: Instant,
+        failure: Failure,
+    },
 }
 
 type Made = Result<Arc<Function>, Failure>;
+
+/// A task that ends when nobody holds it.
+struct AbortOnDrop(JoinHandle<Made>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// An error that several callers get.
 #[derive(Clone)]
@@ -70,26 +94,34 @@ impl Failure {
 }
 
 impl Makings {
-    /// What there is for a key, or else what `make` gives; it is begun once for all who ask meanwhile, and goes on when they
-    /// leave.
+    /// What there is for a key, or else what `make` gives; it is begun once for all who ask meanwhile.
     ///
     /// Errors: those of `make`, also of one that failed a moment ago.
     pub(super) async fn get_or_make(
         self: &Arc<Self>,
         key: &str,
+        how_long: Making,
         make: impl Future<Output = Result<Function>> + Send + 'static,
     ) -> Result<Arc<Function>> {
         let making = {
             let mut entries = self.entries();
+            let awaited = match entries.get(key) {
+                Some(Entry::Awaited(making)) => making.upgrade(),
+                _ => None,
+            };
             match entries.get(key) {
                 Some(Entry::Ready(function)) => return Ok(function.clone()),
                 Some(Entry::Failed { until, failure }) if *until > Instant::now() => {
                     return Err(failure.clone().error());
                 }
                 Some(Entry::Making(making)) => making.clone(),
-                Some(Entry::Failed { .. }) | None => {
-                    let making = self.begin(key, make);
-                    entries.insert(key.to_owned(), Entry::Making(making.clone()));
+                Some(Entry::Failed { .. } | Entry::Awaited(_)) | None => {
+                    let making = awaited.unwrap_or_else(|| self.begin(key, make));
+                    let weak = match how_long {
+                        Making::WhileAwaited => making.downgrade(),
+                        Making::ToTheEnd => None,
+                    };
+                    entries.insert(key.to_owned(), weak.map_or(Entry::Making(making.clone()), Entry::Awaited));
                     making
                 }
             }
@@ -108,8 +140,10 @@ impl Makings {
             makings.finish(key, &made);
             made
         });
+        let task = AbortOnDrop(task);
         let ended = async move {
-            task.await.unwrap_or_else(|error| Err(Failure::of(&Error::host("making a function ready", error))))
+            let mut task = task;
+            (&mut task.0).await.unwrap_or_else(|error| Err(Failure::of(&Error::host("making a function ready", error))))
         };
         ended.boxed().shared()
     }
@@ -117,12 +151,15 @@ impl Makings {
     fn finish(&self, key: String, made: &Made) {
         let mut entries = self.entries();
         // What was forgotten meanwhile stays so.
-        if !matches!(entries.get(&key), Some(Entry::Making(_))) {
-            return;
-        }
+        let remembered = match entries.get(&key) {
+            Some(Entry::Making(_)) => true,
+            // Whoever uploads it again wants it tried again.
+            Some(Entry::Awaited(_)) => false,
+            _ => return,
+        };
         match made {
             Ok(function) => drop(entries.insert(key, Entry::Ready(function.clone()))),
-            Err(failure) if failure.lasts() => {
+            Err(failure) if remembered && failure.lasts() => {
                 let until = Instant::now() + FAILURES_LAST;
                 entries.insert(key, Entry::Failed { until, failure: failure.clone() });
             }
@@ -140,6 +177,7 @@ impl Makings {
         let now = Instant::now();
         self.entries().retain(|key, entry| match entry {
             Entry::Making(_) => true,
+            Entry::Awaited(making) => making.upgrade().is_some(),
             Entry::Ready(function) => key == kept || Arc::strong_count(function) > 1,
             Entry::Failed { until, .. } => *until > now,
         });
