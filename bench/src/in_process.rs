@@ -9,12 +9,12 @@ use hearth::confined::Confined;
 use hearth::device::{Cpu, Device, Ledger, Stop};
 use hearth::interface::{Call, Grant, Phase, Services};
 use hearth::model::Models;
-use hearth::sandbox::{Invocation, Making, Runtime};
+use hearth::sandbox::{Invocation, Making, Preparation, Runtime};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The mean microseconds of one invocation with a body of `bytes` each way.
+/// The mean microseconds of one invocation, `init` done before where there is one, with a body of `bytes` each way.
 /// `program` is hearth's, whose child compiles the component.
 pub(crate) fn microseconds(program: &Path, component: &Path, bytes: usize) -> Result<f64> {
     let threads = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -30,7 +30,10 @@ pub(crate) fn microseconds(program: &Path, component: &Path, bytes: usize) -> Re
         let models = Arc::new(Models::new(&config, device.clone(), catalog.clone(), catalog, confined.clone())?);
         let services = Arc::new(Services { device, models, limits: limits.clone() });
         let runtime = Arc::new(Runtime::new(&config, services, confined)?);
-        let function = runtime.function("bench", std::path::absolute(component)?, Making::ToTheEnd).await?;
+        let function = {
+            let (path, preparation) = (std::path::absolute(component)?, Preparation::default());
+            runtime.prepared("bench", path, preparation, Making::ToTheEnd, |_| ()).await?
+        };
         let (name, tenant, request_id): (Arc<str>, Arc<str>, Arc<str>) =
             ("echo".into(), "default".into(), "0".repeat(32).into());
         let grant = Arc::new(Grant::default());

@@ -11,6 +11,7 @@ mod load;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use load::{Load, Server};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -104,6 +105,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 #[derive(Default)]
 struct Measured {
     floor: Vec<f64>,
+    in_process: Vec<f64>,
     hyper: Vec<f64>,
     hearth: Vec<f64>,
 }
@@ -125,44 +127,85 @@ fn bench(arguments: &Arguments) -> Result<()> {
     for run in 1..=arguments.runs {
         for (row, measured) in ROWS.iter().zip(&mut measured) {
             eprintln!("run {run} of {}: {}", arguments.runs, size(row.bytes));
-            measured.floor.push(floor_on_core(&itself, &arguments.component, row.bytes, arguments.server_core)?);
+            let core = arguments.server_core;
+            let (component, bytes) = (arguments.component.as_os_str(), row.bytes.to_string());
+            measured.floor.push(on_core(core, &itself, &["floor".as_ref(), component, bytes.as_ref()])?);
+            let inside = ["in-process".as_ref(), arguments.server.as_os_str(), component, bytes.as_ref()];
+            measured.in_process.push(on_core(core, &itself, &inside)?);
             measured.hyper.push(load.microseconds(&hyper, row.bytes)?);
             measured.hearth.push(load.microseconds(&hearth, row.bytes)?);
         }
     }
     print(&measured, arguments);
+    prepared(&itself, arguments)?;
     println!("load average before the first run: {}", load_before.split(' ').next().unwrap_or("unknown"));
     Ok(())
 }
 
-fn floor_on_core(itself: &Path, component: &Path, bytes: usize, core: usize) -> Result<f64> {
+/// The number that a part of this program prints when it runs on one core.
+fn on_core(core: usize, itself: &Path, arguments: &[&OsStr]) -> Result<f64> {
     let mut command = Command::new("taskset");
-    command.args(["-c", &core.to_string()]).arg(itself).arg("floor").arg(component).arg(bytes.to_string());
+    command.args(["-c", &core.to_string()]).arg(itself).args(arguments);
     let output = command.output().context("cannot start taskset (Debian: util-linux)")?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "the floor program failed ({}): {said}", output.status);
-    String::from_utf8(output.stdout)?.trim().parse().context("the floor program printed no number")
+    ensure!(output.status.success(), "{} failed ({}): {said}", arguments[0].display(), output.status);
+    String::from_utf8(output.stdout)?.trim().parse().context("a part of the bench printed no number")
+}
+
+/// What `init` saves: a vocabulary of 500 KB that was parsed once, beside one parsed for each request.
+fn prepared(itself: &Path, arguments: &Arguments) -> Result<()> {
+    let folder = arguments.component.parent().unwrap_or(Path::new("."));
+    let mut medians = Vec::new();
+    for name in ["vocabulary.wasm", "vocabulary-each-time.wasm"] {
+        let component = folder.join(name);
+        let part = ["in-process".as_ref(), arguments.server.as_os_str(), component.as_os_str(), "0".as_ref()];
+        let runs = (0..arguments.runs).map(|_| on_core(arguments.server_core, itself, &part));
+        medians.push(median(&runs.collect::<Result<Vec<_>>>()?));
+    }
+    println!(
+        "\na vocabulary of 500 KB, in process: {:.1} µs from init's snapshot, {:.0} µs parsed each time ({:.0}x)",
+        medians[0],
+        medians[1],
+        medians[1] / medians[0]
+    );
+    Ok(())
 }
 
 fn print(measured: &[Measured], arguments: &Arguments) {
     println!(
         "\nMicroseconds a call, medians of {} runs. Server and floor on core {}, wrk -t1 -c16 on core {}, {} s each.\n\
-         floor: the same component in bare wasmtime, fresh instance, no HTTP. hyper: an echo without wasm.\n",
+         floor: the same component in bare wasmtime, fresh instance, no HTTP. inside: the same through hearth's sandbox, with \
+         limits,\n\
+         deadline, receipt and log, no HTTP; its bar is the larger of 1.5 x floor and floor + 5. hyper: an echo without wasm.\n",
         arguments.runs, arguments.server_core, arguments.client_core, arguments.seconds
     );
     println!(
-        "{:>8} | {:>8} {:>9} {:>9} | {:>8} {:>8} {:>10} | {:>12} {:>14}",
-        "payload", "floor", "reference", "ratio", "hyper", "hearth", "requests/s", "hearth/floor", "hearth/(both)"
+        "{:>8} | {:>8} {:>9} {:>9} | {:>8} {:>8} {:>6} | {:>8} {:>8} {:>10} | {:>12} {:>14}",
+        "payload",
+        "floor",
+        "reference",
+        "ratio",
+        "inside",
+        "bar",
+        "held",
+        "hyper",
+        "hearth",
+        "requests/s",
+        "hearth/floor",
+        "hearth/(both)"
     );
     let mut void = Vec::new();
     for (row, measured) in ROWS.iter().zip(measured) {
         let (floor, hyper, hearth) = (median(&measured.floor), median(&measured.hyper), median(&measured.hearth));
         let ratio = floor / row.reference_us;
+        let (inside, bar) = (median(&measured.in_process), (1.5 * floor).max(floor + 5.0));
+        let held = if inside <= bar { "yes" } else { "no" };
         if row.judged && ratio > LARGEST_RATIO {
             void.push(format!("{} ({ratio:.2}x)", size(row.bytes)));
         }
         println!(
-            "{:>8} | {floor:>8.1} {:>9.1} {ratio:>8.2}x | {hyper:>8.1} {hearth:>8.1} {:>10.0} | {:>11.2}x {:>13.2}x",
+            "{:>8} | {floor:>8.1} {:>9.1} {ratio:>8.2}x | {inside:>8.1} {bar:>8.1} {held:>6} | {hyper:>8.1} {hearth:>8.1} \
+             {:>10.0} | {:>11.2}x {:>13.2}x",
             size(row.bytes),
             row.reference_us,
             1e6 / hearth,

@@ -49,6 +49,7 @@ struct App {
     deployed: DeployedFunctions,
     followers: logs::Followers,
     metrics: metrics::Metrics,
+    bodies: Arc<body::BodyBudget>,
     started: Instant,
 }
 
@@ -90,7 +91,9 @@ impl Server {
         let metrics = metrics::Metrics::new();
         let deployed = DeployedFunctions::new(config.limits.function_log_bytes);
         let followers = logs::Followers::new(&config.limits);
-        let app = App { config, catalog, models, runtime, deployed, followers, metrics, started: Instant::now() };
+        let bodies = body::BodyBudget::new(config.limits.all_bodies_bytes);
+        let started = Instant::now();
+        let app = App { config, catalog, models, runtime, deployed, followers, metrics, bodies, started };
         Ok(Server { listener, address, app: Arc::new(app) })
     }
 

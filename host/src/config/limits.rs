@@ -69,6 +69,8 @@ const GIB: u64 = 1 << 30;
 limits! {
     /// Bytes of a request's body to a function. Bodies are copied into the guest's memory, so this must fit there.
     body_bytes = 64 * MIB, 0, 2 * GIB, function;
+    /// Bytes of all bodies of requests to functions that are being read or answered.
+    all_bodies_bytes = 4 * GIB, KIB, 1024 * GIB;
     /// Bytes of a function's response body.
     response_bytes = 64 * MIB, 0, 2 * GIB, function;
     /// Header lines that a function may answer with.

@@ -7,6 +7,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -73,6 +75,52 @@ async fn discard(mut body: Incoming) {
     }
 }
 
+/// The bytes of all bodies that are being read or answered, so that many clients together cannot fill the memory.
+pub(super) struct BodyBudget {
+    used: AtomicU64,
+    most: u64,
+}
+
+impl BodyBudget {
+    /// A budget for so many bytes at once.
+    pub(super) fn new(most: u64) -> Arc<BodyBudget> {
+        Arc::new(BodyBudget { used: AtomicU64::new(0), most })
+    }
+
+    /// A share of it, empty yet.
+    pub(super) fn share(self: &Arc<BodyBudget>) -> BodyShare {
+        BodyShare { budget: self.clone(), bytes: 0 }
+    }
+}
+
+/// The bytes of one body; given back when dropped.
+pub(super) struct BodyShare {
+    budget: Arc<BodyBudget>,
+    bytes: u64,
+}
+
+impl BodyShare {
+    fn grow(&mut self, bytes: u64) -> Result<()> {
+        let most = self.budget.most;
+        let sum = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
+        match self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum) {
+            Ok(_) => {
+                self.bytes += bytes;
+                Ok(())
+            }
+            Err(used) => Err(Error::overloaded(format!(
+                "{used} bytes of bodies are being answered; all_bodies_bytes allows {most} at once; try again later"
+            ))),
+        }
+    }
+}
+
+impl Drop for BodyShare {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// A body read part by part, with a limit on all its bytes and on the time between two parts.
 pub(super) struct Limited<B> {
     body: B,
@@ -125,12 +173,24 @@ where
         }
     }
 
+    /// The whole body, out of a budget that many share.
+    ///
+    /// Errors: also `overloaded` where the budget has no room.
+    pub(super) async fn collect_within(self, share: &mut BodyShare) -> Result<Vec<u8>> {
+        self.read(|bytes| share.grow(bytes)).await
+    }
+
     /// The whole body.
-    pub(super) async fn collect(mut self) -> Result<Vec<u8>> {
+    pub(super) async fn collect(self) -> Result<Vec<u8>> {
+        self.read(|_| Ok(())).await
+    }
+
+    async fn read(mut self, mut claim: impl FnMut(u64) -> Result<()>) -> Result<Vec<u8>> {
         // An announced length is a claim: memory is taken as bytes arrive beyond the first MiB.
         let announced = self.announced_bytes().unwrap_or(0).min(1 << 20);
         let mut bytes = Vec::with_capacity(announced as usize);
         while let Some(part) = self.next().await? {
+            claim(part.len() as u64)?;
             bytes.extend_from_slice(&part);
         }
         Ok(bytes)
@@ -158,6 +218,20 @@ mod tests {
         assert_eq!(streamed.collect().await.unwrap_err().kind(), Kind::TooLarge);
         let exact = Limited::new(Full::new(Bytes::from_static(b"1234")), "body_bytes", 4, 1000).unwrap();
         assert_eq!(exact.collect().await.unwrap(), b"1234");
+    }
+
+    #[tokio::test]
+    async fn many_bodies_share_a_budget() {
+        let budget = BodyBudget::new(10);
+        let body = |text: &'static str| {
+            Limited::new(Full::new(Bytes::from_static(text.as_bytes())), "body_bytes", 100, 1000).unwrap()
+        };
+        let (mut first, mut second) = (budget.share(), budget.share());
+        assert_eq!(body("123456").collect_within(&mut first).await.unwrap(), b"123456");
+        let refused = body("12345").collect_within(&mut second).await.unwrap_err();
+        assert!(refused.kind() == Kind::Overloaded && refused.message().contains("all_bodies_bytes"), "{refused}");
+        drop(first);
+        assert_eq!(body("12345").collect_within(&mut second).await.unwrap(), b"12345");
     }
 
     #[tokio::test]

@@ -32,7 +32,10 @@ pub(super) async fn invoke(
     deployed.check()?;
     let limits = &*deployed.limits;
     let (parts, body) = request.into_parts();
-    let body = Limited::new(body, "body_bytes", limits.body_bytes, limits.body_idle_ms)?.collect().await?;
+    let body = Limited::new(body, "body_bytes", limits.body_bytes, limits.body_idle_ms)?;
+    // Held until the answer is made: the body is in the guest's memory as long.
+    let mut share = app.bodies.share();
+    let body = body.collect_within(&mut share).await?;
 
     let arrived = Instant::now();
     let deadline = arrived + Duration::from_millis(limits.invocation_ms);
