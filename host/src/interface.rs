@@ -198,7 +198,7 @@ impl Ctx {
 
     /// Gives the guest a handle on a tensor.
     fn give(&mut self, tensor: Tensor) -> Result<Resource<Tensor>> {
-        self.table.push(tensor).map_err(|_| Error::limit_exceeded("too many handles; drop some first (handles)"))
+        self.table.push(tensor).map_err(|_| errors::too_many_handles())
     }
 
     /// Who owns the invocation's tensors, and how many bytes they have.

@@ -24,9 +24,8 @@
 //!
 //! # Pipelines
 //!
-//! A handler in two halves, between which the host runs one model. While the device works no instance is held, and calls of
-//! several requests can be joined into one run. The halves run in instances of their own: only what the [`Call`] carries
-//! comes over. The attribute [`pipeline`](macro@pipeline) goes on a module with two functions.
+//! A handler in two halves, between which the host runs one model. While the device works no instance is held. The halves
+//! run in instances of their own: only what the [`Call`] carries comes over. The attribute [`pipeline`](macro@pipeline) goes on a module with two functions.
 //!
 //! ```
 //! use hearth_guest::pipeline;

@@ -20,10 +20,15 @@ impl From<Error> for Fault {
     }
 }
 
+/// The error of a full table of handles.
+pub(super) fn too_many_handles() -> Error {
+    Error::limit_exceeded("too many handles; drop some first (handles)")
+}
+
 impl From<ResourceTableError> for Fault {
     fn from(error: ResourceTableError) -> Fault {
         match error {
-            ResourceTableError::Full => Error::limit_exceeded("too many handles; drop some first (handles)").into(),
+            ResourceTableError::Full => too_many_handles().into(),
             ResourceTableError::NotPresent | ResourceTableError::WrongType | ResourceTableError::HasChildren => {
                 Fault::Trap(error.into())
             }

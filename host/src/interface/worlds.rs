@@ -6,7 +6,7 @@ use super::{Ctx, Phase, Request, Response, causes, of_guest};
 use crate::device::Tensor;
 use crate::error::Error;
 use std::collections::BTreeSet;
-use wasmtime::component::{Component, Instance, Linker};
+use wasmtime::component::{Component, Instance, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
 mod handler {
@@ -203,11 +203,10 @@ impl<T: Send + 'static> Program<T> {
         match (&self.entry, turn) {
             (Entry::Handler(pre), Turn::Begin(request)) => {
                 let instance = if init_first {
-                    let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
-                    if let Err(error) = self.init_instance(store, &instance).await? {
-                        return Ok(Err(error));
+                    match self.initialised(store, pre.instance_pre()).await? {
+                        Ok(instance) => handler::Handler::new(&mut *store, &instance)?,
+                        Err(error) => return Ok(Err(error)),
                     }
-                    handler::Handler::new(&mut *store, &instance)?
                 } else {
                     pre.instantiate_async(&mut *store).await?
                 };
@@ -216,11 +215,10 @@ impl<T: Send + 'static> Program<T> {
             }
             (Entry::Pipeline(pre), turn) => {
                 let instance = if init_first {
-                    let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
-                    if let Err(error) = self.init_instance(store, &instance).await? {
-                        return Ok(Err(error));
+                    match self.initialised(store, pre.instance_pre()).await? {
+                        Ok(instance) => bindings::Pipeline::new(&mut *store, &instance)?,
+                        Err(error) => return Ok(Err(error)),
                     }
-                    bindings::Pipeline::new(&mut *store, &instance)?
                 } else {
                     pre.instantiate_async(&mut *store).await?
                 };
@@ -264,12 +262,17 @@ impl<T: Send + 'static> Program<T> {
         }
     }
 
-    /// Runs `init` in an instance that then serves.
-    async fn init_instance(&self, store: &mut Store<T>, instance: &Instance) -> wasmtime::Result<Result<(), Error>> {
+    /// A fresh instance in which `init` has run, and which then serves.
+    async fn initialised(
+        &self,
+        store: &mut Store<T>,
+        pre: &InstancePre<T>,
+    ) -> wasmtime::Result<Result<Instance, Error>> {
+        let instance = pre.instantiate_async(&mut *store).await?;
         (self.ctx)(store.data_mut()).call.phase = Phase::Init;
-        let done = init(store, instance).await;
+        let done = init(store, &instance).await;
         (self.ctx)(store.data_mut()).call.phase = Phase::Serving;
-        done
+        Ok(done?.map(|()| instance))
     }
 }
 

@@ -73,16 +73,19 @@ impl Lease {
     ///
     /// Errors: `invalid-argument` naming the input, the dimension and what was expected.
     pub fn check(&self, inputs: &[(String, Tensor)]) -> Result<()> {
-        let given: Vec<(&str, DType, &[u64])> =
-            inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype(), tensor.shape().dims())).collect();
-        self.signature().order(&given).map(drop)
+        self.order(inputs).map(drop)
     }
 
     fn in_order(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<Tensor>> {
+        let order = self.order(&inputs)?;
+        Ok(order.into_iter().filter_map(|index| inputs.get(index)).map(|(_, tensor)| tensor.clone()).collect())
+    }
+
+    /// Where each input of the signature stands among those given.
+    fn order(&self, inputs: &[(String, Tensor)]) -> Result<Vec<usize>> {
         let given: Vec<(&str, DType, &[u64])> =
             inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype(), tensor.shape().dims())).collect();
-        let order = self.signature().order(&given)?;
-        Ok(order.into_iter().filter_map(|index| inputs.get(index)).map(|(_, tensor)| tensor.clone()).collect())
+        self.signature().order(&given)
     }
 
     fn waiting(&self, most: u64) -> Result<Waiting<'_>> {
