@@ -11,9 +11,9 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
         "loop" => loop {
             black_box(());
         },
-        // The same, after a line on standard output.
-        "print-and-loop" => {
-            println!("before the loop");
+        // The same, after a line in the log.
+        "log-and-loop" => {
+            hearth_guest::info!("before the loop");
             loop {
                 black_box(());
             }
