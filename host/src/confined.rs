@@ -224,6 +224,9 @@ async fn launch(
         .args(["confined", job.name])
         .env_clear()
         .env("HEARTH_LOG", "warn")
+        // The allocator takes memory as it is needed, so that the limit counts what is used.
+        .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
+        .env("MIMALLOC_EAGER_COMMIT", "0")
         .env("RAYON_NUM_THREADS", threads.max(1).to_string())
         .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::piped())

@@ -92,7 +92,7 @@ limits! {
     /// Milliseconds of one invocation, waiting for models included.
     invocation_ms = 30_000, 1, 3_600_000, function;
     /// Milliseconds between two points where a running guest lets others run.
-    yield_ms = 5, 1, 1_000;
+    yield_ms = 2, 1, 1_000;
     /// Invocations that run at once. Each holds a slot of the instance pool.
     concurrent_invocations = 256, 1, 10_000;
     /// Invocations that wait for a slot; more are refused as overloaded.

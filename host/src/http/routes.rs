@@ -218,10 +218,10 @@ async fn put_function(
         let path = app.catalog.path(&blob.digest);
         let function = app.runtime.function(&blob.digest, path, Making::WhileAwaited).await?;
         let requested = super::deployed::requested(&function.manifest, limits)?;
-        let function = app.prepare_upload(&tenant, &name, &blob.digest, &function).await?;
-        Ok::<_, Error>((function, requested))
+        let (function, logged) = app.prepare_upload(&tenant, &name, &blob.digest, &function).await?;
+        Ok::<_, Error>((function, requested, logged))
     };
-    let (function, requested) = match ready.await {
+    let (function, requested, logged) = match ready.await {
         Ok(ready) => ready,
         Err(error) => {
             if !app.catalog.has_function(&blob.digest).await? {
@@ -231,6 +231,7 @@ async fn put_function(
         }
     };
     let put = app.catalog.put_function(&tenant, &name, &blob, function.world(), &function.manifest).await?;
+    app.init_log(&tenant, &name, put.version)(logged);
     let missing = super::settings::missing_grants(&app, &tenant, &name, &requested).await?;
     tracing::info!(tenant, name, version = put.version, "function {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
