@@ -160,7 +160,7 @@ impl Confined {
         drop(feed);
         match parts.next().await? {
             Some(_) => Err(Error::host("reading a child's reply", format!("{} sent parts", job.name))),
-            None => Ok(parts.reply),
+            None => Ok(parts.reply()),
         }
     }
 
@@ -335,6 +335,11 @@ impl Parts {
                 Err(verdict::crash(&self.caps, "without a reply").with_source(error))
             }
         }
+    }
+
+    /// The job's reply, once after the last part; null before that.
+    pub fn reply(&mut self) -> Value {
+        self.reply.take()
     }
 
     /// Waits for the child to end. Errors: it did not end well.
