@@ -29,10 +29,13 @@ SEQUENCES = [(1, 33), (3, 7), (1, 128)]
 LINES = [(1, 3, 48, 192), (3, 3, 48, 192), (2, 3, 48, 192)]
 PAGES = [(1, 3, 64, 96), (1, 3, 320, 256), (2, 3, 96, 32)]
 LENGTHS = {"ocr-detect": PAGES, "ocr-recognize": LINES, "ocr-classify": LINES}
+# By input: 512 samples of sound after the last 64 of before, a state, a rate.
+SPEECH = {"input": [(1, 576), (3, 576), (2, 576)], "state": [(2, 1, 128), (2, 3, 128), (2, 2, 128)], "sr": [()] * 3}
 
 
-def shape_of(model, declared, case):
-    lengths = LENGTHS.get(model.parent.name, SEQUENCES)[case]
+def shape_of(model, name, declared, case):
+    speech = model.parent.name == "silero-vad"
+    lengths = (SPEECH[name] if speech else LENGTHS.get(model.parent.name, SEQUENCES))[case]
     return [dim if isinstance(dim, int) else length for dim, length in zip(declared, lengths, strict=True)]
 
 
@@ -42,6 +45,8 @@ def generate(random, name, kind, shape):
         return (numpy.arange(shape[-1])[None, :] < tokens[:, None]).astype(kind)
     if "type" in name:
         return numpy.zeros(shape, kind)
+    if name == "sr":
+        return numpy.array(16000, kind)
     if numpy.issubdtype(kind, numpy.floating):
         return random.standard_normal(shape).astype(kind)
     return random.integers(0, 256, size=shape).astype(kind)
@@ -62,7 +67,6 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     def write(name, array, file):
-        array = numpy.ascontiguousarray(array)
         (arguments.out / file).write_bytes(array.tobytes())
         return {"name": name, "dtype": WORDS[array.dtype], "shape": list(array.shape), "file": file}
 
@@ -70,8 +74,8 @@ def main():
     for case in range(len(SEQUENCES)):
         feeds = {}
         for declared in session.get_inputs():
-            _, kind = DTYPES[declared.type]
-            feeds[declared.name] = generate(random, declared.name, kind, shape_of(arguments.model, declared.shape, case))
+            name, (_, kind) = declared.name, DTYPES[declared.type]
+            feeds[name] = generate(random, name, kind, shape_of(arguments.model, name, declared.shape, case))
         results = session.run(None, feeds)
         names = [declared.name for declared in session.get_outputs()]
         cases.append(

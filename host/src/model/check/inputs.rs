@@ -39,8 +39,9 @@ struct Free<'a> {
 }
 
 /// How long the free dimensions are: those that are outermost wherever they occur, which often count the members of a batch,
-/// and the others, in turn. Multiples of 32 are what networks with five halvings take, 512 what audio models do.
-const SIZES: [(u64, [u64; 3]); 8] = [
+/// and the others, in turn. Multiples of 32 are what networks with five halvings take, 256 and 512 what audio models do, whose
+/// state may have the length of the batch on an inner axis without saying so.
+const SIZES: [(u64, [u64; 3]); 10] = [
     (2, [3, 5, 4]),
     (1, [32, 32, 32]),
     (2, [64, 64, 64]),
@@ -49,6 +50,8 @@ const SIZES: [(u64, [u64; 3]); 8] = [
     (1, [96, 64, 32]),
     (1, [512, 512, 512]),
     (8, [8, 8, 8]),
+    (1, [256, 1, 1]),
+    (2, [256, 2, 2]),
 ];
 
 /// The sizes of a signature's inputs, as lists of dimensions, without doubles. At least one.
