@@ -39,6 +39,9 @@ pub struct Add {
     /// Go on with an upload that was given up, of the same files
     #[arg(long, value_name = "ID")]
     resume: Option<String>,
+    /// The engine that it is to run on: auto, onnxruntime or rten [default: what its model.toml says, else auto]
+    #[arg(long)]
+    engine: Option<String>,
     #[command(flatten)]
     target: Target,
 }
@@ -65,18 +68,19 @@ impl Add {
         let path = &self.path;
         let name = self.name.map_or_else(|| upload::suggested_name(path), Ok)?;
         let client = Client::new(&self.target)?;
+        let query = self.engine.map_or_else(String::new, |engine| format!("engine={}", encode(&engine)));
         let (path, onnx) = (path.clone(), self.onnx);
         let source = Arc::new(tokio::task::spawn_blocking(move || source(&path, onnx.as_deref())).await??);
         let progress = upload::bar(source.bytes());
         let value = if source.bytes() >= IN_PARTS_BYTES || self.resume.is_some() {
             let resumable = Resumable::begin(&client, source, &progress, self.resume).await?;
-            let stored = resumable.store_as(&name, CHECKING).await;
+            let stored = resumable.store_as(&name, &query, CHECKING).await;
             progress.finish_and_clear();
             stored?
         } else {
             let (bytes, body) = (source.bytes(), upload::rest(&source, 0, &progress, Some(CHECKING)));
             let upload = upload::Upload { body, bytes: Some(bytes), progress };
-            put(&client, &format!("/v1/models/{}", encode(&name)), upload, "application/octet-stream").await?
+            put(&client, &format!("/v1/models/{}?{query}", encode(&name)), upload, "application/octet-stream").await?
         };
         if self.target.json {
             return print_json(&value);
@@ -85,10 +89,11 @@ impl Add {
             "{}@{} is live ({}, {})\n",
             printable(&field(&value, "name")),
             field(&value, "version"),
-            printable(&field(&value, "engines")),
+            engines(&value),
             short_digest(&value)
         );
-        print(&(head + &signature(value.get("signature").unwrap_or(&Value::Null))))
+        let signature = signature(value.get("signature").unwrap_or(&Value::Null));
+        print(&(head + &signature + &refusals(&value)))
     }
 }
 
@@ -105,13 +110,16 @@ impl List {
                 of("version"),
                 of("state"),
                 size(model, "bytes"),
-                of("engines"),
+                of("runs_on"),
+                engines(model),
                 short_digest(model),
                 of("created_at"),
             ]
         };
-        let rows: Vec<_> = items(&value, "models").iter().map(row).collect();
-        print(&table(&["NAME", "VERSION", "STATE", "SIZE", "ENGINES", "DIGEST", "CREATED"], &rows))
+        let models = items(&value, "models");
+        let rows: Vec<_> = models.iter().map(row).collect();
+        let titles = ["NAME", "VERSION", "STATE", "SIZE", "RUNS ON", "PASSED ON", "DIGEST", "CREATED"];
+        print(&(table(&titles, &rows) + &models.iter().map(refusals).collect::<String>()))
     }
 }
 
@@ -134,6 +142,29 @@ fn source(path: &Path, onnx: Option<&Path>) -> Result<Source> {
     }
 }
 
+/// The engines whose check a model passed, and by how much they differ: `onnxruntime, rten (differs by 1.2e-6)`.
+fn engines(model: &Value) -> String {
+    let passed = items(model, "engines").iter().filter(|verdict| verdict.get("passed") == Some(&Value::Bool(true)));
+    let told = passed.map(|verdict| {
+        let name = printable(&field(verdict, "engine"));
+        match verdict.get("difference").and_then(Value::as_f64) {
+            Some(difference) => format!("{name} (differs by {difference:.1e})"),
+            None => name,
+        }
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// Why the other engines are refused, one line each.
+fn refusals(model: &Value) -> String {
+    let refused = items(model, "engines").iter().filter(|verdict| verdict.get("passed") == Some(&Value::Bool(false)));
+    let told = refused.map(|verdict| {
+        let of = |key| printable(&field(verdict, key));
+        format!("\n{} cannot run on {}: {}\n", printable(&field(model, "name")), of("engine"), of("reason"))
+    });
+    told.collect()
+}
+
 /// What a model takes and gives, one line each: `input  image  f32 [batch, 3, ?]`.
 fn signature(signature: &Value) -> String {
     let line = |way: &'static str| {
@@ -152,6 +183,24 @@ fn signature(signature: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn engines_are_told_with_their_difference_and_the_reason_against_them() {
+        let value = json!({"name": "m", "engines": [
+            {"engine": "onnxruntime", "passed": true},
+            {"engine": "rten", "passed": true, "difference": 1.25e-6},
+        ]});
+        assert_eq!(engines(&value), "onnxruntime, rten (differs by 1.2e-6)");
+        assert_eq!(refusals(&value), "");
+        let value = json!({"name": "m", "engines": [
+            {"engine": "onnxruntime", "passed": true},
+            {"engine": "rten", "passed": false, "reason": "no LRN"},
+        ]});
+        assert_eq!(
+            (engines(&value).as_str(), refusals(&value).as_str()),
+            ("onnxruntime", "\nm cannot run on rten: no LRN\n")
+        );
+    }
 
     #[test]
     fn signatures_are_printed_as_in_messages() {

@@ -52,14 +52,15 @@ impl<'a> Resumable<'a> {
         Ok(Resumable { client, source, progress, id })
     }
 
-    /// Sends all of it, then stores it as a model, and gives the server's answer. What cannot succeed is removed there.
-    pub(super) async fn store_as(self, model: &str, working: &'static str) -> Result<Value> {
+    /// Sends all of it, then stores it as a model, with more of a query, and gives the server's answer. What cannot succeed is
+    /// removed there.
+    pub(super) async fn store_as(self, model: &str, query: &str, working: &'static str) -> Result<Value> {
         let source = self.source.clone();
         let digest = tokio::task::spawn_blocking(move || source.sha256());
         self.send().await?;
         waiting(self.progress, working);
         let digest = digest.await?.context("reading what was uploaded")?;
-        let path = format!("/v1/models/{}?upload={}&digest=sha256:{digest}", encode(model), encode(&self.id));
+        let path = format!("/v1/models/{}?upload={}&digest=sha256:{digest}&{query}", encode(model), encode(&self.id));
         let answer = self.client.call(Method::PUT, &path, HeaderMap::new(), full("")).await;
         let Err(error) = answer else { return answer };
         if is_final(&error) {

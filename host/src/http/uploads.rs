@@ -7,7 +7,7 @@ use super::routes::{Refusal, Reply, limited, ok};
 use super::{App, Tenant};
 use crate::catalog::{ModelUpload, UploadStatus, WholeUpload, check_name};
 use crate::error::{Error, Result};
-use axum::extract::{Extension, FromRequestParts, Path, Query, Request, State};
+use axum::extract::{Extension, FromRequestParts, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
@@ -118,26 +118,22 @@ fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
     parsed.map(Some).ok_or_else(|| Error::invalid_argument(format!("the header {name} is no count of bytes")))
 }
 
-#[derive(Default, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Asked {
-    upload: Option<String>,
-    digest: Option<String>,
-}
-
-/// Takes a model out of a request: its body, or the upload that its query names, which is to be removed once the model is
-/// stored. Its bytes are compared with the digest that the query may name.
+/// Takes a model out of a request: its body, or the upload of that id, which is to be removed once the model is stored. Its
+/// bytes are compared with the digest, where one is given.
 ///
 /// Errors: those of [`crate::catalog::ModelWriter`] and of uploads; `invalid-argument` where the digest is another.
-pub(super) async fn model(app: &App, tenant: &str, request: Request) -> Result<(ModelUpload, Option<WholeUpload>)> {
+pub(super) async fn model(
+    app: &App,
+    tenant: &str,
+    upload: Option<String>,
+    digest: Option<String>,
+    request: Request,
+) -> Result<(ModelUpload, Option<WholeUpload>)> {
     let limits = &app.config.limits;
-    let Query(asked) = Query::<Asked>::try_from_uri(request.uri()).map_err(|error| {
-        Error::invalid_argument(format!("the query takes upload=ID and digest=sha256:HEX: {error}"))
-    })?;
-    let wanted = asked.digest.as_deref().map(sha256_of).transpose()?;
+    let wanted = digest.as_deref().map(sha256_of).transpose()?;
     let mut hasher = wanted.as_ref().map(|_| Sha256::new());
     let mut writer = app.catalog.begin_model();
-    let Some(id) = asked.upload else {
+    let Some(id) = upload else {
         let mut body = limited(request, limits, "model_bytes", limits.model_bytes)?;
         while let Some(part) = body.next().await? {
             if let Some(hasher) = &mut hasher {
