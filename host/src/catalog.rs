@@ -8,6 +8,7 @@
 //! DATA/blobs/ab/abcd…     bytes by their sha256, read-only
 //! DATA/packages/abcd…/    models as folders, hard links to blobs; made when needed
 //! DATA/incoming/          uploads until they are whole; emptied at the start
+//! DATA/uploads/           uploads that come in parts; they outlive the process
 //! ```
 //!
 //! What was acknowledged lasts: a blob is synced before it gets its name, and a version refers to it only afterwards,
@@ -31,6 +32,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod uploads;
 mod vault;
 mod versions;
 
@@ -41,6 +43,7 @@ pub use names::{At, Selector, check_alias, check_key, check_name};
 pub use package::{ModelUpload, ModelWriter};
 pub use settings::{Settings, SettingsChange, check_grants};
 pub use unpack::UNPACK;
+pub use uploads::{UploadPart, UploadStatus, WholeUpload};
 
 use crate::config::Limits;
 use crate::confined::Confined;
@@ -58,6 +61,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Connections to the database. Reads of invocations come from memory, so these serve the control plane.
 const CONNECTIONS: u32 = 4;
@@ -75,6 +79,8 @@ struct Inner {
     limits: Limits,
     confined: Arc<Confined>,
     blobs: Arc<BlobStore>,
+    uploads: Arc<uploads::Uploads>,
+    _sweeper: AbortOnDropHandle<()>,
     vault: vault::Vault,
     functions: versions::Versions,
     models: versions::Versions,
@@ -106,13 +112,14 @@ impl Catalog {
     /// Errors: `permission-denied` where the folder cannot be written, `conflict` where another hearth holds it or a
     /// newer one made it, `storage-full`. These messages name the folder, and are for the person who starts the server.
     pub async fn open(data: &Path, limits: &Limits, confined: Arc<Confined>) -> Result<Catalog> {
-        let root = data.to_owned();
+        let (root, its_limits) = (data.to_owned(), limits.clone());
         let opened = move || {
             let folder = Folder::open(&root)?;
+            let uploads = uploads::Uploads::open(folder.uploads(), &its_limits)?;
             let key = NodeKey::open(&root)?;
-            Ok((folder, key))
+            Ok((folder, uploads, key))
         };
-        let (folder, key) = blocking(opened).await?;
+        let (folder, uploads, key) = blocking(opened).await?;
         // FULL: with NORMAL the last commits in WAL mode are lost with the power, and a 201 is a promise. It costs a sync
         // for each upload, which has synced its blobs anyway.
         let options = SqliteConnectOptions::new()
@@ -143,6 +150,8 @@ impl Catalog {
             limits: limits.clone(),
             confined,
             blobs,
+            _sweeper: AbortOnDropHandle::new(tokio::spawn(uploads.clone().keep_sweeping())),
+            uploads,
             vault: vault::Vault::new(&key),
             functions: versions::Versions { pool: pool.clone(), kind: versions::Kind::Function },
             models: versions::Versions { pool, kind: versions::Kind::Model },

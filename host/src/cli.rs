@@ -11,9 +11,13 @@ mod invoke;
 mod list;
 mod logs;
 mod model;
+mod model_files;
 mod new;
+mod onnx;
 mod output;
+mod resume;
 mod settings;
+mod source;
 mod upload;
 
 pub use dev::{Dev, Started};

@@ -11,6 +11,7 @@ mod preparing;
 mod routes;
 mod settings;
 mod status;
+mod uploads;
 
 use crate::catalog::Catalog;
 use crate::config::Config;

@@ -1,6 +1,7 @@
 //! Each example, deployed and called, against a reference in Python.
 
 use crate::harness::{TestServer, python, root, setup};
+use http::Method;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -168,8 +169,7 @@ async fn compare_embeddings(server: &TestServer, name: &str) {
     for group in sentences.chunks(9) {
         let body = serde_json::json!({ "sentences": group }).to_string();
         let headers = [("content-type", "application/json")];
-        let answer =
-            server.client.send(http::Method::POST, &format!("/fn/{name}"), &headers, body).await.expect(200).json();
+        let answer = server.client.send(Method::POST, &format!("/fn/{name}"), &headers, body).await.expect(200).json();
         let embeddings: Vec<Vec<f64>> = serde_json::from_value(answer["embeddings"].clone()).unwrap();
         assert_eq!(embeddings.len(), group.len());
         vectors.extend(embeddings);
@@ -204,7 +204,7 @@ async fn embed_pipeline_answers_as_sentence_transformers_do() {
     }
     assert!(answers.iter().all(|answer| *answer == answers[0]));
     let headers = [("content-type", "application/json")];
-    let wrong = server.client.send(http::Method::POST, "/fn/embed-pipeline", &headers, "{\"sentences\": 3}").await;
+    let wrong = server.client.send(Method::POST, "/fn/embed-pipeline", &headers, "{\"sentences\": 3}").await;
     assert_eq!(wrong.status, 422, "{}", wrong.text());
     // Without its model the first half is answered for; nothing is left behind.
     server.client.delete("/v1/models/minilm").await.expect(200);
@@ -220,7 +220,7 @@ async fn embed_answers_as_sentence_transformers_do() {
     compare_embeddings(&server, "embed").await;
     server.client.post("/fn/embed", "{").await.expect(200);
     let headers = [("content-type", "application/json")];
-    let wrong = server.client.send(http::Method::POST, "/fn/embed", &headers, "{\"sentences\": 3}").await;
+    let wrong = server.client.send(Method::POST, "/fn/embed", &headers, "{\"sentences\": 3}").await;
     assert_eq!(wrong.status, 422, "{}", wrong.text());
 }
 
@@ -277,4 +277,114 @@ async fn ocr_reads_pages_at_least_as_well_as_rapidocr() {
     compare.args(["--server", &format!("http://{}/fn/ocr", server.client.address())]);
     let status = tokio::task::spawn_blocking(move || compare.status()).await.unwrap().unwrap();
     assert!(status.success(), "rapidocr reads better; the table is above");
+}
+
+/// The samples of the conversation that set-up took: PCM of 16 bits, mono, 16 kHz.
+fn conversation() -> Vec<i16> {
+    let file = std::fs::read(setup("sources/speech/sample.wav")).unwrap();
+    let data = 8 + file.windows(4).position(|four| four == b"data").unwrap();
+    file[data..].as_chunks().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect()
+}
+
+fn wav(samples: &[i16]) -> Vec<u8> {
+    let data: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+    let mut file = b"RIFF".to_vec();
+    file.extend(36u32.wrapping_add(data.len() as u32).to_le_bytes());
+    file.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0data");
+    file.extend((data.len() as u32).to_le_bytes());
+    file.extend(data);
+    file
+}
+
+/// Real speech, quieter speech, silence, noise and music-like tones, nearly two minutes of them.
+fn long_recording() -> Vec<i16> {
+    let speech = conversation();
+    let mut recording = vec![0; 20_000];
+    recording.extend(&speech);
+    recording.extend((0u32..48_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 20) as i16 - 2_048));
+    recording.extend(speech.iter().map(|sample| sample / 10));
+    recording.extend((0..80_000).map(|n| ((n as f32 * 0.1).sin() * (n as f32 * 0.0003).cos() * 9_000.0) as i16));
+    recording.extend(speech[100_000..].iter().rev());
+    recording.extend(&speech[..333_333]);
+    recording
+}
+
+/// The answer to a recording, in seconds and samples as silero-vad's package gives them.
+fn check_speech(answer: &Value, expected: &Value) {
+    let numbers = |value: &Value| -> Vec<f64> { serde_json::from_value(value["probabilities"].clone()).unwrap() };
+    let (ours, theirs) = (numbers(answer), numbers(expected));
+    assert_eq!(ours.len(), theirs.len());
+    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst < 1e-4, "{worst}");
+    let segments = |value: &Value, rate: f64| -> Vec<(f64, f64)> {
+        let sample = |segment: &Value, key: &str| (segment[key].as_f64().unwrap() * rate).round();
+        let all = value["segments"].as_array().unwrap().iter();
+        all.map(|segment| (sample(segment, "start"), sample(segment, "end"))).collect()
+    };
+    assert_eq!(segments(answer, 16_000.0), segments(expected, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn speech_is_found_as_silero_vad_finds_it() {
+    let server = TestServer::start().await;
+    server.add_model("silero-vad").await;
+    server.deploy("speech", "speech").await;
+    let send = async |query: &str, state: Option<&str>, body: Vec<u8>| {
+        let headers: Vec<_> = state.map(|state| ("speech-state", state)).into_iter().collect();
+        server.client.send(Method::POST, &format!("/fn/speech{query}"), &headers, body).await
+    };
+
+    // Against people: nine tenths of each hundredth of a second are where they heard somebody, or nobody.
+    let conversation = conversation();
+    let answer = send("", None, wav(&conversation)).await.expect(200).json();
+    let within = |segments: &[(f64, f64)], at: f64| segments.iter().any(|(start, end)| (*start..*end).contains(&at));
+    let found: Vec<(f64, f64)> = answer["segments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|segment| (segment["start"].as_f64().unwrap(), segment["end"].as_f64().unwrap()))
+        .collect();
+    let rttm = std::fs::read_to_string(setup("sources/speech/sample.rttm")).unwrap();
+    let heard: Vec<(f64, f64)> = rttm
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let (start, length): (f64, f64) = (words[3].parse().unwrap(), words[4].parse().unwrap());
+            (start, start + length)
+        })
+        .collect();
+    let alike = (0..3_000).map(f64::from).filter(|at| within(&found, at / 100.0) == within(&heard, at / 100.0)).count();
+    assert!(alike > 2_700, "{alike} of 3000: {answer}");
+
+    // Against the package, on a long clip, whole and in parts between which the client keeps the state.
+    let recording = long_recording();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.wav");
+    std::fs::write(&path, wav(&recording)).unwrap();
+    let arguments = [setup("models/silero-vad/model.onnx"), setup("sources/speech/utils_vad.py"), path];
+    let arguments = arguments.map(|path| path.to_str().unwrap().to_owned());
+    let expected = reference("speech_reference.py", &arguments, "");
+    let expected: Option<Value> = expected.map(|text| serde_json::from_str(&text).unwrap());
+    let whole = send("?probabilities=1", None, wav(&recording)).await.expect(200).json();
+    if let Some(expected) = &expected {
+        check_speech(&whole, expected);
+    }
+    let mut joined = serde_json::json!({ "probabilities": [], "segments": [] });
+    let (mut from, mut state) = (0, None::<String>);
+    for to in [100_000, 100_001, 700_123, recording.len()] {
+        let more = if to < recording.len() { "?probabilities=1&more=1" } else { "?probabilities=1" };
+        let answer = send(more, state.as_deref(), wav(&recording[from..to])).await.expect(200).json();
+        for key in ["probabilities", "segments"] {
+            joined[key].as_array_mut().unwrap().extend(answer[key].as_array().unwrap().clone());
+        }
+        (from, state) = (to, answer["state"].as_str().map(str::to_owned));
+    }
+    assert_eq!((&joined["segments"], &joined["probabilities"]), (&whole["segments"], &whole["probabilities"]));
+    assert!(whole["segments"].as_array().unwrap().len() >= 8, "{}", whole["segments"]);
+
+    let mut stereo = wav(&recording[..2_000]);
+    stereo[22] = 2;
+    send("", None, stereo).await.expect_error(422, "invalid-argument", "2 channels at 16000 Hz; send a WAV");
+    send("", None, b"words".to_vec()).await.expect_error(422, "invalid-argument", "ffmpeg");
+    send("", Some("AAAA"), wav(&[])).await.expect_error(422, "invalid-argument", "speech-state");
 }

@@ -123,6 +123,7 @@ mod tests {
             ("echo", PURE, &["handle"][..]),
             ("file-type", HANDLER, &["handle"]),
             ("probe", HANDLER, &["handle"]),
+            ("speech", HANDLER, &["handle"]),
             ("vocabulary-each-time", PURE, &["handle"]),
             ("vocabulary", PURE, &["handle", "init"]),
             ("init-probe", HANDLER, &["handle", "init"]),

@@ -1,4 +1,4 @@
-//! Development commands of hearth: set-up, demo, test, bench. They start the real programs and hold no logic of the product.
+//! Development commands of hearth: set-up, demo, test, soak, bench. They start the real programs and hold no logic of the product.
 
 mod bench;
 mod client;
@@ -12,6 +12,7 @@ mod process;
 mod progress;
 mod python;
 mod setup;
+mod soak;
 mod stamp;
 mod test;
 #[cfg(test)]
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::Demo),
     /// Set-up, then every check and test, with the minutes of each stage
     Test(test::Test),
+    /// The tests that are too long for every day: large models
+    Soak(soak::Soak),
     /// Tables of what calls cost, side by side with the same component in bare wasmtime
     Bench(bench::Bench),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Guests => guests(&root),
         Command::Demo(demo) => demo.run(&root),
         Command::Test(test) => test.run(&root),
+        Command::Soak(soak) => soak.run(&root),
         Command::Bench(bench) => bench.run(&root),
     };
     match result {

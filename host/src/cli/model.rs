@@ -1,17 +1,25 @@
-//! `hearth model add|list`: uploads and lists models; it never reads one.
+//! `hearth model add|list`: uploads and lists models; it never loads one.
 
 use super::client::{Client, encode};
 use super::deploy::put;
+use super::model_files::{ModelFiles, listed};
 use super::output::{field, items, print, print_json, printable, short_digest, size, table, word};
+use super::resume::Resumable;
+use super::source::Source;
 use super::{Target, upload};
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Uploads of this size and more go on after a broken connection; a smaller one is sent again as fast.
+const IN_PARTS_BYTES: u64 = 64 << 20;
 
 /// The commands below `hearth model`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Model {
-    /// Upload a model: an .onnx file, a .tar or .tar.gz, or a folder with model.onnx and assets/
+    /// Upload a model: a folder with model.onnx and assets/, one of Hugging Face with an ONNX export, an .onnx file with the
+    /// external data beside it, a .tar or .tar.gz
     Add(Add),
     /// List the models
     List(List),
@@ -20,11 +28,17 @@ pub enum Model {
 /// Arguments of `hearth model add`.
 #[derive(Debug, clap::Args)]
 pub struct Add {
-    /// An .onnx file, a .tar or .tar.gz, or a folder (names beginning with a dot are left out)
+    /// A folder (names beginning with a dot are left out), an .onnx file, a .tar or .tar.gz
     path: PathBuf,
+    /// Which .onnx file of the folder [default: model.onnx, onnx/model.onnx, or the only one]
+    #[arg(long, value_name = "FILE")]
+    onnx: Option<PathBuf>,
     /// The model's name [default: the path's last part, without its extension and with - for _]
     #[arg(long)]
     name: Option<String>,
+    /// Go on with an upload that was given up, of the same files
+    #[arg(long, value_name = "ID")]
+    resume: Option<String>,
     /// The engine that it is to run on: auto, onnxruntime or rten [default: what its model.toml says, else auto]
     #[arg(long)]
     engine: Option<String>,
@@ -54,14 +68,20 @@ impl Add {
         let path = &self.path;
         let name = self.name.map_or_else(|| upload::suggested_name(path), Ok)?;
         let client = Client::new(&self.target)?;
-        let found = tokio::fs::metadata(path).await.with_context(|| format!("cannot read {}", path.display()))?;
-        let upload = match found.is_dir() {
-            true => upload::folder(path, CHECKING).await?,
-            false => upload::file(path, CHECKING).await?,
+        let query = self.engine.map_or_else(String::new, |engine| format!("engine={}", encode(&engine)));
+        let (path, onnx) = (path.clone(), self.onnx);
+        let source = Arc::new(tokio::task::spawn_blocking(move || source(&path, onnx.as_deref())).await??);
+        let progress = upload::bar(source.bytes());
+        let value = if source.bytes() >= IN_PARTS_BYTES || self.resume.is_some() {
+            let resumable = Resumable::begin(&client, source, &progress, self.resume).await?;
+            let stored = resumable.store_as(&name, &query, CHECKING).await;
+            progress.finish_and_clear();
+            stored?
+        } else {
+            let (bytes, body) = (source.bytes(), upload::rest(&source, 0, &progress, Some(CHECKING)));
+            let upload = upload::Upload { body, bytes: Some(bytes), progress };
+            put(&client, &format!("/v1/models/{}?{query}", encode(&name)), upload, "application/octet-stream").await?
         };
-        let query = self.engine.map_or_else(String::new, |engine| format!("?engine={}", encode(&engine)));
-        let path = format!("/v1/models/{}{query}", encode(&name));
-        let value = put(&client, &path, upload, "application/octet-stream").await?;
         if self.target.json {
             return print_json(&value);
         }
@@ -100,6 +120,25 @@ impl List {
         let rows: Vec<_> = models.iter().map(row).collect();
         let titles = ["NAME", "VERSION", "STATE", "SIZE", "RUNS ON", "PASSED ON", "DIGEST", "CREATED"];
         print(&(table(&titles, &rows) + &models.iter().map(refusals).collect::<String>()))
+    }
+}
+
+/// What is sent of a folder or file.
+fn source(path: &Path, onnx: Option<&Path>) -> Result<Source> {
+    let ending = |ending| path.extension().is_some_and(|extension| extension == ending);
+    let ModelFiles { files, left_out } = match (path.is_dir(), onnx) {
+        (true, onnx) => ModelFiles::of_folder(path, onnx)?,
+        (false, Some(_)) => bail!("--onnx chooses among the files of a folder, and {} is none", path.display()),
+        (false, None) if ending("onnx") => ModelFiles::of_file(path)?,
+        (false, None) => return Source::file(path),
+    };
+    if !left_out.is_empty() {
+        eprintln!("hearth: left out: {}", listed(left_out.iter().map(String::as_str)));
+    }
+    match &files[..] {
+        // As it is: nothing else belongs to it.
+        [file] => Source::file(&file.path),
+        files => Source::tar(files),
     }
 }
 

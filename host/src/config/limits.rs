@@ -85,6 +85,13 @@ limits! {
     model_bytes = 64 * GIB, KIB, 4096 * GIB;
     /// Files in an uploaded model archive.
     model_files = 10_000, 1, 1_000_000;
+    /// Uploads in parts (`/v1/uploads`) that are open at once, of all tenants.
+    open_uploads = 100, 0, 100_000;
+    /// Bytes of all open uploads together: those that came or were announced. They lie in the data folder until the model is
+    /// stored, and during that twice.
+    open_uploads_bytes = 256 * GIB, KIB, 4096 * GIB;
+    /// Milliseconds after which an upload that nothing came for is removed: a night, so that it can go on in the morning.
+    upload_idle_ms = 24 * 3_600_000, 1_000, 90 * 24 * 3_600_000;
     /// Bytes of one asset that a guest reads at once.
     asset_bytes = 64 * MIB, KIB, 2 * GIB, function;
     /// Bytes of a name: of a function, model, alias, configuration key or secret. Names are parts of URLs and metrics.

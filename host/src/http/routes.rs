@@ -39,6 +39,11 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{name}/aliases/{alias}", put(put_model_alias).delete(delete_model_alias))
         .route("/v1/models/{name}/load", axum::routing::post(load_model))
         .route("/v1/models/{name}/unload", axum::routing::post(unload_model))
+        .route("/v1/uploads", get(super::uploads::list).post(super::uploads::begin))
+        .route(
+            "/v1/uploads/{id}",
+            get(super::uploads::get).patch(super::uploads::append).delete(super::uploads::delete),
+        )
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
@@ -133,6 +138,7 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
     let services = app.runtime.services();
     let ledger = services.device.ledger();
     let (running, waiting) = app.runtime.load_now();
+    let uploads = app.catalog.open_uploads();
     let limits = app.config.limits.values().into_iter().map(|(limit, value)| {
         json!({
             "name": limit.name, "value": value, "default": limit.default, "per_function": limit.per_function,
@@ -153,6 +159,7 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
         "reading_is_confined": crate::confined::reading_is_confined(),
         "invocations": { "running": running, "waiting": waiting },
         "models": model_states(&app),
+        "uploads": { "open": uploads.0, "bytes": uploads.1 },
         "limits": limits.collect::<Vec<_>>(),
     });
     json_of(StatusCode::OK, &status)
@@ -317,6 +324,10 @@ async fn model_versions(State(app): State<Arc<App>>, Target { tenant, name, .. }
 struct PutModel {
     /// The engine that it is to run on, whatever its `model.toml` says.
     engine: Option<String>,
+    /// The upload in parts that it is, instead of the body.
+    upload: Option<String>,
+    /// What its bytes are to have, as `sha256:HEX`.
+    digest: Option<String>,
 }
 
 /// Stores a model, tries it on the engines, and makes it live.
@@ -325,16 +336,12 @@ async fn put_model(
     Target { tenant, name, .. }: Target,
     request: axum::extract::Request,
 ) -> Reply {
-    let limits = &app.config.limits;
-    let Query(PutModel { engine }) = Query::try_from_uri(request.uri())
-        .map_err(|error| Error::invalid_argument(format!("the query takes engine=auto|onnxruntime|rten: {error}")))?;
+    let Query(PutModel { engine, upload, digest }) = Query::try_from_uri(request.uri()).map_err(|error| {
+        let takes = "engine=auto|onnxruntime|rten, upload=ID and digest=sha256:HEX";
+        Error::invalid_argument(format!("the query takes {takes}: {error}"))
+    })?;
     let engine = engine.as_deref().map(EngineChoice::parse).transpose()?;
-    let mut body = limited(request, limits, "model_bytes", limits.model_bytes)?;
-    let mut writer = app.catalog.begin_model();
-    while let Some(part) = body.next().await? {
-        writer.write(&part).await?;
-    }
-    let upload = writer.finish().await?;
+    let (upload, whole) = super::uploads::model(&app, &tenant, upload, digest, request).await?;
     let (signature, checked) = app.models.inspect(&upload.package, &upload.digest, engine).await?;
     let model = Resolved {
         name: name.clone(),
@@ -350,6 +357,9 @@ async fn put_model(
         let Resolved { name, signature, checked, .. } = &model;
         let put = worker.catalog.put_model(&of, name, &upload, &json!(signature), checked).await?;
         worker.renew_dependents(&of, &model.name);
+        if let Some(whole) = whole {
+            whole.remove().await;
+        }
         Ok(put)
     })
     .await?;

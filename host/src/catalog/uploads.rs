@@ -1,0 +1,526 @@
+//! Uploads that come in parts, over connections that break: a file for each, which outlives the process; it never knows what
+//! is in one.
+//!
+//! ```text
+//! DATA/uploads/ID         what came so far; its length is the offset at which the next part goes on
+//! DATA/uploads/ID.json    whose it is, and how long it will be
+//! ```
+//!
+//! One request at a time works on an upload. A request that comes while another still writes takes over, since the other may
+//! be of a connection that broke without a word; while an upload is being stored, nobody does.
+
+use super::blobs::blocking;
+use super::folder::{private_folder, sync_folder};
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
+use tokio_util::sync::CancellationToken;
+
+const RECEIVING: &str = "receiving an upload";
+/// Bytes that are gathered before a thread writes them, and that are read at once.
+const GATHERED_BYTES: usize = 1 << 20;
+/// How often idle uploads are looked for, at the least.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Where an upload stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UploadStatus {
+    /// Its name in URLs: 32 hex digits that nobody can guess.
+    pub id: String,
+    /// How many bytes there are; the next part begins there.
+    pub offset: u64,
+    /// How many there will be, where that was said.
+    pub length: Option<u64>,
+    /// Milliseconds since something came for it.
+    pub idle_ms: u64,
+}
+
+/// The uploads of all tenants.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    folder: PathBuf,
+    most: u64,
+    most_bytes: u64,
+    /// Of one upload.
+    longest: u64,
+    idle: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: HashMap<String, Arc<Entry>>,
+    /// Bytes of all: those that came or were announced, whatever is more.
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: String,
+    tenant: String,
+    length: Option<u64>,
+    /// Its share of [`State::bytes`].
+    charged: Mutex<u64>,
+    turn: Arc<Turn<()>>,
+    /// How to ask the request that writes to end. None while nobody writes, or it is being stored.
+    writer: Mutex<Option<CancellationToken>>,
+}
+
+/// What is kept beside an upload.
+#[derive(Serialize, Deserialize)]
+struct About {
+    tenant: String,
+    length: Option<u64>,
+}
+
+/// A hold on an upload: nobody else works on it.
+#[derive(Debug)]
+struct Held {
+    entry: Arc<Entry>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Uploads {
+    /// Finds what an earlier process left in the folder, and removes what is no upload.
+    ///
+    /// Errors: those of the disk.
+    pub(super) fn open(folder: PathBuf, limits: &Limits) -> Result<Arc<Uploads>> {
+        let failed = |error| Error::storage("opening the folder of uploads", error);
+        private_folder(&folder).map_err(failed)?;
+        let (mut names, mut state) = (Vec::new(), State::default());
+        for found in std::fs::read_dir(&folder).map_err(failed)? {
+            names.extend(found.map_err(failed)?.file_name().into_string());
+        }
+        for id in names.iter().filter(|name| is_id(name)) {
+            let about = std::fs::read(folder.join(format!("{id}.json"))).ok();
+            let about = about.and_then(|bytes| serde_json::from_slice::<About>(&bytes).ok());
+            let (Some(About { tenant, length }), Ok(found)) = (about, std::fs::metadata(folder.join(id))) else {
+                continue;
+            };
+            let entry = Entry::new(id.clone(), tenant, length, found.len().max(length.unwrap_or(0)));
+            state.bytes = state.bytes.saturating_add(*entry.charged());
+            state.open.insert(id.clone(), Arc::new(entry));
+        }
+        for name in &names {
+            if !state.open.contains_key(name.strip_suffix(".json").unwrap_or(name)) {
+                remove(&folder.join(name)).map_err(failed)?;
+            }
+        }
+        let &Limits { open_uploads, open_uploads_bytes, upload_idle_ms, model_bytes, .. } = limits;
+        let uploads = Uploads {
+            folder,
+            most: open_uploads,
+            most_bytes: open_uploads_bytes,
+            longest: model_bytes,
+            idle: Duration::from_millis(upload_idle_ms),
+            state: Mutex::new(state),
+        };
+        uploads.sweep();
+        Ok(Arc::new(uploads))
+    }
+
+    /// Removes idle uploads, again and again.
+    pub(super) async fn keep_sweeping(self: Arc<Uploads>) {
+        loop {
+            tokio::time::sleep((self.idle / 4).min(LOOK)).await;
+            let uploads = Arc::clone(&self);
+            let swept = blocking(move || {
+                uploads.sweep();
+                Ok(())
+            });
+            if let Err(error) = swept.await {
+                tracing::warn!(error = error.chain(), "cannot remove idle uploads");
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(id)
+    }
+
+    fn about(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.json"))
+    }
+
+    fn sweep(&self) {
+        let open: Vec<Arc<Entry>> = self.state().open.values().cloned().collect();
+        let mut removed = 0;
+        for entry in open {
+            let Ok(turn) = entry.turn.clone().try_lock_owned() else { continue };
+            if self.status(&entry).is_ok_and(|status| u128::from(status.idle_ms) < self.idle.as_millis()) {
+                continue;
+            }
+            match self.remove(&Held { entry, _turn: turn }) {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::warn!(error = error.chain(), "cannot remove an idle upload"),
+            }
+        }
+        if removed > 0 {
+            tracing::info!(removed, "removed uploads that nothing came for (upload_idle_ms)");
+        }
+    }
+
+    /// How many there are, and the bytes that they count as.
+    pub(super) fn used(&self) -> (usize, u64) {
+        let state = self.state();
+        (state.open.len(), state.bytes)
+    }
+
+    /// Begins an upload.
+    fn begin(&self, tenant: &str, length: Option<u64>) -> Result<UploadStatus> {
+        let announced = length.unwrap_or(0);
+        if announced > self.longest {
+            return Err(self.too_long());
+        }
+        let id = format!("{:032x}", rand::random::<u128>());
+        let entry = Arc::new(Entry::new(id.clone(), tenant.to_owned(), length, announced));
+        {
+            let mut state = self.state();
+            if state.open.len() as u64 >= self.most {
+                return Err(Error::overloaded(format!(
+                    "{} uploads are open already (open_uploads); finish or delete one, or try again later",
+                    self.most
+                )));
+            }
+            state.bytes = self.sum(&state, announced)?;
+            state.open.insert(id.clone(), entry.clone());
+        }
+        let about = About { tenant: tenant.to_owned(), length };
+        let made = serde_json::to_vec(&about).map_err(io::Error::other).and_then(|about| {
+            create(&self.path(&id))?;
+            // Without this file the other is no upload, so it comes last.
+            let partial = self.folder.join(format!("{id}.partial"));
+            create(&partial)?.write_all(&about)?;
+            std::fs::rename(partial, self.about(&id))?;
+            sync_folder(&self.folder)
+        });
+        if let Err(error) = made {
+            self.forget(&entry);
+            return Err(Error::storage("beginning an upload", error));
+        }
+        self.status(&entry)
+    }
+
+    fn list(&self, tenant: &str) -> Vec<UploadStatus> {
+        let mine = |entry: &&Arc<Entry>| entry.tenant == tenant;
+        let open: Vec<Arc<Entry>> = self.state().open.values().filter(mine).cloned().collect();
+        let mut all: Vec<UploadStatus> = open.iter().filter_map(|entry| self.status(entry).ok()).collect();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        all
+    }
+
+    fn find(&self, tenant: &str, id: &str) -> Result<Arc<Entry>> {
+        let found = self.state().open.get(id).filter(|entry| entry.tenant == tenant).cloned();
+        found.ok_or_else(|| {
+            let id: String = id.chars().take(64).collect();
+            Error::not_found(format!(
+                "there is no upload '{id}': it was finished, deleted, idle for {} ms (upload_idle_ms), or never begun",
+                self.idle.as_millis()
+            ))
+        })
+    }
+
+    fn status(&self, entry: &Entry) -> Result<UploadStatus> {
+        let found = std::fs::metadata(self.path(&entry.id)).map_err(|error| Error::storage(RECEIVING, error))?;
+        let idle = found.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
+        let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        Ok(UploadStatus { id: entry.id.clone(), offset: found.len(), length: entry.length, idle_ms })
+    }
+
+    /// Charges bytes that come to an upload.
+    fn charge(&self, entry: &Entry, length: u64) -> Result<()> {
+        if length > self.longest {
+            return Err(self.too_long());
+        }
+        let mut state = self.state();
+        let mut charged = entry.charged();
+        let more = length.saturating_sub(*charged);
+        state.bytes = self.sum(&state, more)?;
+        *charged += more;
+        Ok(())
+    }
+
+    fn sum(&self, state: &State, more: u64) -> Result<u64> {
+        let most = self.most_bytes;
+        state.bytes.checked_add(more).filter(|bytes| *bytes <= most).ok_or_else(|| {
+            let there = state.bytes;
+            Error::overloaded(format!(
+                "open uploads have {there} bytes and {most} are allowed (open_uploads_bytes); finish or delete one, or try \
+                 again later"
+            ))
+        })
+    }
+
+    fn too_long(&self) -> Error {
+        Error::too_large(format!("an upload of a model has at most {} bytes (model_bytes)", self.longest))
+    }
+
+    /// Removes an upload.
+    fn remove(&self, held: &Held) -> Result<()> {
+        let id = &held.entry.id;
+        let gone = remove(&self.about(id)).and_then(|()| remove(&self.path(id)));
+        gone.map_err(|error| Error::storage("removing an upload", error))?;
+        self.forget(&held.entry);
+        Ok(())
+    }
+
+    fn forget(&self, entry: &Entry) {
+        let mut state = self.state();
+        if state.open.remove(&entry.id).is_some() {
+            state.bytes = state.bytes.saturating_sub(*entry.charged());
+        }
+    }
+
+    /// Has an upload alone, from whoever writes to it.
+    ///
+    /// Errors: `conflict` while it is being stored; `not-found` where it went meanwhile.
+    async fn take(&self, entry: Arc<Entry>) -> Result<Held> {
+        let turn = match entry.turn.clone().try_lock_owned() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let writer = entry.writer().clone().ok_or_else(|| {
+                    Error::conflict("the upload is being stored as a model; wait for the answer to that request")
+                })?;
+                writer.cancel();
+                entry.turn.clone().lock_owned().await
+            }
+        };
+        // It may have been removed between the two.
+        self.find(&entry.tenant, &entry.id)?;
+        Ok(Held { entry, _turn: turn })
+    }
+}
+
+impl Entry {
+    fn new(id: String, tenant: String, length: Option<u64>, charged: u64) -> Entry {
+        let charged = Mutex::new(charged);
+        Entry { id, tenant, length, charged, turn: Arc::default(), writer: Mutex::default() }
+    }
+
+    fn charged(&self) -> MutexGuard<'_, u64> {
+        self.charged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Option<CancellationToken>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a client sends for an upload, on its way to the disk. What was written when this is dropped stays.
+pub struct UploadPart {
+    /// Absent after a write that failed or was cancelled.
+    writing: Option<Writing>,
+    gathered: Vec<u8>,
+    uploads: Arc<Uploads>,
+    entry: Arc<Entry>,
+    /// Bytes there will be with what was gathered.
+    offset: u64,
+    taken_over: CancellationToken,
+}
+
+/// Held until the last write is over, whoever waits for it.
+struct Writing {
+    file: File,
+    held: Held,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.held.entry.writer().take();
+    }
+}
+
+impl UploadPart {
+    /// Ready once another request goes on with this upload: this one must end.
+    pub async fn taken_over(&self) {
+        self.taken_over.cancelled().await;
+    }
+
+    /// Appends to the upload. After an error, or when the future was dropped, only dropping is left.
+    ///
+    /// Errors: `too-large` beyond `model_bytes`; `invalid-argument` beyond the announced length; `overloaded` beyond
+    /// `open_uploads_bytes`; `storage-full`.
+    pub async fn write(&mut self, data: &[u8]) -> Result<()> {
+        let offset = self.offset.saturating_add(data.len() as u64);
+        if let Some(length) = self.entry.length.filter(|length| offset > *length) {
+            let message = format!("the upload was announced to have {length} bytes, and more than that came");
+            return Err(Error::invalid_argument(message));
+        }
+        self.uploads.charge(&self.entry, offset)?;
+        self.offset = offset;
+        self.gathered.extend_from_slice(data);
+        if self.gathered.len() >= GATHERED_BYTES { self.flush(false).await } else { Ok(()) }
+    }
+
+    /// Makes what came last, also where nothing more comes because of an error.
+    ///
+    /// Errors: `storage-full`, `internal`.
+    pub async fn finish(mut self) -> Result<UploadStatus> {
+        self.flush(true).await?;
+        let (uploads, entry) = (self.uploads.clone(), self.entry.clone());
+        blocking(move || uploads.status(&entry)).await
+    }
+
+    async fn flush(&mut self, sync: bool) -> Result<()> {
+        let mut writing = self.writing.take().ok_or_else(|| Error::host(RECEIVING, "a write failed before"))?;
+        let mut data = std::mem::take(&mut self.gathered);
+        let (writing, data) = blocking(move || {
+            let written = writing.file.write_all(&data);
+            let written = if sync { written.and_then(|()| writing.file.sync_data()) } else { written };
+            written.map_err(|error| Error::storage(RECEIVING, error))?;
+            data.clear();
+            Ok((writing, data))
+        })
+        .await?;
+        (self.writing, self.gathered) = (Some(writing), data);
+        Ok(())
+    }
+}
+
+/// A whole upload that is being stored as something that lasts.
+pub struct WholeUpload {
+    file: Option<(File, Option<Sha256>)>,
+    uploads: Arc<Uploads>,
+    held: Held,
+}
+
+impl WholeUpload {
+    /// The next part of it, or none at its end.
+    ///
+    /// Errors: those of the disk.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        let failed = || Error::host("reading an upload", "a read failed before");
+        let (mut file, mut hasher) = self.file.take().ok_or_else(failed)?;
+        let (read, part) = blocking(move || {
+            let mut part = Vec::with_capacity(GATHERED_BYTES);
+            let read = Read::by_ref(&mut file).take(GATHERED_BYTES as u64).read_to_end(&mut part);
+            read.map_err(|error| Error::storage("reading an upload", error))?;
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&part);
+            }
+            Ok(((file, hasher), part))
+        })
+        .await?;
+        self.file = Some(read);
+        Ok((!part.is_empty()).then_some(part))
+    }
+
+    /// The hasher that was given, after all that was read.
+    pub fn take_hasher(&mut self) -> Option<Sha256> {
+        self.file.as_mut()?.1.take()
+    }
+
+    /// Removes it: what it was is stored. A failure goes to the log, since the upload is removed later when it is idle.
+    pub async fn remove(self) {
+        let WholeUpload { uploads, held, .. } = self;
+        if let Err(error) = blocking(move || uploads.remove(&held)).await {
+            tracing::warn!(error = error.chain(), "cannot remove an upload that was stored");
+        }
+    }
+}
+
+impl super::Catalog {
+    /// Begins an upload that comes in parts; `length` is what the client says it will have.
+    ///
+    /// Errors: `overloaded` beyond `open_uploads` or `open_uploads_bytes`; `too-large` beyond `model_bytes`; `storage-full`.
+    pub async fn begin_upload(&self, tenant: &str, length: Option<u64>) -> Result<UploadStatus> {
+        let (uploads, tenant) = (self.inner.uploads.clone(), tenant.to_owned());
+        blocking(move || uploads.begin(&tenant, length)).await
+    }
+
+    /// The open uploads of a tenant.
+    pub async fn uploads(&self, tenant: &str) -> Result<Vec<UploadStatus>> {
+        let (uploads, tenant) = (self.inner.uploads.clone(), tenant.to_owned());
+        blocking(move || Ok(uploads.list(&tenant))).await
+    }
+
+    /// How many uploads of all tenants are open, and the bytes that they count as.
+    pub fn open_uploads(&self) -> (usize, u64) {
+        self.inner.uploads.used()
+    }
+
+    /// Where an upload stands. Errors: `not-found`.
+    pub async fn upload(&self, tenant: &str, id: &str) -> Result<UploadStatus> {
+        let uploads = self.inner.uploads.clone();
+        let entry = uploads.find(tenant, id)?;
+        blocking(move || uploads.status(&entry)).await
+    }
+
+    /// Goes on with an upload. A request that still writes to it is asked to end, and waited for.
+    ///
+    /// Errors: `not-found`; `conflict` where `offset` is not where it stands, or it is being stored.
+    pub async fn continue_upload(&self, tenant: &str, id: &str, offset: u64) -> Result<UploadPart> {
+        let uploads = self.inner.uploads.clone();
+        let held = uploads.take(uploads.find(tenant, id)?).await?;
+        let taken_over = CancellationToken::new();
+        *held.entry.writer() = Some(taken_over.clone());
+        let (entry, path) = (held.entry.clone(), uploads.path(&held.entry.id));
+        let opened = blocking(move || {
+            let failed = |error| Error::storage(RECEIVING, error);
+            let writing = Writing { file: OpenOptions::new().append(true).open(path).map_err(failed)?, held };
+            let there = writing.file.metadata().map_err(failed)?.len();
+            Ok((writing, there))
+        });
+        let (writing, there) = opened.await?;
+        if there != offset {
+            return Err(Error::conflict(format!("the upload stands at {there}, not at {offset}; go on from there")));
+        }
+        Ok(UploadPart { writing: Some(writing), gathered: Vec::new(), uploads, entry, offset, taken_over })
+    }
+
+    /// Takes a whole upload to store it. It stays, for another try, unless [`WholeUpload::remove`] is called. What is read of
+    /// it goes through the hasher.
+    ///
+    /// Errors: `not-found`; `conflict` where less came than was announced, or it is being stored already.
+    pub async fn whole_upload(&self, tenant: &str, id: &str, hasher: Option<Sha256>) -> Result<WholeUpload> {
+        let uploads = self.inner.uploads.clone();
+        let held = uploads.take(uploads.find(tenant, id)?).await?;
+        blocking(move || {
+            let failed = |error| Error::storage("reading an upload", error);
+            let file = File::open(uploads.path(&held.entry.id)).map_err(failed)?;
+            let there = file.metadata().map_err(failed)?.len();
+            if let Some(length) = held.entry.length.filter(|length| *length != there) {
+                return Err(Error::conflict(format!(
+                    "the upload has {there} of {length} bytes; send the rest with PATCH first"
+                )));
+            }
+            Ok(WholeUpload { file: Some((file, hasher)), uploads, held })
+        })
+        .await
+    }
+
+    /// Removes an upload. Errors: `not-found`; `conflict` while it is being stored.
+    pub async fn delete_upload(&self, tenant: &str, id: &str) -> Result<()> {
+        let uploads = self.inner.uploads.clone();
+        let held = uploads.take(uploads.find(tenant, id)?).await?;
+        blocking(move || uploads.remove(&held)).await
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_id(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}

@@ -1,0 +1,153 @@
+//! Uploads in parts, which go on after a connection broke or a server restarted; it never chooses what is sent.
+
+use super::client::{Client, Refused, encode, full};
+use super::source::Source;
+use super::upload::{rest, waiting};
+use anyhow::{Context, Result, anyhow, bail};
+use http::{HeaderMap, HeaderValue, Method, header};
+use indicatif::ProgressBar;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Failures after one another between which nothing came to the server. With the waits between them they take a minute.
+const TRIES: u32 = 12;
+const SHORTEST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(8);
+const OFFSET: &str = "upload-offset";
+const LENGTH: &str = "upload-length";
+
+/// An upload of a source to one server.
+pub(super) struct Resumable<'a> {
+    client: &'a Client,
+    source: Arc<Source>,
+    progress: &'a ProgressBar,
+    id: String,
+}
+
+impl<'a> Resumable<'a> {
+    /// Begins an upload, or takes one up that was begun before.
+    ///
+    /// Errors: the server's; `id` is of an upload of another length.
+    pub(super) async fn begin(
+        client: &'a Client,
+        source: Arc<Source>,
+        progress: &'a ProgressBar,
+        id: Option<String>,
+    ) -> Result<Resumable<'a>> {
+        if let Some(id) = id {
+            let this = Resumable { client, source, progress, id };
+            let (offset, length) = this.status().await?;
+            let (length, bytes) = (length.unwrap_or(this.source.bytes()), this.source.bytes());
+            if length != bytes || offset > length {
+                bail!("upload {} has {length} bytes, and this has {bytes}: it is another", this.id);
+            }
+            return Ok(this);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(LENGTH, HeaderValue::from(source.bytes()));
+        let begun = client.call(Method::POST, "/v1/uploads", headers, full("")).await?;
+        let id =
+            begun.get("id").and_then(Value::as_str).context("the server began an upload without an id")?.to_owned();
+        Ok(Resumable { client, source, progress, id })
+    }
+
+    /// Sends all of it, then stores it as a model, with more of a query, and gives the server's answer. What cannot succeed is
+    /// removed there.
+    pub(super) async fn store_as(self, model: &str, query: &str, working: &'static str) -> Result<Value> {
+        let source = self.source.clone();
+        let digest = tokio::task::spawn_blocking(move || source.sha256());
+        self.send().await?;
+        waiting(self.progress, working);
+        let digest = digest.await?.context("reading what was uploaded")?;
+        let path = format!("/v1/models/{}?upload={}&digest=sha256:{digest}&{query}", encode(model), encode(&self.id));
+        let answer = self.client.call(Method::PUT, &path, HeaderMap::new(), full("")).await;
+        let Err(error) = answer else { return answer };
+        if is_final(&error) {
+            // It is removed when it is idle, if not now.
+            drop(self.client.exchange(Method::DELETE, &self.path(), HeaderMap::new(), full("")).await);
+            return Err(error);
+        }
+        Err(error.context(format!(
+            "everything was sent, and the server did not say that it is stored; `hearth model list` shows whether it is, and \
+             the same command with --resume {} tries again",
+            self.id
+        )))
+    }
+
+    async fn send(&self) -> Result<()> {
+        let total = self.source.bytes();
+        let (mut offset, _) = self.status().await?;
+        let mut failures = 0;
+        while offset < total {
+            let Err(error) = self.part(offset).await else { return Ok(()) };
+            self.source.check()?;
+            // A body that came too slowly is 400 too.
+            if is_final(&error) && !error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == 400) {
+                return Err(error);
+            }
+            let before = offset;
+            loop {
+                failures += 1;
+                if failures > TRIES {
+                    let resume = format!("the same command with --resume {} goes on", self.id);
+                    return Err(error.context(format!("the upload stands at {offset} of {total} bytes; {resume}")));
+                }
+                self.progress.suspend(|| {
+                    if failures == 1 {
+                        eprintln!("hearth: {error:#}; going on with the upload");
+                    }
+                });
+                tokio::time::sleep(LONGEST_WAIT.min(SHORTEST_WAIT * 2u32.saturating_pow(failures - 1))).await;
+                match self.status().await {
+                    Ok((now, _)) => {
+                        offset = now;
+                        break;
+                    }
+                    Err(error) if is_final(&error) => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            if offset > before {
+                failures = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what comes after an offset, all of it.
+    async fn part(&self, offset: u64) -> Result<()> {
+        let mut headers = HeaderMap::new();
+        headers.insert(OFFSET, HeaderValue::from(offset));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.source.bytes() - offset));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/offset+octet-stream"));
+        let body = rest(&self.source, offset, self.progress, None);
+        let (headers, _) = self.client.exchange(Method::PATCH, &self.path(), headers, body).await?;
+        match count(&headers, OFFSET) {
+            Some(there) if there == self.source.bytes() => Ok(()),
+            there => Err(anyhow!("the server has {there:?} bytes of {}", self.source.bytes())),
+        }
+    }
+
+    /// Where the server says the upload stands, and how long it will be.
+    async fn status(&self) -> Result<(u64, Option<u64>)> {
+        let status = self.client.get(&self.path()).await?;
+        let number = |key| status.get(key).and_then(Value::as_u64);
+        Ok((number("offset").context("the server did not say where the upload stands")?, number("length")))
+    }
+
+    fn path(&self) -> String {
+        format!("/v1/uploads/{}", encode(&self.id))
+    }
+}
+
+/// Whether the same request cannot succeed later either: the server neither is busy or restarting, nor still writes what an
+/// earlier connection brought.
+fn is_final(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<Refused>();
+    refused.is_some_and(|refused| !matches!(refused.status, 408 | 409 | 429 | 500 | 502 | 503 | 504))
+}
+
+fn count(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
+}
