@@ -1,4 +1,4 @@
-//! Development commands of hearth: set-up, demo, test, bench. They start the real programs and hold no logic of the product.
+//! Development commands of hearth: set-up, demo, test, bench, mutants. They start the real programs and hold no logic of the product.
 
 mod bench;
 mod client;
@@ -6,6 +6,7 @@ mod client;
 mod contract;
 mod demo;
 mod guest;
+mod mutants;
 mod packages;
 mod pins;
 mod process;
@@ -40,6 +41,8 @@ enum Command {
     Test(test::Test),
     /// Tables of what calls cost, side by side with the same component in bare wasmtime
     Bench(bench::Bench),
+    /// Break the operators in one place at a time and see whether the operator table notices; takes a while
+    Mutants(mutants::Mutants),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo.run(&root),
         Command::Test(test) => test.run(&root),
         Command::Bench(bench) => bench.run(&root),
+        Command::Mutants(mutants) => mutants.run(&root),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
