@@ -128,7 +128,7 @@ pub(crate) fn command() -> Command {
 }
 
 /// The onnxruntime library that is named, or that set-up took.
-fn ort_library() -> Option<PathBuf> {
+pub(crate) fn ort_library() -> Option<PathBuf> {
     let named = std::env::var_os("HEARTH_ORT_LIB").map(PathBuf::from);
     named.or_else(|| std::fs::read_dir(setup("lib")).ok()?.find_map(|entry| Some(entry.ok()?.path())))
 }
