@@ -23,6 +23,16 @@ def nothing(table):
     for op in ("logical-and", "logical-or"):
         table.case({"op": op}, [flags, flags[:1]], [flags])
     table.case({"op": "select"}, [flags, empty, empty[..., :1]], [empty])
+    for functions in functions_of_one():
+        for op in functions:
+            table.case({"op": op}, [empty], [empty])
+    for op in ("add", "subtract", "multiply", "divide", "minimum", "maximum", "power"):
+        table.case({"op": op}, [empty, empty[:1]], [empty])
+    for op in ("equal", "not-equal", "less", "less-or-equal", "greater", "greater-or-equal"):
+        table.case({"op": op}, [empty, empty[:1]], [flags])
+    for op in ("reduce-sum", "reduce-mean", "reduce-max", "reduce-min", "reduce-l2"):
+        table.case({"op": op, "axes": [0], "keep_axes": False}, [empty], [empty[0]])
+    table.case({"op": "gather", "axis": -1}, [empty, np.array([2, 0])], [empty[..., :2]])
     table.case({"op": "crop", "layout": "hwc", "top": 0, "left": 0, "height": 1, "width": 0}, [empty], [empty[:1]])
 
 

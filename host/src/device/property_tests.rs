@@ -107,7 +107,7 @@ impl Raw {
         let layout = if layout { ImageLayout::Hwc } else { ImageLayout::Chw };
         let axis = self.axis;
         let rank = self.dims[0].len();
-        let axes: Vec<i32> = (0..rank as i32).map(|axis| (axis + self.axis) % (rank as i32).max(1)).collect();
+        let axes: Vec<i32> = (0..rank as i32).map(|axis| axis.wrapping_add(self.axis) % (rank as i32).max(1)).collect();
         let per_axis = |from: usize| (0..rank).map(|axis| self.unsigned(from + axis)).collect::<Vec<u64>>();
         let one = vec![(self.dtype(0), self.dims[0].clone())];
         let two = || vec![one[0].clone(), (self.dtype(1), self.related(1))];

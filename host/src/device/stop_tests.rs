@@ -64,8 +64,8 @@ fn every_operator_looks_at_its_stop_again_and_again() {
         (Op::TopK { k: MANY / 2, axis: 0, largest: true }, vec![&line], FAR * 2),
         (Op::TopK { k: 5, axis: 0, largest: true }, vec![&line], DENSE),
         (Op::TopK { k: 5, axis: 0, largest: true }, vec![&square], FAR * 2),
-        (Op::Gather { axis: 0 }, vec![&line, &places], DENSE / 16),
-        (Op::Gather { axis: 0 }, vec![&tall, &places], DENSE / 16),
+        (Op::Gather { axis: 0 }, vec![&line, &places], DENSE / 8),
+        (Op::Gather { axis: 0 }, vec![&tall, &places], DENSE / 8),
         (Op::OneHot { depth: 1_000, axis: 0, dtype: DType::U8 }, vec![&few], DENSE * 4),
         (Op::Permute { axes: vec![1, 0] }, vec![&square], DENSE),
         (Op::Permute { axes: vec![1, 0] }, vec![&tall], DENSE),
@@ -115,6 +115,7 @@ fn every_operator_looks_at_its_stop_again_and_again() {
             DENSE,
         ),
     ];
+    let mut rare = Vec::new();
     for (op, inputs, between) in rows {
         let name = format!("{} of {inputs:?}", op.name());
         let stop = Stop::default();
@@ -123,7 +124,9 @@ fn every_operator_looks_at_its_stop_again_and_again() {
         let given: u64 = inputs.iter().map(|input| input.shape().elements()).sum();
         // A count starts anew at each look, so that looks are a little rarer than the operations say.
         let least = (results.max(given) / between * 3 / 4).max(2);
-        assert!(stop.looks() as u64 >= least, "{name}: {} looks, at least {least}", stop.looks());
+        if (stop.looks() as u64) < least {
+            rare.push(format!("{name}: {} looks, at least {least}", stop.looks()));
+        }
         drop(outputs);
         let before = account.used_bytes();
         for last in [1, 2] {
@@ -133,4 +136,5 @@ fn every_operator_looks_at_its_stop_again_and_again() {
             assert_eq!(account.used_bytes(), before, "{name}");
         }
     }
+    assert!(rare.is_empty(), "{}", rare.join("\n"));
 }
