@@ -185,6 +185,9 @@ def indexing(table, rounds):
             parts = np.split(array, np.cumsum(cuts)[:-1], axis=along)
             table.case({"op": "split", "axis": along - rank, "lengths": [int(cut) for cut in cuts]}, [array], parts)
         table.case({"op": "split", "axis": 0, "lengths": lengths}, [array], np.split(array, np.cumsum(lengths)[:-1]))
+    for name in DTYPES:
+        array = table.array(name, [4, 3])
+        table.case({"op": "split", "axis": 0, "lengths": [1, 3]}, [array], np.split(array, [1]))
     line = np.arange(5.0)
     for wrong in (5, -6, 2**40, -(2**63)):
         table.error({"op": "gather", "axis": 0}, [line, np.array([0, wrong])], f"element 1 is {wrong}")

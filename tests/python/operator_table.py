@@ -91,10 +91,12 @@ class Table:
         while True:
             sizes = [1, 1, 2, 3, 4, 5, 7, 8, 13, 17, 33, 65, 100] if rank < 5 else [1, 1, 2, 2, 3, 4, 5]
             dims = [int(self.pick(sizes)) for _ in range(rank)]
+            if np.prod(dims, dtype=object) > most:
+                continue
+            # The other dimensions stay small: broadcast with 1 the result has none of 0.
             if zeros and rank and self.rng.random() < 0.06:
                 dims[self.integer(0, rank)] = 0
-            if np.prod(dims, dtype=object) <= most:
-                return dims
+            return dims
 
     def array(self, name, shape, special=True, largest=False):
         """Random elements: of integers the whole range, of floats several magnitudes and, if `special`, NaN, infinity and
