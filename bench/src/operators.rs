@@ -6,8 +6,8 @@
 use anyhow::{Context, Result, ensure};
 use hearth::config::Limits;
 use hearth::device::{
-    Arithmetic, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Op, Owner, Reduction, Resize, Shape,
-    Stop, Tensor, Unary, decode_image,
+    Arithmetic, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Op, Owner, Reduction, Resize,
+    Shape, Stop, Tensor, Unary, decode_image,
 };
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -32,12 +32,42 @@ def nothing(table):
         table.case({"op": op}, [empty, empty[:1]], [flags])
     for op in ("reduce-sum", "reduce-mean", "reduce-max", "reduce-min", "reduce-l2"):
         table.case({"op": op, "axes": [0], "keep_axes": False}, [empty], [empty[0]])
+    table.case({"op": "split", "axis": 0, "lengths": [1, 1]}, [empty], [empty[:1], empty[1:]])
+    rows = np.arange(24.0).reshape(6, 4)
+    for step in (1, 2, 3):
+        ranges = [{"axis": 0, "start": 1, "end": 6, "step": step}]
+        table.case({"op": "slice", "ranges": ranges}, [rows], [rows[1:6:step]])
     table.case({"op": "gather", "axis": -1}, [empty, np.array([2, 0])], [empty[..., :2]])
     table.case({"op": "crop", "layout": "hwc", "top": 0, "left": 0, "height": 1, "width": 0}, [empty], [empty[:1]])
 
 
+def dense(table):
+    """Functions all along their domains, and casts of small whole numbers."""
+    _, _, near = functions_of_one()
+    for name in FLOATS:
+        for op, function in near.items():
+            low, high = {"exp": (-9.5, 11), "log": (1e-3, 40), "sqrt": (0, 50)}.get(op, (-8, 8))
+            line = np.linspace(low, high, 4001).astype(DTYPES[name])
+            table.case({"op": op}, [line], [(name, np.asarray(function(wide(line))), *closely(op))])
+    for name in DTYPES:
+        small = np.array([-2, -1, 0, 1, 2, 3] if name[0] != "u" and name != "boolean" else [0, 1, 2, 3]).astype(DTYPES[name])
+        for target in DTYPES:
+            table.case({"op": "cast", "dtype": target}, [small], [cast_to(small, target)])
+    boxes, scores = np.array([[0, 0, 1, 1]], np.float32), np.array([0.5], np.float32)
+    call = {"op": "non-maximum-suppression", "iou_threshold": 1.005, "score_threshold": "0.0", "maximum": 1}
+    table.error(call, [boxes, scores], "iou")
+
+
 def edges(table, along):
     nothing(table)
+    for name in FLOATS:
+        empty = np.zeros([2, 0, 3], DTYPES[name])
+        along(table, name, empty, 0)
+        ordered(table, name, empty, 0, descending=False, exclusive=False, reverse=False)
+    for op in ("logical-and", "logical-or"):
+        table.error({"op": op}, [np.zeros([2], np.uint8), np.zeros([2], bool)], "a: its dtype")
+        table.error({"op": op}, [np.zeros([2], bool), np.zeros([2], np.uint8)], "b: its dtype")
+    dense(table)
     for name in FLOATS:
         line = numbers(name)
         pairs = [line[:, None], line[None, :]]

@@ -64,8 +64,7 @@ const COMPARISONS: [Comparison; 6] = [
     Comparison::Greater,
     Comparison::GreaterOrEqual,
 ];
-const REDUCTIONS: [Reduction; 5] =
-    [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min, Reduction::L2];
+const REDUCTIONS: [Reduction; 5] = [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min, Reduction::L2];
 const INTERPOLATIONS: [Interpolation; 4] =
     [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Area];
 const COORDINATES: [Coordinates; 4] =

@@ -399,7 +399,9 @@ impl Coverage {
                 missing.insert(format!("{name} of nothing"));
             }
             let floats = DType::ALL.into_iter().filter(|dtype| dtype.is_float() && !PLAIN.contains(&name));
-            for dtype in floats.filter(|dtype| self.noticed.iter().any(|path| path.starts_with(&format!("{name} of {dtype}")))) {
+            for dtype in
+                floats.filter(|dtype| self.noticed.iter().any(|path| path.starts_with(&format!("{name} of {dtype}"))))
+            {
                 let lacks = |what: &'static str| (!has(what, dtype)).then(|| format!("{name} of {dtype} with {what}"));
                 missing.extend([lacks("NaN"), lacks("infinity")].into_iter().flatten());
             }
@@ -548,7 +550,8 @@ fn compare_bytes(dtype: DType, bytes: &[u8], expected: &Expected, data: &[u8]) -
                     Check::Close(_) => tolerance * exact.abs().max(smallest_normal(dtype)),
                     Check::Exact | Check::Relative(_) => tolerance * exact.abs().max(1.0),
                 };
-                let agrees = found == exact || (found.is_nan() && exact.is_nan()) || (found - exact).abs() <= most;
+                let near = exact.is_finite() && (found - exact).abs() <= most;
+                let agrees = found == exact || (found.is_nan() && exact.is_nan()) || near;
                 if !agrees && !overflows(dtype, found, exact) {
                     return Err(format!("element {index} is {found}, expected {exact} within {most:e}"));
                 }

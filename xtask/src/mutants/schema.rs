@@ -44,14 +44,32 @@ pub(super) struct Wrap {
 /// Calls whose arguments decide about nothing that a result shows: how often a stop is looked for, what is charged, what a
 /// message says.
 const UNSEEN: [&str; 22] = [
-    "spend", "charge", "charged", "reserve", "reserve_items", "room", "with_capacity", "matches", "format", "context",
-    "invalid_argument", "too_large", "limit_exceeded", "wrong_dtype", "assert", "debug_assert", "expect", "concat",
-    "Err", "unplanned", "map_err", "try_reserve_exact",
+    "spend",
+    "charge",
+    "charged",
+    "reserve",
+    "reserve_items",
+    "room",
+    "with_capacity",
+    "matches",
+    "format",
+    "context",
+    "invalid_argument",
+    "too_large",
+    "limit_exceeded",
+    "wrong_dtype",
+    "assert",
+    "debug_assert",
+    "expect",
+    "concat",
+    "Err",
+    "unplanned",
+    "map_err",
+    "try_reserve_exact",
 ];
 
 /// Words after which no expression follows until a body or a semicolon.
-const HEADS: [&str; 11] =
-    ["fn", "trait", "impl", "struct", "enum", "use", "type", "where", "mod", "static", "const"];
+const HEADS: [&str; 11] = ["fn", "trait", "impl", "struct", "enum", "use", "type", "where", "mod", "static", "const"];
 
 /// Words that end an expression or begin one.
 const BOUNDS: [&str; 16] = [
@@ -201,9 +219,8 @@ impl Writer<'_> {
     fn binary(&self, nodes: &[Node], index: usize) -> bool {
         let Node::Leaf { kind: Kind::Mark, start, end } = nodes[index] else { return false };
         let bytes = self.source.as_bytes();
-        let spaced = start > 0
-            && bytes[start - 1].is_ascii_whitespace()
-            && bytes.get(end).is_some_and(u8::is_ascii_whitespace);
+        let spaced =
+            start > 0 && bytes[start - 1].is_ascii_whitespace() && bytes.get(end).is_some_and(u8::is_ascii_whitespace);
         let operand = index > 0
             && match &nodes[index - 1] {
                 Node::Leaf { kind: Kind::Mark, .. } => self.word(&nodes[index - 1]) == "?",
@@ -226,9 +243,8 @@ impl Writer<'_> {
     /// Whether what is before this node is a match's pattern, or a part of one.
     fn ends_a_pattern(&self, nodes: &[Node], index: usize) -> bool {
         let arrow = |from: usize, within: &[&str]| {
-            let mut ends = (from..nodes.len()).filter(|at| {
-                self.is_bound(nodes, *at) && !within.contains(&self.word(&nodes[*at]))
-            });
+            let mut ends =
+                (from..nodes.len()).filter(|at| self.is_bound(nodes, *at) && !within.contains(&self.word(&nodes[*at])));
             ends.next().is_some_and(|at| self.word(&nodes[at]) == "=>")
         };
         match self.word(&nodes[index]) {
@@ -334,10 +350,8 @@ impl Writer<'_> {
             return false;
         }
         let whole = nodes[from].start()..nodes[end - 1].end();
-        let changes: Vec<Change> = swapped(&operator)
-            .iter()
-            .map(|to| (nodes[index].start()..nodes[index].end(), (*to).to_owned()))
-            .collect();
+        let changes: Vec<Change> =
+            swapped(&operator).iter().map(|to| (nodes[index].start()..nodes[index].end(), (*to).to_owned())).collect();
         self.verbatim(*written..whole.start);
         let (left, right) = (nodes[from..index].to_vec(), nodes[index + 1..end].to_vec());
         let between = (nodes[index - 1].end(), nodes[index + 1].start());
@@ -520,11 +534,17 @@ mod tests {
 
     #[test]
     fn expressions_have_mutants_and_what_is_around_them_none() {
-        let (text, mutants) = all("fn f(x: [u8; 3], y: usize) -> usize {\n    if x.is_empty() { return 7; }\n    y + 1\n}\n");
+        let (text, mutants) =
+            all("fn f(x: [u8; 3], y: usize) -> usize {\n    if x.is_empty() { return 7; }\n    y + 1\n}\n");
         assert_eq!(mutants, [" !", "7 8", "+ -", "1 2"]);
         assert!(text.starts_with("fn f(x: [u8; 3], y: usize) -> usize {"), "{text}");
         assert!(text.contains("if (if crate::mutants::on(0) { !(x.is_empty()) } else { x.is_empty() }) {"), "{text}");
-        assert!(text.contains("(if crate::mutants::on(2) { y - 1 } else { y + (if crate::mutants::on(3) { 2 } else { 1 }) })"), "{text}");
+        assert!(
+            text.contains(
+                "(if crate::mutants::on(2) { y - 1 } else { y + (if crate::mutants::on(3) { 2 } else { 1 }) })"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

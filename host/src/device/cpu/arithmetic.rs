@@ -55,11 +55,7 @@ pub(super) fn run(
     let cost = match arithmetic {
         Arithmetic::Power => 64,
         Arithmetic::Divide | Arithmetic::Modulo => 8,
-        Arithmetic::Add
-        | Arithmetic::Subtract
-        | Arithmetic::Multiply
-        | Arithmetic::Minimum
-        | Arithmetic::Maximum => 1,
+        Arithmetic::Add | Arithmetic::Subtract | Arithmetic::Multiply | Arithmetic::Minimum | Arithmetic::Maximum => 1,
     };
     let loops = &Loops::new(broadcast, cost);
     macro_rules! number {
