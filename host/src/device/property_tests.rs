@@ -278,7 +278,7 @@ fn tensor(device: &Cpu, account: &Arc<super::Account>, dtype: DType, shape: &Sha
     let bytes: Vec<u8> = match dtype {
         DType::Boolean => (0..length).map(|index| byte(index) & 1).collect(),
         // So that most of them are indices of something.
-        dtype if dtype.is_integer() && seed % 2 == 0 => vec![0; length as usize],
+        dtype if dtype.is_integer() && seed.is_multiple_of(2) => vec![0; length as usize],
         _ => (0..length).map(byte).collect(),
     };
     device.create(account, dtype, shape.clone(), &bytes)
