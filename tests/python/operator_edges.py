@@ -53,6 +53,11 @@ def dense(table):
         small = np.array([-2, -1, 0, 1, 2, 3] if name[0] != "u" and name != "boolean" else [0, 1, 2, 3]).astype(DTYPES[name])
         for target in DTYPES:
             table.case({"op": "cast", "dtype": target}, [small], [cast_to(small, target)])
+    for rank in range(9):
+        a, b = (table.rng.random([2 - axis % 2 for axis in range(rank)]) < 0.5 for _ in range(2))
+        for op, function in {"logical-and": np.logical_and, "logical-or": np.logical_or}.items():
+            table.case({"op": op}, [a, b], [np.asarray(function(a, b))])
+        table.case({"op": "logical-not"}, [a], [~np.asarray(a)])
     boxes, scores = np.array([[0, 0, 1, 1]], np.float32), np.array([0.5], np.float32)
     call = {"op": "non-maximum-suppression", "iou_threshold": 1.005, "score_threshold": "0.0", "maximum": 1}
     table.error(call, [boxes, scores], "iou")

@@ -268,7 +268,7 @@ fn small() -> impl Strategy<Value = Raw> {
 }
 
 fn shapes(inputs: &[(DType, Vec<u64>)]) -> Result<Vec<(DType, Shape)>> {
-    inputs.iter().map(|(dtype, dims)| Ok((*dtype, Shape::new(dims, 9)?))).collect()
+    inputs.iter().map(|(dtype, dims)| Ok((*dtype, Shape::new(dims, 8)?))).collect()
 }
 
 /// A tensor of what looks like anything but is a boolean where it must be one.

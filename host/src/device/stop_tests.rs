@@ -45,7 +45,10 @@ fn every_operator_looks_at_its_stop_again_and_again() {
         Op::Resize(Resize { height, width, layout, interpolation, coordinates, antialias: false })
     };
     let reduce = |reduction, axes: &[i32]| Op::Reduce { reduction, axes: axes.to_vec(), keep_axes: false };
-    let step = |axis, step| Op::Slice { ranges: vec![SliceRange { axis, start: 0, end: i64::MAX, step }] };
+    let step = |axis, step| {
+        let (start, end) = if step > 0 { (0, i64::MAX) } else { (i64::MAX, i64::MIN) };
+        Op::Slice { ranges: vec![SliceRange { axis, start, end, step }] }
+    };
     let image = make(DType::U8, &[2, MANY / 2, 1]);
     let pool = make(DType::F32, &[2, MANY / 8, 4]);
     let mask = make(DType::U8, &[2, MANY / 8]);
