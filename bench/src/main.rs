@@ -8,6 +8,7 @@ mod floor;
 mod in_process;
 mod load;
 mod neighbours;
+mod operators;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -79,6 +80,21 @@ enum Part {
     /// Serves an echo with nothing but hyper
     #[command(hide = true)]
     Hyper { port: u16 },
+    /// What operators take beside NumPy and OpenCV
+    Operators {
+        /// A Python with the wheels of set-up
+        #[arg(long)]
+        python: PathBuf,
+        /// `tests/python/operator_bench.py`
+        #[arg(long)]
+        script: PathBuf,
+        /// Runs of both programs; the table shows medians
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// Prints the microseconds of each operator in this process
+    #[command(hide = true)]
+    OperatorsHere { folder: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -102,6 +118,8 @@ fn run(arguments: &Arguments) -> Result<()> {
             Ok(())
         }
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),
+        Some(Part::Operators { python, script, runs }) => operators::compare(python, script, *runs),
+        Some(Part::OperatorsHere { folder }) => operators::here(folder),
         None => bench(arguments),
     }
 }

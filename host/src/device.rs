@@ -7,10 +7,14 @@ mod dtype;
 mod ledger;
 mod op;
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod reference_tests;
 mod resample;
 mod shape;
 mod stop;
+#[cfg(test)]
+mod stop_tests;
 mod tensor;
 mod text;
 

@@ -37,6 +37,7 @@ class Table:
         self.cases = []
         self.data = bytearray()
         self.near_ties = 0
+        self.ranks = 0
 
     def tensor(self, array):
         array = np.asarray(array)
@@ -47,12 +48,18 @@ class Table:
 
     def case(self, call, inputs, outputs):
         """Adds a case. An output is an array (exact) or a pair of dtype and array of f64 (within the dtype's tolerance), or
-        with a third number within so many times the tolerance."""
+        with a third number within so many times the tolerance; with "close" there, within the tolerance of the magnitude
+        itself, however small that is."""
         described = []
         for output in outputs:
             if isinstance(output, tuple):
                 dtype, values, times = (*output, 1.0)[:3]
-                check = {"rounded": 1e-3} if dtype == "u8" else {"relative": TOLERANCE[dtype] * times}
+                if dtype == "u8":
+                    check = {"rounded": 1e-3}
+                elif times == "close":
+                    check = {"close": TOLERANCE[dtype]}
+                else:
+                    check = {"relative": TOLERANCE[dtype] * times}
                 tensor = self.tensor(np.asarray(values, dtype=np.float64))
                 described.append({**tensor, "dtype": dtype, "check": check})
             else:
@@ -71,6 +78,11 @@ class Table:
     def pick(self, choices):
         return choices[self.rng.integers(len(choices))]
 
+    def rank(self, least=0):
+        """The next rank up to 8, so that all of them come in turn."""
+        self.ranks += 1
+        return least + self.ranks % (9 - least)
+
     def integer(self, low, high):
         return int(self.rng.integers(low, high))
 
@@ -79,13 +91,16 @@ class Table:
         while True:
             sizes = [1, 1, 2, 3, 4, 5, 7, 8, 13, 17, 33, 65, 100] if rank < 5 else [1, 1, 2, 2, 3, 4, 5]
             dims = [int(self.pick(sizes)) for _ in range(rank)]
+            if np.prod(dims, dtype=object) > most:
+                continue
+            # The other dimensions stay small: broadcast with 1 the result has none of 0.
             if zeros and rank and self.rng.random() < 0.06:
                 dims[self.integer(0, rank)] = 0
-            if np.prod(dims, dtype=object) <= most:
-                return dims
+            return dims
 
-    def array(self, name, shape, special=True):
-        """Random elements: of integers the whole range, of floats several magnitudes and, if `special`, NaN and infinity."""
+    def array(self, name, shape, special=True, largest=False):
+        """Random elements: of integers the whole range, of floats several magnitudes and, if `special`, NaN, infinity and
+        subnormal numbers, and with `largest` the largest finite ones too."""
         dtype = DTYPES[name]
         if name == "boolean":
             return self.rng.random(shape) < 0.5
@@ -101,6 +116,9 @@ class Table:
             if not special:
                 return array
             edges = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-6, -1e-7, 5e4, 2.5, -0.5]).astype(dtype)
+            info = ml_dtypes.finfo(dtype)
+            small = [info.smallest_subnormal, info.smallest_normal, -info.smallest_subnormal]
+            edges = np.concatenate([edges, np.array(small + ([info.max, info.min] if largest else [])).astype(dtype)])
         chosen = self.rng.integers(0, len(edges), size=shape)
         return np.where(self.rng.random(shape) < 0.05, edges[chosen], array).astype(dtype)
 

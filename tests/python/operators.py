@@ -8,7 +8,8 @@ FOLDER gets cases.json and data.bin. A case is {"name", "call", "inputs", "outpu
 {"name", "call", "inputs", "error", "mentions"}. `call` is the operator's name and its parameters, as in wit/operators.wit.
 A tensor is {"dtype", "shape", "offset"}, with `offset` the place of its first byte in data.bin. An output also has a
 "check": "exact" (the same bits; any NaN for a NaN), {"relative": t} (the values in data.bin are f64; the difference is at
-most t times the larger of 1 and the magnitude; a wider t where what was added up is larger than its sum) or {"rounded": t} (the same, but a u8 within 0.5 + t of the f64).
+most t times the larger of 1 and the magnitude; a wider t where what was added up is larger than its sum), {"close": t} (at
+most t times the magnitude) or {"rounded": t} (the same, but a u8 within 0.5 + t of the f64).
 
 The same seed gives the same table with one version of NumPy and onnx.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import onnx
 from onnx.reference.ops import op_resize
 
+from operator_edges import edges
 from operator_functions import boxes, comparisons, functions, indexing, orders, products, reductions
 from operator_table import DTYPES, FLOATS, INTEGERS, NAMES, NUMBERS, Table, broadcasting, cast_to, evaluate, ranked, to_bf16, wide
 
@@ -55,7 +57,7 @@ def divided(a, b):
     return np.array(exact, dtype=unsigned).view(a.dtype).reshape(a.shape)
 
 
-def arithmetic(table):
+def arithmetic(table, rounds):
     functions = {
         "add": np.add,
         "subtract": np.subtract,
@@ -66,18 +68,19 @@ def arithmetic(table):
     }
     for name in ["boolean", *NUMBERS]:
         for op, function in functions.items():
-            for _ in range(4):
-                rank = table.integer(0, 9)
-                shape = table.shape(rank)
+            for round_ in range(4 * rounds):
+                shape = table.shape(table.rank(), zeros=round_ > 0)
                 a_shape, b_shape = broadcasting(table, shape), broadcasting(table, shape)
-                a, b = table.array(name, a_shape), table.array(name, b_shape)
+                a, b = (table.array(name, own, largest=round_ % 2 == 0) for own in (a_shape, b_shape))
                 if name == "boolean" and op not in ("minimum", "maximum"):
                     table.error({"op": op}, [a, b], "boolean")
                 elif name in INTEGERS and op == "divide":
                     table.case({"op": op}, [a, b], [divided(a, b)])
-                elif name in FLOATS:
-                    table.case({"op": op}, [a, b], [(name, wide(function(a, b)))])
+                elif name in FLOATS and op in ("minimum", "maximum"):
+                    # The sign of a zero is left open.
+                    table.case({"op": op}, [a, b], [(name, wide(function(a, b)), "close")])
                 else:
+                    # Of floats too: a sum, difference, product or quotient is rounded once (IEEE 754).
                     table.case({"op": op}, [a, b], [function(a, b)])
     for shapes in ([[200, 3], [3]], [[3], [200, 3]], [[40, 5, 3], [3]], [[300], []], [[50, 1], [1, 70]], [[9, 8, 3], [9, 1, 3]]):
         a, b = (table.array("f32", shape) for shape in shapes)
@@ -94,8 +97,10 @@ def arithmetic(table):
 def casts(table):
     for source in DTYPES:
         for target in DTYPES:
-            array = table.array(source, table.shape(table.integer(0, 4)))
+            array = table.array(source, table.shape(table.rank(), zeros=False), largest=True)
             table.case({"op": "cast", "dtype": target}, [array], [cast_to(array, target)])
+        nothing = array.reshape([-1])[:0]
+        table.case({"op": "cast", "dtype": target}, [nothing], [cast_to(nothing, target)])
     edges = [2049.0, 65519.0, 65520.0, 1 + 2**-11 + 2**-40, 1 + 2**-8 + 2**-45, 2**-25 * 1.0000001, 6e-8, 1e-40, 1e39, -129.5, 256.0]
     for target in DTYPES:
         for array in (np.array(edges), np.array([2**63 - 1, 2**55 + 2**47 + 1, -(2**63), 2**24 + 1, -1, 300])):
@@ -114,11 +119,15 @@ def scales(table, rounds):
         layout = table.pick(["hwc", "chw"])
         source = [int(table.pick(lengths)), int(table.pick(lengths))]
         target = [int(table.pick(lengths)), int(table.pick(lengths))]
-        batch = table.pick([[], [], [2], [1, 3], [0]])
+        if round_ % 8 == 0:
+            # So wide that rows are computed in parts.
+            source[1], target[1] = table.pick([[300, 600], [700, 175], [130, 520]])
+        batch = table.pick([[], [], [2], [1, 3], [0], [2, 1, 2], [1, 2, 1, 2], [1, 1, 2, 1, 2]])
         channels = int(table.pick([1, 1, 2, 3, 3, 3, 4, 5]))
         shape = batch + ([*source, channels] if layout == "hwc" else [channels, *source])
         for interpolation in ("nearest", "bilinear", "bicubic", "area"):
-            name = table.pick(["u8", "u8", "f32", "f16", "bf16", "f64"])
+            # Places of samples are rounded too: far from the edge by more than f64 is checked to.
+            name = table.pick(["u8", "u8", "f32", "f16", "bf16", "f64" if round_ % 8 else "f32"])
             antialias = bool(round_ % 2) and interpolation in ("bilinear", "bicubic")
             coordinates = table.pick(["half-pixel", "half-pixel", "pytorch-half-pixel", "align-corners", "asymmetric"])
             call = {
@@ -220,10 +229,10 @@ def area(array, axis, length):
 
 
 def normalizations(table, rounds):
-    for _ in range(6 * rounds):
+    for round_ in range(6 * rounds):
         for name in DTYPES:
-            rank = table.integer(1, 6)
-            shape = table.shape(rank)
+            rank = table.rank(1)
+            shape = table.shape(rank, zeros=round_ > 0)
             axis = table.integer(-rank, rank)
             channels = shape[axis]
             array = table.array(name, shape)
@@ -245,16 +254,17 @@ def normalizations(table, rounds):
 
 
 def crops(table, rounds):
-    for _ in range(20 * rounds):
+    for round_ in range(26 * rounds):
         layout = table.pick(["hwc", "chw"])
-        rank = table.integer(3, 9)
-        name = table.pick(list(DTYPES))
-        array = table.array(name, table.shape(rank))
+        rank = table.rank(3)
+        name = list(DTYPES)[round_ % len(DTYPES)]
+        some = round_ < 26
+        array = table.array(name, table.shape(rank, zeros=not some))
         axes = [rank - 3, rank - 2] if layout == "hwc" else [rank - 2, rank - 1]
         window = []
         for axis in axes:
-            start = table.integer(0, array.shape[axis] + 1)
-            window.append((start, table.integer(0, array.shape[axis] - start + 1)))
+            start = table.integer(0, array.shape[axis] + (0 if some else 1))
+            window.append((start, table.integer(int(some), array.shape[axis] - start + 1)))
         index = [slice(None)] * rank
         for axis, (start, length) in zip(axes, window, strict=True):
             index[axis] = slice(start, start + length)
@@ -273,14 +283,16 @@ def crops(table, rounds):
 
 
 def pads(table, rounds):
-    for _ in range(8 * rounds):
+    for round_ in range(9 * rounds):
         for mode in ("constant", "edge", "reflect"):
-            name = table.pick(list(DTYPES))
-            rank = table.integer(0, 7)
-            shape = table.shape(rank, most=500)
+            name = list(DTYPES)[round_ % len(DTYPES)]
+            rank = round_ % 9
+            shape = table.shape(rank, most=500, zeros=round_ >= 13)
             array = table.array(name, shape)
             most = [max(dim - 1, 0) if mode == "reflect" else (3 if dim or mode == "constant" else 0) for dim in shape]
-            skip = [table.rng.random() < 0.4 for _ in shape]
+            skip = [table.rng.random() < (0.4 if rank < 6 else 0.75) for _ in shape]
+            if rank > 5:
+                most = [min(length, 2) for length in most]
             before, after = (
                 [0 if skipped else table.integer(0, min(limit, 4) + 1) for limit, skipped in zip(most, skip, strict=True)]
                 for _ in range(2)
@@ -309,10 +321,11 @@ def pads(table, rounds):
 
 
 def permutations(table, rounds):
-    shapes = [table.shape(rank) for rank in range(9) for _ in range(3 * rounds)]
+    shapes = [table.shape(rank, zeros=turn > 0) for turn in range(3 * rounds) for rank in range(9)]
+    shapes += [[33, 40, 2], [9, 2, 41], [17, 17], [64, 64], [8, 40], [2_100, 2], [4, 1_030], [2, 35, 34, 3]]
     shapes += [[40, 30, 3], [3, 40, 30], [2, 50, 4], [70, 65], [2, 70, 33, 2], [5, 2, 3, 4], [1200, 3], [3, 1200], [2, 2, 600]]
-    for shape in shapes:
-        name = table.pick(list(DTYPES))
+    for index, shape in enumerate(shapes):
+        name = list(DTYPES)[index % len(DTYPES)]
         array = table.array(name, shape)
         axes = table.rng.permutation(len(shape))
         if len(shape) == 3 and table.rng.random() < 0.5:
@@ -332,15 +345,17 @@ def permutations(table, rounds):
 
 def slices(table, rounds):
     far = 2**63 - 1
-    for _ in range(40 * rounds):
-        rank = table.integer(0, 9)
-        array = table.array(table.pick(list(DTYPES)), table.shape(rank))
+    for round_ in range(40 * rounds):
+        rank, some = round_ % 9, round_ < 26
+        array = table.array(list(DTYPES)[round_ % len(DTYPES)], table.shape(rank, zeros=not some))
         axes = table.rng.permutation(rank)[: table.integer(0, rank + 1)]
         ranges, index = [], [slice(None)] * rank
         for axis in axes:
             dim = array.shape[axis]
             start, end = (int(table.pick([table.integer(-dim - 3, dim + 4), far, -far - 1])) for _ in range(2))
             step = int(table.pick([1, 1, 1, 2, 3, -1, -2, far, -far - 1]))
+            if some:
+                start, end, step = 0, far, int(table.pick([1, 2, 3]))
             given = int(axis) - (rank if table.rng.random() < 0.5 else 0)
             ranges.append({"axis": given, "start": start, "end": end, "step": step})
             index[axis] = slice(start, end, step)
@@ -359,24 +374,24 @@ def slices(table, rounds):
 
 
 def joins(table, rounds):
-    for _ in range(25 * rounds):
-        name = table.pick(list(DTYPES))
-        rank = table.integer(1, 9)
-        shape = table.shape(rank, most=1_000)
+    for round_ in range(26 * rounds):
+        name = list(DTYPES)[round_ % len(DTYPES)]
+        rank, some = 1 + round_ % 8, round_ < 13
+        shape = table.shape(rank, most=1_000, zeros=not some)
         axis = table.integer(-rank, rank)
         parts = []
-        for _ in range(table.integer(1, 5)):
+        for _ in range(2 if some else table.integer(1, 5)):
             own = list(shape)
-            own[axis] = table.integer(0, 6)
+            own[axis] = table.integer(int(some), 6)
             parts.append(table.array(name, own))
         expected = np.concatenate(parts, axis=axis)
         if name == "f32":
             np.testing.assert_array_equal(expected, evaluate("Concat", parts, axis=axis))
         table.case({"op": "concat", "axis": axis}, parts, [expected])
-        rank = table.integer(0, 8)
-        shape = table.shape(rank, most=1_000)
+        rank = round_ % 8
+        shape = table.shape(rank, most=1_000, zeros=not some)
         axis = table.integer(-rank - 1, rank + 1)
-        parts = [table.array(name, shape) for _ in range(table.integer(1, 5))]
+        parts = [table.array(name, shape) for _ in range(2 if some else table.integer(1, 5))]
         table.case({"op": "stack", "axis": axis}, parts, [np.stack(parts, axis=axis)])
     square = np.zeros([2, 2])
     for op in ("concat", "stack"):
@@ -410,11 +425,11 @@ def reshapes(table, rounds):
 
 
 def lanes(table, rounds):
-    for _ in range(5 * rounds):
+    for round_ in range(5 * rounds):
         for name in DTYPES:
-            rank = table.integer(1, 9)
-            shape = table.shape(rank)
-            if table.rng.random() < 0.15:
+            rank = 1 + round_ % 8
+            shape = table.shape(rank, zeros=round_ > 0)
+            if round_ > 7 and table.rng.random() < 0.25:
                 shape, rank = table.pick([[2, 2_500], [2_500, 2], [3, 40, 70], [2, 70, 129]]), None
                 rank = len(shape)
             axis = table.integer(-rank, rank)
@@ -443,7 +458,7 @@ def along(table, name, array, axis):
     length = array.shape[axis]
     if name in FLOATS:
         exact = wide(array)
-        table.case({"op": "softmax", "axis": axis}, [array], [(name, softmax(exact, axis))])
+        table.case({"op": "softmax", "axis": axis}, [array], [(name, softmax(exact, axis), "close")])
         epsilon = float(np.float32(table.pick([0.0, 1e-12, 0.5])))
         norm = np.sqrt(np.sum(exact * exact, axis=axis, keepdims=True))
         divisor = np.where(norm < epsilon, epsilon, norm)
@@ -469,11 +484,13 @@ def softmax(exact, axis):
 
 
 def pools(table, rounds):
-    for _ in range(3 * rounds):
+    for round_ in range(3 * rounds):
         for name in FLOATS:
             for mask_name in DTYPES:
                 batch, tokens, features = (int(table.pick([0, 1, 2, 3, 9])), int(table.pick([0, 1, 2, 7, 33])),
                                            int(table.pick([0, 1, 3, 65, 300])))
+                if round_ == 0:
+                    batch, tokens, features = 2, 5, 3
                 array = table.array(name, [batch, tokens, features], special=False)
                 mask = table.rng.integers(0, 2, size=[batch, tokens])
                 if mask_name in FLOATS and table.rng.random() < 0.5:
@@ -484,7 +501,7 @@ def pools(table, rounds):
                 expected = sums / np.maximum(weights.sum(axis=1), 1e-9)[:, None]
                 if table.rng.random() < 0.5:
                     # What is masked does not count, whatever it is.
-                    array = np.where((weights == 0)[:, :, None], np.array(np.nan).astype(array.dtype), array)
+                    array = np.where((weights == 0)[:, :, None], np.array(table.pick([np.nan, np.inf])).astype(array.dtype), array)
                 table.case({"op": "masked-mean-pool"}, [array, mask], [(name, expected)])
     array, mask = np.zeros([2, 3, 4], dtype=np.float32), np.zeros([2, 3], dtype=np.int64)
     call = {"op": "masked-mean-pool"}
@@ -507,8 +524,8 @@ def main():
     for make in (scales, normalizations, crops, pads, permutations, slices, joins, reshapes, lanes, pools, comparisons,
                  functions, indexing, reductions, orders, products, boxes):
         make(table, arguments.rounds)
-    for _ in range(arguments.rounds):
-        arithmetic(table)
+    arithmetic(table, arguments.rounds)
+    edges(table, along)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "data.bin").write_bytes(table.data)
     versions = {"numpy": np.__version__, "onnx": onnx.__version__}

@@ -1,4 +1,4 @@
-//! Development commands of hearth: set-up, demo, test, soak, bench. They start the real programs and hold no logic of the product.
+//! Development commands of hearth, from set-up to soak. They start the real programs and hold no logic of the product.
 
 mod bench;
 mod client;
@@ -6,6 +6,7 @@ mod client;
 mod contract;
 mod demo;
 mod guest;
+mod mutants;
 mod packages;
 mod pins;
 mod process;
@@ -43,6 +44,8 @@ enum Command {
     Soak(soak::Soak),
     /// Tables of what calls cost, side by side with the same component in bare wasmtime
     Bench(bench::Bench),
+    /// Break the operators in one place at a time and see whether the operator table notices; takes a while
+    Mutants(mutants::Mutants),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(&root),
         Command::Soak(soak) => soak.run(&root),
         Command::Bench(bench) => bench.run(&root),
+        Command::Mutants(mutants) => mutants.run(&root),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -101,7 +101,8 @@ pub(crate) fn with_references(command: &mut Command, root: &Path) {
     command.envs(variables).env("HEARTH_REQUIRE_REFERENCES", "1");
 }
 
-fn operator_cases(root: &Path, seed: u64, cases: &Path) -> Result<()> {
+/// Makes the table of operators anew.
+pub(crate) fn operator_cases(root: &Path, seed: u64, cases: &Path) -> Result<()> {
     if cases.exists() {
         fs::remove_dir_all(cases)?;
     }
@@ -111,7 +112,8 @@ fn operator_cases(root: &Path, seed: u64, cases: &Path) -> Result<()> {
     process::show(command.env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
-fn fresh_seed() -> u64 {
+/// A seed that was hardly used before.
+pub(crate) fn fresh_seed() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.as_secs() % 1_000_000 * 1_000 + u64::from(now.subsec_millis())
 }

@@ -226,12 +226,10 @@ fn compute(account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], results: &mu
             lanes::l2_normalize::<T>(sizes, f64::from(*epsilon), elements(input)?, result.elements_mut()?, pace)
         }),
         Work::Arithmetic { arithmetic, broadcast } => {
-            let loops = arithmetic::Loops::new(broadcast);
-            arithmetic::run(*arithmetic, &loops, [*input, *second.ok_or_else(lost)?], result, pace)
+            arithmetic::run(*arithmetic, broadcast, [*input, *second.ok_or_else(lost)?], result, pace)
         }
         Work::Compare { comparison, broadcast } => {
-            let loops = arithmetic::Loops::new(broadcast);
-            arithmetic::compare(*comparison, &loops, [*input, *second.ok_or_else(lost)?], result, pace)
+            arithmetic::compare(*comparison, broadcast, [*input, *second.ok_or_else(lost)?], result, pace)
         }
         Work::Select(broadcast) => match inputs {
             [condition, a, b] => select::run(broadcast, [condition, a, b], result, pace),

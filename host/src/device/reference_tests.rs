@@ -1,4 +1,5 @@
-//! Runs the table of `tests/python/operators.py` on every device that is present; it never makes expectations itself.
+//! Runs the table of `tests/python/operators.py` on every device that is present, and looks whether the table has every dtype
+//! and rank of every operator; it never makes expectations itself.
 
 use super::{
     Arithmetic, Comparison, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Logical, Op, Owner,
@@ -7,6 +8,7 @@ use super::{
 use crate::config::Limits;
 use crate::error::Error;
 use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,6 +49,7 @@ struct Expected {
 enum Check {
     Exact,
     Relative(f64),
+    Close(f64),
     Rounded(f64),
 }
 
@@ -286,22 +289,185 @@ fn every_operator_gives_the_reference_result_on_every_device() {
     let table: Table = serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();
     let data = std::fs::read(folder.join("data.bin")).unwrap();
     for device in devices() {
-        let wrong: Vec<String> = table
-            .cases
-            .iter()
-            .flat_map(|case| [false, true].map(|within| (case, within)))
-            .filter_map(|(case, within)| {
-                run(&device, case, within, &data).err().map(|why| format!("{}\n  {why}", case.name))
-            })
-            .collect();
+        let mut coverage = Coverage::default();
+        let mut wrong = Vec::new();
+        for (case, within) in table.cases.iter().flat_map(|case| [false, true].map(|within| (case, within))) {
+            if let Err(why) = run(&device, case, within, &data, &mut coverage) {
+                wrong.push(format!("{}\n  {why}", case.name));
+            }
+            if wrong.len() == MOST_SHOWN {
+                break;
+            }
+        }
         let (count, name, seed) = (table.cases.len(), device.name(), table.seed);
         eprintln!("{count} cases of seed {seed} on {name}: {} wrong", wrong.len());
-        assert!(wrong.is_empty(), "{}", wrong[..wrong.len().min(20)].join("\n"));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        let missing = coverage.missing(&table);
+        eprintln!("{} combinations of operator and dtypes, each with a result that matters", coverage.noticed.len());
+        assert!(missing.is_empty(), "the table lacks {} rows:\n{}", missing.len(), missing.join("\n"));
+    }
+}
+
+/// So many wrong results are told; then the test ends.
+const MOST_SHOWN: usize = 20;
+
+/// What the rows of a table have shown of each operator.
+#[derive(Default)]
+struct Coverage {
+    /// Operators with the dtypes that go in and come out, where a wrong element of each result was noticed.
+    noticed: BTreeSet<String>,
+    /// The ranks of the first inputs of each operator.
+    ranks: BTreeMap<&'static str, BTreeSet<usize>>,
+    /// Operators that had an empty input; those that had a NaN, and those that had an infinity, by dtype.
+    special: BTreeSet<(&'static str, &'static str, DType)>,
+}
+
+/// Operators whose rows need neither NaN nor infinity: what these do is not specified, or they are moved like any other bits.
+const PLAIN: [&str; 9] = ["resize", "crop", "pad", "permute", "slice", "concat", "stack", "split", "gather"];
+
+impl Coverage {
+    /// Notes a row that gave what was expected. A result counts if the comparison would have noticed one wrong element.
+    fn note(&mut self, op: &Op, inputs: &[&Tensor], outputs: &[Tensor], expected: &[Expected], data: &[u8]) {
+        let first = inputs[0];
+        self.ranks.entry(op.name()).or_default().insert(first.shape().rank());
+        if first.shape().elements() == 0 {
+            self.special.insert((op.name(), "empty", first.dtype()));
+        }
+        if first.dtype().is_float() {
+            let size = first.dtype().size_bytes().unwrap() as usize;
+            let bytes = first.read(0..first.byte_length()).unwrap();
+            for number in bytes.chunks_exact(size).map(|bytes| number(first.dtype(), bytes)) {
+                if number.is_nan() {
+                    self.special.insert((op.name(), "NaN", first.dtype()));
+                } else if number.is_infinite() {
+                    self.special.insert((op.name(), "infinity", first.dtype()));
+                }
+            }
+        }
+        let every_result_matters = outputs.iter().zip(expected).all(|(output, expected)| {
+            let mut bytes = output.read(0..output.byte_length()).unwrap();
+            let count = output.shape().elements() as usize;
+            if count == 0 {
+                return false;
+            }
+            corrupt(output.dtype(), &mut bytes, count / 2, expected.check);
+            compare_bytes(output.dtype(), &bytes, expected, data).is_err()
+        });
+        if every_result_matters {
+            let given = inputs.iter().map(|input| input.dtype());
+            self.noticed.insert(path(op, given, outputs.iter().map(Tensor::dtype)));
+        }
+    }
+
+    /// What no row has shown.
+    fn missing(&self, table: &Table) -> Vec<String> {
+        let limits = Limits::default();
+        let mut missing = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        for case in table.cases.iter().filter(|case| case.error.is_none() && (1..=3).contains(&case.inputs.len())) {
+            let Some(op) = case.call.op() else { continue };
+            if !seen.insert(op.name()) {
+                continue;
+            }
+            // The row with all other dtypes, as far as the operator takes them.
+            let shapes: Vec<Shape> = case.inputs.iter().map(|input| Shape::new(&input.shape, 8).unwrap()).collect();
+            for dtypes in combinations(shapes.len()) {
+                let inputs: Vec<(DType, &Shape)> = dtypes.iter().copied().zip(&shapes).collect();
+                for op in with_results(&op) {
+                    if let Ok(plan) = op.plan(&inputs, &limits) {
+                        let path = path(&op, dtypes.iter().copied(), plan.outputs.iter().map(|(dtype, _)| *dtype));
+                        if !self.noticed.contains(&path) {
+                            missing.insert(path);
+                        }
+                    }
+                }
+            }
+            let name = op.name();
+            let ranks = match name {
+                "resize" | "crop" => 3..=8,
+                "masked-mean-pool" => 3..=3,
+                "non-maximum-suppression" => 2..=2,
+                "normalize" | "concat" | "softmax" | "log-softmax" | "argmax" | "argmin" | "top-k" | "sort"
+                | "cumulative-sum" | "l2-normalize" | "split" | "gather" | "matmul" => 1..=8,
+                "stack" | "one-hot" => 0..=7,
+                _ => 0..=8,
+            };
+            let found = self.ranks.get(name).cloned().unwrap_or_default();
+            missing.extend(ranks.filter(|rank| !found.contains(rank)).map(|rank| format!("{name} of rank {rank}")));
+            let has = |what: &'static str, dtype| self.special.contains(&(name, what, dtype));
+            if !DType::ALL.into_iter().any(|dtype| has("empty", dtype)) {
+                missing.insert(format!("{name} of nothing"));
+            }
+            let floats = DType::ALL.into_iter().filter(|dtype| dtype.is_float() && !PLAIN.contains(&name));
+            for dtype in
+                floats.filter(|dtype| self.noticed.iter().any(|path| path.starts_with(&format!("{name} of {dtype}"))))
+            {
+                let lacks = |what: &'static str| (!has(what, dtype)).then(|| format!("{name} of {dtype} with {what}"));
+                missing.extend([lacks("NaN"), lacks("infinity")].into_iter().flatten());
+            }
+        }
+        missing.into_iter().collect()
+    }
+}
+
+/// So many dtypes in every combination.
+fn combinations(count: usize) -> Vec<Vec<DType>> {
+    let longer = |lists: Vec<Vec<DType>>| {
+        let with = |list: Vec<DType>| DType::ALL.map(|dtype| [list.clone(), vec![dtype]].concat());
+        lists.into_iter().flat_map(with).collect()
+    };
+    (0..count).fold(vec![vec![]], |lists, _| longer(lists))
+}
+
+/// The operator with every dtype of its result, where that is a parameter.
+fn with_results(op: &Op) -> Vec<Op> {
+    match op {
+        Op::Cast { .. } => DType::ALL.map(|dtype| Op::Cast { dtype }).to_vec(),
+        Op::OneHot { depth, axis, .. } => {
+            DType::ALL.map(|dtype| Op::OneHot { depth: *depth, axis: *axis, dtype }).to_vec()
+        }
+        other => vec![other.clone()],
+    }
+}
+
+fn path(op: &Op, given: impl Iterator<Item = DType>, results: impl Iterator<Item = DType>) -> String {
+    let words = |dtypes: Vec<DType>| dtypes.iter().map(|dtype| dtype.as_str()).collect::<Vec<_>>().join(" ");
+    let mut given: Vec<DType> = given.collect();
+    if matches!(op, Op::Concat { .. } | Op::Stack { .. }) {
+        given.truncate(1);
+    }
+    let results: Vec<DType> = results.take(2).collect();
+    format!("{} of {} to {}", op.name(), words(given), words(results))
+}
+
+/// Makes one element wrong by a little more than is allowed.
+fn corrupt(dtype: DType, bytes: &mut [u8], index: usize, check: Check) {
+    let size = dtype.size_bytes().unwrap() as usize;
+    let element = &mut bytes[index * size..(index + 1) * size];
+    let value = number(dtype, element);
+    let tolerance = match check {
+        Check::Exact | Check::Rounded(_) => 0.0,
+        Check::Relative(tolerance) | Check::Close(tolerance) => tolerance,
+    };
+    let off = if value.is_finite() { value + ((4.0 * tolerance).max(0.05) * value.abs()).max(1.0) } else { 1.0 };
+    match dtype {
+        DType::F16 => element.copy_from_slice(&half::f16::from_f64(off).to_le_bytes()),
+        DType::BF16 => element.copy_from_slice(&half::bf16::from_f64(off).to_le_bytes()),
+        DType::F32 => element.copy_from_slice(&(off as f32).to_le_bytes()),
+        DType::F64 => element.copy_from_slice(&off.to_le_bytes()),
+        DType::U8 if matches!(check, Check::Rounded(_)) => element[0] ^= 2,
+        _ => element[0] ^= 1,
     }
 }
 
 /// Runs a case, with inputs of their own or with views that lie within larger buffers.
-fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Result<(), String> {
+fn run(
+    device: &Arc<dyn Device>,
+    case: &Case,
+    within: bool,
+    data: &[u8],
+    coverage: &mut Coverage,
+) -> Result<(), String> {
     let account = device.ledger().account(Owner::Invocation { tenant: "default".into() }, 1 << 30, 1_000);
     let (stop, limits) = (Stop::default(), device.limits());
     let place = |stored: &Stored| -> Result<Tensor, Error> {
@@ -317,15 +483,15 @@ fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Resu
         let dims: Vec<i64> = shape.dims().iter().map(|dim| *dim as i64).collect();
         line.slice(vec![SliceRange { axis: 0, start: 3, end, step: 1 }], limits, &stop)?.reshape(&dims, limits)
     };
-    let result = (|| {
-        let inputs: Vec<Tensor> = case.inputs.iter().map(place).collect::<Result<_, _>>()?;
-        let inputs: Vec<&Tensor> = inputs.iter().collect();
-        match (&case.call, case.call.op()) {
-            (Call::Reshape { shape }, _) => Ok(vec![inputs[0].reshape(shape, limits)?]),
-            (_, Some(op)) => device.run(&account, &op, &inputs, limits, &stop),
-            (_, None) => panic!("{} has no operator", case.name),
-        }
-    })();
+    let op = case.call.op();
+    let inputs: Vec<Tensor> =
+        case.inputs.iter().map(place).collect::<Result<_, _>>().map_err(|error| format!("an input: {error}"))?;
+    let references: Vec<&Tensor> = inputs.iter().collect();
+    let result = match (&case.call, &op) {
+        (Call::Reshape { shape }, _) => references[0].reshape(shape, limits).map(|result| vec![result]),
+        (_, Some(op)) => device.run(&account, op, &references, limits, &stop),
+        (_, None) => panic!("{} has no operator", case.name),
+    };
     match (&case.error, result) {
         (Some(kind), Err(error)) if error.kind().as_str() == kind && error.message().contains(&case.mentions) => {}
         (Some(kind), Err(error)) => {
@@ -340,8 +506,13 @@ fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Resu
             for (output, expected) in outputs.iter().zip(&case.outputs) {
                 compare(output, expected, data)?;
             }
+            // Views within larger buffers are computed as the others are.
+            if let (Some(op), false) = (&op, within) {
+                coverage.note(op, &references, &outputs, &case.outputs, data);
+            }
         }
     }
+    drop(inputs);
     match (account.used_bytes(), account.tensor_count()) {
         (0, 0) => Ok(()),
         (bytes, count) => Err(format!("{bytes} bytes of {count} tensors were left behind")),
@@ -354,6 +525,11 @@ fn compare(output: &Tensor, expected: &Expected, data: &[u8]) -> Result<(), Stri
         return Err(format!("a result is {}{}, expected {dtype}{:?}", output.dtype(), output.shape(), stored.shape));
     }
     let bytes = output.read(0..output.byte_length()).map_err(|error| error.to_string())?;
+    compare_bytes(dtype, &bytes, expected, data)
+}
+
+fn compare_bytes(dtype: DType, bytes: &[u8], expected: &Expected, data: &[u8]) -> Result<(), String> {
+    let stored = &expected.stored;
     let size = dtype.size_bytes().unwrap() as usize;
     let found = bytes.chunks_exact(size);
     match expected.check {
@@ -366,14 +542,16 @@ fn compare(output: &Tensor, expected: &Expected, data: &[u8]) -> Result<(), Stri
                 }
             }
         }
-        Check::Relative(tolerance) | Check::Rounded(tolerance) => {
+        Check::Relative(tolerance) | Check::Close(tolerance) | Check::Rounded(tolerance) => {
             let exact = stored.bytes(DType::F64, data).chunks_exact(8).map(|bytes| number(DType::F64, bytes));
             for (index, (found, exact)) in found.map(|bytes| number(dtype, bytes)).zip(exact).enumerate() {
                 let most = match expected.check {
                     Check::Rounded(_) => 0.5 + tolerance,
+                    Check::Close(_) => tolerance * exact.abs().max(smallest_normal(dtype)),
                     Check::Exact | Check::Relative(_) => tolerance * exact.abs().max(1.0),
                 };
-                let agrees = found == exact || (found.is_nan() && exact.is_nan()) || (found - exact).abs() <= most;
+                let near = exact.is_finite() && (found - exact).abs() <= most;
+                let agrees = found == exact || (found.is_nan() && exact.is_nan()) || near;
                 if !agrees && !overflows(dtype, found, exact) {
                     return Err(format!("element {index} is {found}, expected {exact} within {most:e}"));
                 }
@@ -391,6 +569,15 @@ fn overflows(dtype: DType, found: f64, exact: f64) -> bool {
         _ => return false,
     };
     found.is_infinite() && found.signum() == exact.signum() && exact.abs() >= largest
+}
+
+/// Below this a float has fewer digits.
+fn smallest_normal(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => half::f16::MIN_POSITIVE.to_f64(),
+        DType::BF16 | DType::F32 => f64::from(f32::MIN_POSITIVE),
+        _ => f64::MIN_POSITIVE,
+    }
 }
 
 fn number(dtype: DType, bytes: &[u8]) -> f64 {

@@ -12,18 +12,24 @@ pub struct Stop {
     /// The switch of the work that this is a part of.
     whole: Option<Arc<AtomicBool>>,
     deadline: Option<Instant>,
+    /// How often someone looked.
+    #[cfg(test)]
+    looks: Arc<std::sync::atomic::AtomicUsize>,
+    /// The look at which it finds itself cancelled.
+    #[cfg(test)]
+    last: Option<usize>,
 }
 
 impl Stop {
     /// A switch with a deadline, if any.
     pub fn new(deadline: Option<Instant>) -> Stop {
-        Stop { cancelled: Arc::default(), whole: None, deadline }
+        Stop { deadline, ..Stop::default() }
     }
 
     /// A switch for a part of this work: it is cancelled with the whole, and may be cancelled alone.
     #[must_use]
     pub fn child(&self) -> Stop {
-        Stop { cancelled: Arc::default(), whole: Some(self.cancelled.clone()), deadline: self.deadline }
+        Stop { whole: Some(self.cancelled.clone()), deadline: self.deadline, ..Stop::default() }
     }
 
     /// Withdraws the work of all clones.
@@ -42,8 +48,24 @@ impl Stop {
         self.deadline
     }
 
+    /// A switch that is cancelled when it is looked at for the n-th time.
+    #[cfg(test)]
+    pub(crate) fn at_look(n: usize) -> Stop {
+        Stop { last: Some(n), ..Stop::default() }
+    }
+
+    /// How often it was looked at.
+    #[cfg(test)]
+    pub(crate) fn looks(&self) -> usize {
+        self.looks.load(Ordering::Relaxed)
+    }
+
     /// An error once the work should stop: `cancelled` or `deadline-exceeded`.
     pub fn check(&self) -> Result<()> {
+        #[cfg(test)]
+        if Some(self.looks.fetch_add(1, Ordering::Relaxed) + 1) == self.last {
+            self.cancel();
+        }
         if self.is_cancelled() {
             return Err(Error::cancelled("the work was withdrawn"));
         }
@@ -56,7 +78,7 @@ impl Stop {
     }
 }
 
-/// Counts a loop's operations and checks a [`Stop`] about every millisecond of them.
+/// Counts a loop's operations and checks a [`Stop`] about every millisecond of them: one operation is about a nanosecond.
 #[derive(Debug)]
 pub(crate) struct Pace<'a> {
     stop: &'a Stop,
@@ -66,6 +88,22 @@ pub(crate) struct Pace<'a> {
 impl<'a> Pace<'a> {
     /// The most operations between two checks, in long runs of elements too.
     pub(crate) const CHUNK: usize = 1 << 20;
+
+    /// What an access far from the one before costs, in operations: a page is not in the cache of addresses, or is touched for
+    /// the first time.
+    pub(crate) const FAR: usize = 64;
+
+    /// Accesses of that kind between two checks, at most.
+    pub(crate) const FAR_CHUNK: usize = Pace::CHUNK / Pace::FAR;
+
+    /// What an element costs in a loop whose accesses lie so many bytes apart.
+    pub(crate) fn apart(bytes: usize) -> usize {
+        match bytes {
+            0..64 => 1,
+            64..2_048 => 8,
+            _ => Pace::FAR,
+        }
+    }
 
     /// A count that checks first after [`Pace::CHUNK`] operations.
     pub(crate) fn new(stop: &'a Stop) -> Pace<'a> {

@@ -11,17 +11,18 @@ use crate::error::Result;
 use bytemuck::Pod;
 
 /// The loops over the result.
-pub(super) struct Loops {
+struct Loops {
     outer: Vec<usize>,
     outer_strides: Vec<[isize; 2]>,
     /// The innermost loop, and whether each operand moves along it.
     columns: usize,
     moves: [bool; 2],
+    /// What an element costs, in operations of [`Pace`].
+    cost: usize,
 }
 
 impl Loops {
-    /// Loops of a plan.
-    pub(super) fn new(broadcast: &Broadcast<2>) -> Loops {
+    fn new(broadcast: &Broadcast<2>, cost: usize) -> Loops {
         let Broadcast { dims, strides } = broadcast;
         let outer = dims.len().saturating_sub(1);
         Loops {
@@ -29,6 +30,7 @@ impl Loops {
             outer_strides: strides[..outer].iter().map(|strides| strides.map(|stride| stride as isize)).collect(),
             columns: dims.last().map_or(1, |dim| *dim as usize),
             moves: strides.last().map_or([true, true], |strides| strides.map(|stride| stride != 0)),
+            cost,
         }
     }
 
@@ -45,11 +47,17 @@ impl Loops {
 /// Computes the result.
 pub(super) fn run(
     arithmetic: Arithmetic,
-    loops: &Loops,
+    broadcast: &Broadcast<2>,
     inputs: [&Tensor; 2],
     result: &mut Fresh,
     pace: &mut Pace<'_>,
 ) -> Result<()> {
+    let cost = match arithmetic {
+        Arithmetic::Power => 64,
+        Arithmetic::Divide | Arithmetic::Modulo => 8,
+        Arithmetic::Add | Arithmetic::Subtract | Arithmetic::Multiply | Arithmetic::Minimum | Arithmetic::Maximum => 1,
+    };
+    let loops = &Loops::new(broadcast, cost);
     macro_rules! number {
         ($type:ty, $minimum:ty, $maximum:ty, $($own:pat => $operator:ty, $other:pat)?) => {{
             let (a, b): (&[$type], &[$type]) = (elements(inputs[0])?, elements(inputs[1])?);
@@ -102,11 +110,12 @@ pub(super) fn run(
 /// Compares, to booleans.
 pub(super) fn compare(
     comparison: Comparison,
-    loops: &Loops,
+    broadcast: &Broadcast<2>,
     inputs: [&Tensor; 2],
     result: &mut Fresh,
     pace: &mut Pace<'_>,
 ) -> Result<()> {
+    let loops = &Loops::new(broadcast, 1);
     with_element!(inputs[0].dtype(), T => {
         let (a, b): (&[T], &[T]) = (elements(inputs[0])?, elements(inputs[1])?);
         let result = result.elements_mut()?;
@@ -193,18 +202,19 @@ fn each<T: Pod, O: Pairwise<T>>(
         let (short, long) = if operand == 0 { (a, b) } else { (b, a) };
         let run: Vec<T> = short.iter().copied().cycle().take(short.len() * 64_usize.div_ceil(short.len())).collect();
         for (long, to) in long.chunks(run.len()).zip(result.chunks_mut(run.len())) {
-            pace.spend(to.len())?;
+            pace.spend(to.len() * loops.cost)?;
             let run = &run[..to.len()];
             if operand == 0 { both::<T, O>(run, long, to) } else { both::<T, O>(long, run, to) }
         }
         return Ok(());
     }
     let mut rows = Odometer::new(loops.outer.clone(), loops.outer_strides.clone(), [0, 0]);
+    let length = Pace::CHUNK / loops.cost;
     for row in result.chunks_exact_mut(loops.columns) {
         let [a_at, b_at] = rows.at.map(|at| at as usize);
-        for (index, to) in row.chunks_mut(Pace::CHUNK).enumerate() {
-            pace.spend(to.len() + 8)?;
-            let part = |operand: &'_ [T], at: usize| (at + index * Pace::CHUNK).min(operand.len());
+        for (index, to) in row.chunks_mut(length).enumerate() {
+            pace.spend(to.len() * loops.cost + Pace::FAR)?;
+            let part = |operand: &'_ [T], at: usize| (at + index * length).min(operand.len());
             match loops.moves {
                 [true, true] => both::<T, O>(&a[part(a, a_at)..], &b[part(b, b_at)..], to),
                 [true, false] => right::<T, O>(&a[part(a, a_at)..], b[b_at], to),

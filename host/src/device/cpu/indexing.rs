@@ -74,8 +74,8 @@ fn runs<T: Pod>(
     for (row, to) in (0..outer).zip(rows) {
         let from = &input[row * length * inner..(row + 1) * length * inner];
         if inner == 1 {
-            for (places, to) in places.chunks(Pace::CHUNK / 4).zip(to.chunks_mut(Pace::CHUNK / 4)) {
-                pace.spend(to.len() * 4)?;
+            for (places, to) in places.chunks(Pace::FAR_CHUNK).zip(to.chunks_mut(Pace::FAR_CHUNK)) {
+                pace.spend(to.len() * Pace::FAR)?;
                 for (place, to) in places.iter().zip(to) {
                     *to = from[*place];
                 }
@@ -91,7 +91,7 @@ fn runs<T: Pod>(
 
 fn copied<T: Pod>(from: &[T], to: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
     for (from, to) in from.chunks(Pace::CHUNK).zip(to.chunks_mut(Pace::CHUNK)) {
-        pace.spend(from.len() + 4)?;
+        pace.spend(from.len() + Pace::FAR)?;
         to.copy_from_slice(from);
     }
     Ok(())
@@ -116,7 +116,8 @@ pub(super) fn one_hot(
         let result: &mut [T] = result.elements_mut()?;
         for (row, places) in (0..outer).zip(places.chunks_exact(inner)) {
             for (column, place) in places.iter().enumerate() {
-                pace.spend(4)?;
+                // Most of them touch a page for the first time.
+                pace.spend(4 * Pace::FAR)?;
                 result[(row * depth + place) * inner + column] = one as T;
             }
         }

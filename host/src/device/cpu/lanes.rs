@@ -17,7 +17,9 @@ const SUMS: usize = 16;
 /// Elements that are added up in the type itself before their sum is added to one in f64.
 const RUN: usize = 1_024;
 /// Elements of long lanes between two checks.
-const PART: usize = Pace::CHUNK / 4;
+const PART: usize = Pace::CHUNK / 16;
+/// What a power of e costs, in operations of [`Pace`].
+const POWER: usize = 8;
 
 /// Calls `work` with the first element and the number of neighbouring lanes of each block, in a tensor whose lanes are
 /// `length` long.
@@ -52,6 +54,41 @@ fn larger<W: Wide>(a: W, b: W) -> W {
     if b > a { b } else { a }
 }
 
+/// The largest element of a contiguous lane.
+fn most_of_lane<T: Float>(lane: &[T], pace: &mut Pace<'_>) -> Result<T::Wide> {
+    lane.chunks(PART).try_fold(T::Wide::NEGATIVE_INFINITY, |most, part| {
+        pace.spend(part.len())?;
+        Ok(larger(most, largest_of(part)))
+    })
+}
+
+vectorised! {
+    fn largest_of [T] [T: Float] (from: &[T]) -> T::Wide {
+        let mut most = [T::Wide::NEGATIVE_INFINITY; SUMS];
+        let (blocks, rest) = from.as_chunks::<SUMS>();
+        for block in blocks {
+            most = std::array::from_fn(|index| larger(most[index], block[index].widen()));
+        }
+        most.into_iter().chain(rest.iter().map(|x| x.widen())).fold(T::Wide::NEGATIVE_INFINITY, larger)
+    }
+
+    /// The largest elements of neighbouring lanes.
+    fn most_of_lanes [T] [T: Float]
+        (from: &[T], sizes: [usize; 3], pace: &mut Pace<'_>) -> Result<[T::Wide; BLOCK]> {
+        let [_, inner, count] = sizes;
+        let mut most = [T::Wide::NEGATIVE_INFINITY; BLOCK];
+        for part in parts(from, sizes) {
+            pace.spend(part.len().div_ceil(inner) * count)?;
+            for row in part.chunks(inner) {
+                for (most, x) in most[..count].iter_mut().zip(&row[..count]) {
+                    *most = larger(*most, x.widen());
+                }
+            }
+        }
+        Ok(most)
+    }
+}
+
 /// exp(x - max) / sum(exp(x - max)).
 pub(super) fn softmax<T: Float>(sizes: [u64; 3], input: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
     let [outer, length, inner] = sizes.map(|size| size as usize);
@@ -68,20 +105,11 @@ pub(super) fn softmax<T: Float>(sizes: [u64; 3], input: &[T], result: &mut [T], 
 
 vectorised! {
     fn softmax_lane [T] [T: Float] (from: &[T], to: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
-        let mut most = [T::Wide::NEGATIVE_INFINITY; SUMS];
-        let (blocks, rest) = from.as_chunks::<SUMS>();
-        for blocks in blocks.chunks(PART / SUMS) {
-            pace.spend(blocks.len() * SUMS)?;
-            for block in blocks {
-                most = std::array::from_fn(|index| larger(most[index], block[index].widen()));
-            }
-        }
-        let most = most.into_iter().chain(rest.iter().map(|x| x.widen()));
-        let most = most.fold(T::Wide::NEGATIVE_INFINITY, larger);
+        let most = most_of_lane(from, pace)?;
         let power = |x: T| (x.widen() - most).exp();
         let mut total = 0.0;
         for (from, to) in from.chunks(RUN).zip(to.chunks_mut(RUN)) {
-            pace.spend(from.len() * 2)?;
+            pace.spend(from.len() * POWER)?;
             let mut sums = [T::Wide::ZERO; SUMS];
             let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<SUMS>(), to.as_chunks_mut::<SUMS>());
             for (from, to) in from.iter().zip(to) {
@@ -98,7 +126,7 @@ vectorised! {
         }
         let total = T::Wide::of_f64(total);
         for (from, to) in from.chunks(PART).zip(to.chunks_mut(PART)) {
-            pace.spend(from.len() * 2)?;
+            pace.spend(from.len() * POWER)?;
             for (x, to) in from.iter().zip(to) {
                 // A narrow type has lost digits of the power already.
                 *to = T::narrow(if T::IS_WIDE { to.widen() } else { power(*x) } / total);
@@ -109,18 +137,10 @@ vectorised! {
 
     fn softmax_lanes [T] [T: Float] (from: &[T], to: &mut [T], sizes: [usize; 3], pace: &mut Pace<'_>) -> Result<()> {
         let [_, inner, count] = sizes;
-        let mut most = [T::Wide::NEGATIVE_INFINITY; BLOCK];
-        for part in parts(from, sizes) {
-            pace.spend(part.len().div_ceil(inner) * count)?;
-            for row in part.chunks(inner) {
-                for (most, x) in most[..count].iter_mut().zip(&row[..count]) {
-                    *most = larger(*most, x.widen());
-                }
-            }
-        }
+        let most = most_of_lanes(from, sizes, pace)?;
         let mut totals = [0.0; BLOCK];
         for (from, to) in parts(from, sizes).zip(parts_mut(to, sizes)) {
-            pace.spend(from.len().div_ceil(inner) * count * 2)?;
+            pace.spend(from.len().div_ceil(inner) * count * POWER)?;
             for (row, to) in from.chunks(inner).zip(to.chunks_mut(inner)) {
                 for (((x, to), most), total) in row[..count].iter().zip(&mut to[..count]).zip(&most).zip(&mut totals) {
                     let power = (x.widen() - *most).exp();
@@ -130,7 +150,7 @@ vectorised! {
             }
         }
         for (from, to) in parts(from, sizes).zip(parts_mut(to, sizes)) {
-            pace.spend(from.len().div_ceil(inner) * count * 2)?;
+            pace.spend(from.len().div_ceil(inner) * count * POWER)?;
             for (row, to) in from.chunks(inner).zip(to.chunks_mut(inner)) {
                 for (((x, to), most), total) in row[..count].iter().zip(&mut to[..count]).zip(&most).zip(&totals) {
                     let power = if T::IS_WIDE { to.widen() } else { (x.widen() - *most).exp() };
@@ -147,14 +167,10 @@ pub(super) fn log_softmax<T: Float>(sizes: [u64; 3], input: &[T], result: &mut [
     let [outer, length, inner] = sizes.map(|size| size as usize);
     if inner == 1 {
         for (from, to) in input.chunks_exact(length).zip(result.chunks_exact_mut(length)) {
-            let mut most = T::Wide::NEGATIVE_INFINITY;
+            let most = most_of_lane(from, pace)?;
             let mut total = 0.0;
             for part in from.chunks(PART) {
-                pace.spend(part.len())?;
-                most = larger(most, largest_of(part));
-            }
-            for part in from.chunks(PART) {
-                pace.spend(part.len() * 2)?;
+                pace.spend(part.len() * POWER)?;
                 total += sum_of_powers(part, most);
             }
             for (from, to) in from.chunks(PART).zip(to.chunks_mut(PART)) {
@@ -170,15 +186,6 @@ pub(super) fn log_softmax<T: Float>(sizes: [u64; 3], input: &[T], result: &mut [
 }
 
 vectorised! {
-    fn largest_of [T] [T: Float] (from: &[T]) -> T::Wide {
-        let mut most = [T::Wide::NEGATIVE_INFINITY; SUMS];
-        let (blocks, rest) = from.as_chunks::<SUMS>();
-        for block in blocks {
-            most = std::array::from_fn(|index| larger(most[index], block[index].widen()));
-        }
-        most.into_iter().chain(rest.iter().map(|x| x.widen())).fold(T::Wide::NEGATIVE_INFINITY, larger)
-    }
-
     fn sum_of_powers [T] [T: Float] (from: &[T], most: T::Wide) -> f64 {
         let mut total = 0.0;
         for from in from.chunks(RUN) {
@@ -203,18 +210,10 @@ vectorised! {
 
     fn log_softmax_lanes [T] [T: Float] (from: &[T], to: &mut [T], sizes: [usize; 3], pace: &mut Pace<'_>) -> Result<()> {
         let [_, inner, count] = sizes;
-        let mut most = [T::Wide::NEGATIVE_INFINITY; BLOCK];
-        for part in parts(from, sizes) {
-            pace.spend(part.len().div_ceil(inner) * count)?;
-            for row in part.chunks(inner) {
-                for (most, x) in most[..count].iter_mut().zip(&row[..count]) {
-                    *most = larger(*most, x.widen());
-                }
-            }
-        }
+        let most = most_of_lanes(from, sizes, pace)?;
         let mut totals = [0.0; BLOCK];
         for part in parts(from, sizes) {
-            pace.spend(part.len().div_ceil(inner) * count * 2)?;
+            pace.spend(part.len().div_ceil(inner) * count * POWER)?;
             for row in part.chunks(inner) {
                 for ((x, most), total) in row[..count].iter().zip(&most).zip(&mut totals) {
                     *total += (x.widen() - *most).exp().into_f64();

@@ -12,7 +12,7 @@ use crate::error::Result;
 use half::{bf16, f16};
 use std::sync::Arc;
 
-/// Rows, length and columns of a tile: about a millisecond of one core.
+/// Rows, length and columns of a tile: a few milliseconds of one core.
 const TILE: [usize; 3] = [256, 256, 1_024];
 /// Multiplications that count as one operation of [`Pace`].
 const PER_OPERATION: usize = 64;

@@ -3,23 +3,37 @@
 use crate::device::stop::Pace;
 use crate::device::{Account, Buffer, Charge, DType, Device, DeviceMemory, HostMemory, Shape, Tensor};
 use crate::error::{Error, Kind, Result};
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 use std::sync::Arc;
 
-/// A cache line, so that vectors of them are aligned for every element and every vector instruction.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// Where tensors start: a cache line, which is aligned for every element and every vector instruction.
+const ALIGNMENT: usize = 64;
 
-/// Memory of this device: 64-byte aligned, zeroed when it is made.
-struct Lines {
-    lines: Vec<Line>,
+/// Memory of this device: aligned, zeroed when it is made. It is asked for as bytes and has some more than are used, because
+/// only memory of no alignment of its own comes zeroed from the system, page by page as it is touched; other memory would be
+/// zeroed here at once, for tens of milliseconds in which nothing looks at a stop.
+struct Zeroed {
+    bytes: Vec<u8>,
+    start: usize,
     length: usize,
 }
 
-impl DeviceMemory for Lines {
+impl Zeroed {
+    fn new(length: usize) -> Result<Zeroed> {
+        let missing = || no_memory(length as u64);
+        let bytes: Vec<u8> = bytemuck::allocation::try_zeroed_vec(length.checked_add(ALIGNMENT).ok_or_else(missing)?)
+            .map_err(|()| missing())?;
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
+        if start >= ALIGNMENT {
+            return Err(Error::new(Kind::Internal, "memory of the CPU device cannot be aligned"));
+        }
+        Ok(Zeroed { bytes, start, length })
+    }
+}
+
+impl DeviceMemory for Zeroed {
     fn host_bytes(&self) -> Option<&[u8]> {
-        bytemuck::cast_slice(&self.lines).get(..self.length)
+        self.bytes.get(self.start..self.start + self.length)
     }
 }
 
@@ -34,7 +48,7 @@ impl DeviceMemory for Adopted {
 
 /// Memory that is still being written.
 pub(super) struct Fresh {
-    memory: Lines,
+    memory: Zeroed,
     charge: Charge,
 }
 
@@ -42,15 +56,13 @@ impl Fresh {
     /// Zeroed memory, charged before it is allocated.
     pub(super) fn new(account: &Arc<Account>, bytes: u64) -> Result<Fresh> {
         let charge = account.charge(bytes)?;
-        let length = bytes as usize;
-        let lines = bytemuck::allocation::try_zeroed_vec(length.div_ceil(size_of::<Line>()));
-        let lines = lines.map_err(|()| no_memory(bytes))?;
-        Ok(Fresh { memory: Lines { lines, length }, charge })
+        Ok(Fresh { memory: Zeroed::new(bytes as usize)?, charge })
     }
 
     /// The bytes.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.memory.lines)[..self.memory.length]
+        let Zeroed { bytes, start, length } = &mut self.memory;
+        &mut bytes[*start..*start + *length]
     }
 
     /// The elements.

@@ -1,6 +1,7 @@
 //! `normalize`: a factor and a summand per channel; it always gives f32.
 
 use super::element::Element;
+use super::memory::room;
 use super::vectorised::vectorised;
 use crate::device::Account;
 use crate::device::stop::Pace;
@@ -32,14 +33,21 @@ pub(super) fn run<T: Element>(
     let period = scale.len() * inner;
     let repeats = LONG.div_ceil(period);
     let _scratch = account.charge((2 * period * repeats * size_of::<f32>()) as u64)?;
-    let spread = |numbers: &[f32]| -> Vec<f32> {
-        let once = numbers.iter().flat_map(|number| std::iter::repeat_n(*number, inner));
-        once.cycle().take(period * repeats).collect()
+    let mut spread = |numbers: &[f32]| -> Result<Vec<f32>> {
+        let mut long = room(period * repeats)?;
+        for numbers in std::iter::repeat_n(numbers, repeats).flat_map(|numbers| numbers.chunks(Pace::CHUNK / LONG)) {
+            pace.spend(numbers.len() * inner)?;
+            long.extend(numbers.iter().flat_map(|number| std::iter::repeat_n(*number, inner)));
+        }
+        Ok(long)
     };
-    let (scale, offset) = (spread(scale), spread(offset));
+    let (scale, offset) = (spread(scale)?, spread(offset)?);
     for (from, to) in input.chunks(scale.len()).zip(result.chunks_mut(scale.len())) {
-        pace.spend(from.len())?;
-        pattern(from, to, &scale, &offset);
+        let parts = from.chunks(Pace::CHUNK).zip(to.chunks_mut(Pace::CHUNK));
+        for ((from, to), (scale, offset)) in parts.zip(scale.chunks(Pace::CHUNK).zip(offset.chunks(Pace::CHUNK))) {
+            pace.spend(from.len())?;
+            pattern(from, to, scale, offset);
+        }
     }
     Ok(())
 }

@@ -46,25 +46,24 @@ impl Pad<'_> {
         let (Some((&length, outer)), Some((&before, _)), Some((&columns, rows))) =
             (self.source.split_last(), self.before.split_last(), self.target.split_last())
         else {
-            result.copy_from_slice(input);
-            return Ok(());
+            return copied(input, result, pace);
         };
         let block = self.block;
         let mut row = Odometer::<0>::new(rows.to_vec(), vec![[]; rows.len()], []);
         for to in result.chunks_exact_mut(columns * block) {
-            pace.spend(to.len() / 4 + 16)?;
+            pace.spend(Pace::FAR)?;
             match self.source_row(row.index(), outer) {
-                None => to.fill(constant),
+                None => filled_with(constant, to, pace)?,
                 Some(source) => {
                     let from = &input[source * length * block..(source + 1) * length * block];
                     let (head, rest) = to.split_at_mut(before * block);
                     let (middle, tail) = rest.split_at_mut(from.len());
-                    middle.copy_from_slice(from);
+                    copied(from, middle, pace)?;
                     for (index, to) in head.chunks_exact_mut(block).enumerate() {
-                        self.fill(index, before, length, from, constant, to);
+                        self.fill(index, [before, length], from, constant, to, pace)?;
                     }
                     for (index, to) in tail.chunks_exact_mut(block).enumerate() {
-                        self.fill(before + length + index, before, length, from, constant, to);
+                        self.fill(before + length + index, [before, length], from, constant, to, pace)?;
                     }
                 }
             }
@@ -73,10 +72,18 @@ impl Pad<'_> {
         Ok(())
     }
 
-    fn fill<T: Pod>(&self, index: usize, before: usize, length: usize, from: &[T], constant: T, to: &mut [T]) {
+    fn fill<T: Pod>(
+        &self,
+        index: usize,
+        [before, length]: [usize; 2],
+        from: &[T],
+        constant: T,
+        to: &mut [T],
+        pace: &mut Pace<'_>,
+    ) -> Result<()> {
         match mirrored(self.mode, index, before, length) {
-            None => to.fill(constant),
-            Some(source) => to.copy_from_slice(&from[source * self.block..(source + 1) * self.block]),
+            None => filled_with(constant, to, pace),
+            Some(source) => copied(&from[source * self.block..(source + 1) * self.block], to, pace),
         }
     }
 
@@ -88,6 +95,22 @@ impl Pad<'_> {
         }
         Some(row)
     }
+}
+
+fn copied<T: Pod>(from: &[T], to: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
+    for (from, to) in from.chunks(Pace::CHUNK).zip(to.chunks_mut(Pace::CHUNK)) {
+        pace.spend(to.len() + 2)?;
+        to.copy_from_slice(from);
+    }
+    Ok(())
+}
+
+fn filled_with<T: Pod>(constant: T, to: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
+    for to in to.chunks_mut(Pace::CHUNK) {
+        pace.spend(to.len() + 2)?;
+        to.fill(constant);
+    }
+    Ok(())
 }
 
 /// Which index of the input's axis an index of the result's shows; none where a constant is.

@@ -120,7 +120,7 @@ fn folded<T: Element, F: Fold<T>>(
         for row in input.chunks_exact(columns) {
             let at = rows.at[0] as usize;
             for (index, run) in row.chunks(Pace::CHUNK).enumerate() {
-                pace.spend(run.len() + 8)?;
+                pace.spend(run.len() + Pace::FAR)?;
                 match kept {
                     true => put_each::<T, F>(run, &mut parts[at + index * Pace::CHUNK..]),
                     false => parts[at] = F::join(parts[at], fold_run::<T, F>(run)),

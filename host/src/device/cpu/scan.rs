@@ -22,12 +22,13 @@ impl Scan {
     /// Writes the sums.
     pub(super) fn run<T: Number>(&self, input: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
         let [outer, length, inner] = self.sizes.map(|size| size as usize);
+        let far = if inner == 1 { 4 } else { Pace::FAR };
         for row in 0..outer {
             for column in (0..inner).step_by(BLOCK) {
                 let count = BLOCK.min(inner - column);
                 let mut sums = [T::NO_SUM; BLOCK];
                 for step in 0..length {
-                    pace.spend(count + 4)?;
+                    pace.spend(count + far)?;
                     let step = if self.reverse { length - 1 - step } else { step };
                     let at = (row * length + step) * inner + column;
                     let (from, to) = (&input[at..at + count], &mut result[at..at + count]);

@@ -36,7 +36,7 @@ fn each<T: Pod>(
     let mut rows = Odometer::new(sizes, outer_strides, [0; 3]);
     for row in result.chunks_exact_mut(columns) {
         for (index, to) in row.chunks_mut(Pace::CHUNK).enumerate() {
-            pace.spend(to.len() + 12)?;
+            pace.spend(to.len() + Pace::FAR)?;
             let at: [usize; 3] =
                 std::array::from_fn(|operand| rows.at[operand] as usize + index * Pace::CHUNK * steps[operand]);
             let (condition, a, b) = (&condition[at[0]..], &a[at[1]..], &b[at[2]..]);

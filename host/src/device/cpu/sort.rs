@@ -1,5 +1,5 @@
-//! `sort`: all elements of each lane with their indices, in the order of values and then of indices; it never compares more
-//! than a few thousand elements between two checks of a stop.
+//! `sort`: all elements of each lane with their indices, in the order of values and then of indices, and the buffers that
+//! `top-k` orders in too; it never compares more than a few thousand elements between two checks of a stop.
 
 use super::element::Element;
 use super::memory::room;
@@ -62,31 +62,41 @@ impl Sort {
             return Ok(());
         }
         let (mut narrow, mut wide) = (Buffers::<u64>::default(), Buffers::<u128>::default());
-        for row in 0..outer {
-            for column in 0..inner {
-                let first = row * length * inner + column;
-                let lane = || input[first..].iter().step_by(inner).take(length);
-                let (mut least, mut most) = (u64::MAX, 0);
-                for (index, x) in lane().enumerate() {
-                    if index % RUN == 0 {
-                        pace.spend(2 * RUN.min(length) + 8)?;
-                    }
-                    (least, most) = (least.min(x.rank()), most.max(x.rank()));
+        let each = 1 + Pace::apart(inner * size_of::<T>());
+        for first in starts([outer, length, inner]) {
+            let lane = Lane { elements: &input[first..], inner };
+            let elements = || lane.elements.iter().step_by(inner).take(length);
+            let (mut least, mut most) = (u64::MAX, 0);
+            for (index, x) in elements().enumerate() {
+                if index % RUN == 0 {
+                    pace.spend(each * RUN.min(length) + 8)?;
                 }
-                let place = |x: T| if self.descending { most - x.rank() } else { x.rank() - least };
-                let mut to = |index: usize, from: usize| {
-                    let at = first + index * inner;
-                    (values[at], indices[at]) = (input[first + from * inner], from as i64);
-                };
-                // Most lanes are of types, or of values, that fit in half the memory.
-                match most - least <= u64::from(u32::MAX) && length <= u32::MAX as usize {
-                    true => narrow.sort(lane().map(|x| place(*x)), &mut to, account, pace)?,
-                    false => wide.sort(lane().map(|x| place(*x)), &mut to, account, pace)?,
-                }
+                (least, most) = (least.min(x.rank()), most.max(x.rank()));
+            }
+            let place = |x: &T| if self.descending { most - x.rank() } else { x.rank() - least };
+            let to = (&mut values[first..], &mut indices[first..]);
+            // Most lanes are of types, or of values, that fit in half the memory.
+            match most - least <= u64::from(u32::MAX) && length <= u32::MAX as usize {
+                true => narrow.sort(elements().map(place), lane, to, account, pace)?,
+                false => wide.sort(elements().map(place), lane, to, account, pace)?,
             }
         }
         Ok(())
     }
+}
+
+/// The first element of each lane of [outer, length, inner], in memory's order.
+pub(super) fn starts([outer, length, inner]: [usize; 3]) -> impl Iterator<Item = usize> {
+    (0..outer).flat_map(move |row| (0..inner).map(move |column| row * length * inner + column))
+}
+
+/// A lane from its first element on: every `inner`th is one of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Lane<'a, T> {
+    /// The memory.
+    pub(super) elements: &'a [T],
+    /// Elements from one to the next.
+    pub(super) inner: usize,
 }
 
 /// What is sorted, and as much room to merge into; both are charged while they are held.
@@ -142,26 +152,41 @@ impl<P: Packed> Buffers<P> {
         Ok(())
     }
 
-    /// Sorts places and calls `to` with each position and the index of what belongs there.
-    fn sort(
+    /// Sorts the elements of a lane by their places.
+    fn sort<T: Element>(
         &mut self,
         places: impl ExactSizeIterator<Item = u64>,
-        mut to: impl FnMut(usize, usize),
+        lane: Lane<'_, T>,
+        to: (&mut [T], &mut [i64]),
         account: &Arc<Account>,
         pace: &mut Pace<'_>,
     ) -> Result<()> {
         self.reserve(places.len(), account)?;
+        let each = 1 + Pace::apart(lane.inner * size_of::<T>());
         for (index, place) in places.enumerate() {
             if index % RUN == 0 {
-                pace.spend(RUN * 2)?;
+                pace.spend(RUN * each)?;
             }
             self.items.push(P::pack(place, index));
         }
         self.order(pace)?;
-        for (part, items) in self.items.chunks(RUN).enumerate() {
-            pace.spend(items.len() * 4)?;
-            for (index, item) in items.iter().enumerate() {
-                to(part * RUN + index, item.index());
+        self.write(lane, to, pace)
+    }
+
+    /// Writes the elements that the items stand for, in the items' order, and their indices; both results lie as the lane
+    /// does.
+    pub(super) fn write<T: Element>(
+        &self,
+        lane: Lane<'_, T>,
+        (values, indices): (&mut [T], &mut [i64]),
+        pace: &mut Pace<'_>,
+    ) -> Result<()> {
+        for (part, items) in self.items.chunks(Pace::FAR_CHUNK).enumerate() {
+            // In sorted order elements are read from all over the lane.
+            pace.spend(items.len() * Pace::FAR)?;
+            for (place, item) in items.iter().enumerate() {
+                let at = (part * Pace::FAR_CHUNK + place) * lane.inner;
+                (values[at], indices[at]) = (lane.elements[item.index() * lane.inner], item.index() as i64);
             }
         }
         Ok(())

@@ -76,11 +76,13 @@ fn pick<T: Pod>(copy: &StridedCopy, input: &[T], result: &mut [T], pace: &mut Pa
     }
     let outer_strides = strides[..outer.len()].iter().map(|stride| [*stride]).collect();
     let mut rows = Odometer::new(outer.to_vec(), outer_strides, [start]);
+    let each = Pace::apart(stride.unsigned_abs().saturating_mul(size_of::<T>()));
+    let length = Pace::CHUNK / each;
     for row in result.chunks_exact_mut(columns) {
         let first = rows.at[0];
-        for (index, part) in row.chunks_mut(Pace::CHUNK).enumerate() {
-            pace.spend(part.len() + 8)?;
-            let from = first + (index * Pace::CHUNK) as isize * stride;
+        for (index, part) in row.chunks_mut(length).enumerate() {
+            pace.spend(part.len() * each + Pace::FAR)?;
+            let from = first + (index * length) as isize * stride;
             gather(input, from, stride, part);
         }
         rows.step();
@@ -193,7 +195,7 @@ impl Plane {
             let height = TILE.min(self.rows - top);
             for left in (0..self.columns).step_by(TILE) {
                 let width = TILE.min(self.columns - left);
-                pace.spend(height * width + 8)?;
+                pace.spend(height * width * 2 + Pace::FAR)?;
                 let from = first + top as isize + left as isize * self.source_step;
                 let to = &mut result[top * self.target_step + left..];
                 let size = [height, width];
@@ -274,7 +276,7 @@ pub(super) fn join(
             let (to, behind) = rest.split_at_mut(*run);
             let from = &input[row * run..row * run + run];
             for (from, to) in from.chunks(Pace::CHUNK).zip(to.chunks_mut(Pace::CHUNK)) {
-                pace.spend(from.len() / 8 + 8)?;
+                pace.spend(from.len() / 8 + Pace::FAR)?;
                 to.copy_from_slice(from);
             }
             rest = behind;

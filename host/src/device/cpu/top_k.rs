@@ -2,16 +2,16 @@
 //! however long a lane is.
 
 use super::element::Element;
-use super::sort::{Buffers, Packed};
+use super::sort::{Buffers, Lane, Packed, starts};
 use crate::device::Account;
 use crate::device::stop::Pace;
 use crate::error::Result;
 use std::sync::Arc;
 
 /// Candidates are sorted in one go up to this k, which takes about a millisecond; more of them step by step.
-const LARGE: usize = 1 << 15;
+const LARGE: usize = 1 << 14;
 /// Elements that are looked at between two checks of a stop.
-const PART: usize = Pace::CHUNK / 4;
+const PART: usize = Pace::FAR_CHUNK;
 
 /// A search along the middle of [outer, length, inner].
 pub(super) struct Search {
@@ -47,19 +47,13 @@ impl Search {
         let k = self.k as usize;
         let flip = if self.largest { u64::MAX } else { 0 };
         let mut best = Best { buffers: Buffers::default(), room: (2 * k + 64).min(length), k, flip };
-        for row in 0..outer {
-            for column in 0..inner {
-                let lane = &input[row * length * inner + column..];
-                best.search(lane, [length, inner], account, pace)?;
-                for (part, items) in best.buffers.items.chunks(PART).enumerate() {
-                    pace.spend(items.len() * 4)?;
-                    for (place, item) in items.iter().enumerate() {
-                        let to = (row * k + part * PART + place) * inner + column;
-                        values[to] = lane[item.index() * inner];
-                        indices[to] = item.index() as i64;
-                    }
-                }
-            }
+        if k == 0 {
+            return Ok(());
+        }
+        for (from, to) in starts([outer, length, inner]).zip(starts([outer, k, inner])) {
+            let lane = Lane { elements: &input[from..], inner };
+            best.search(lane, length, account, pace)?;
+            best.buffers.write(lane, (&mut values[to..], &mut indices[to..]), pace)?;
         }
         Ok(())
     }
@@ -69,8 +63,8 @@ impl Best {
     /// Leaves the best k of a lane in the buffers, the best one first.
     fn search<T: Element>(
         &mut self,
-        lane: &[T],
-        [length, inner]: [usize; 2],
+        Lane { elements, inner }: Lane<'_, T>,
+        length: usize,
         account: &Arc<Account>,
         pace: &mut Pace<'_>,
     ) -> Result<()> {
@@ -83,9 +77,9 @@ impl Best {
         let mut full = false;
         for start in (0..length).step_by(PART) {
             let count = PART.min(length - start);
-            pace.spend(count * 2)?;
-            let elements = lane[start * inner..].iter().step_by(inner).take(count);
-            for (offset, element) in elements.enumerate() {
+            pace.spend(count * (1 + Pace::apart(inner * size_of::<T>())))?;
+            let part = elements[start * inner..].iter().step_by(inner).take(count);
+            for (offset, element) in part.enumerate() {
                 let place = element.rank() ^ self.flip;
                 if full && place >= worst {
                     continue;

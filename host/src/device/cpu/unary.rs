@@ -45,7 +45,12 @@ pointwise! {
     Floor = |x| x.floor();
     Ceil = |x| x.ceil();
     Round = |x| x.round();
-    Sigmoid = |x| T::Wide::ONE / (T::Wide::ONE + (T::Wide::ZERO - x).exp());
+    Sigmoid = |x| {
+        // exp(-x) is infinite where the result is not nothing yet.
+        let negative = x < T::Wide::ZERO;
+        let power = (if negative { x } else { T::Wide::ZERO - x }).exp();
+        (if negative { power } else { T::Wide::ONE }) / (T::Wide::ONE + power)
+    };
     Tanh = |x| x.tanh();
     Gelu = |x| x * T::Wide::HALF * (T::Wide::ONE + (x * T::Wide::ROOT_HALF).erf());
     Erf = |x| x.erf();

@@ -1,0 +1,126 @@
+"""Cases of NaN, infinities, zeros, subnormal and largest numbers, met by each other, for operators.py."""
+
+import ml_dtypes
+import numpy as np
+
+from operator_functions import closely, functions_of_one, ordered, suppressed
+from operator_table import DTYPES, FLOATS, cast_to, wide
+
+
+def numbers(name):
+    info = ml_dtypes.finfo(DTYPES[name])
+    listed = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -3.0]
+    exact = np.array([info.max, info.min, info.smallest_normal, info.smallest_subnormal]).astype(DTYPES[name])
+    return np.concatenate([np.array(listed).astype(DTYPES[name]), exact])
+
+
+def nothing(table):
+    """Rows without elements, for operators whose random rows might have none."""
+    empty, flags = np.zeros([2, 0, 3], np.float32), np.zeros([2, 0, 3], bool)
+    table.case({"op": "permute", "axes": [2, 0, 1]}, [empty], [empty.transpose(2, 0, 1)])
+    table.case({"op": "slice", "ranges": []}, [empty], [empty])
+    table.case({"op": "logical-not"}, [flags], [flags])
+    for op in ("logical-and", "logical-or"):
+        table.case({"op": op}, [flags, flags[:1]], [flags])
+    table.case({"op": "select"}, [flags, empty, empty[..., :1]], [empty])
+    for functions in functions_of_one():
+        for op in functions:
+            table.case({"op": op}, [empty], [empty])
+    for op in ("add", "subtract", "multiply", "divide", "minimum", "maximum", "power"):
+        table.case({"op": op}, [empty, empty[:1]], [empty])
+    for op in ("equal", "not-equal", "less", "less-or-equal", "greater", "greater-or-equal"):
+        table.case({"op": op}, [empty, empty[:1]], [flags])
+    for op in ("reduce-sum", "reduce-mean", "reduce-max", "reduce-min", "reduce-l2"):
+        table.case({"op": op, "axes": [0], "keep_axes": False}, [empty], [empty[0]])
+    table.case({"op": "split", "axis": 0, "lengths": [1, 1]}, [empty], [empty[:1], empty[1:]])
+    rows = np.arange(24.0).reshape(6, 4)
+    for step in (1, 2, 3):
+        ranges = [{"axis": 0, "start": 1, "end": 6, "step": step}]
+        table.case({"op": "slice", "ranges": ranges}, [rows], [rows[1:6:step]])
+    table.case({"op": "gather", "axis": -1}, [empty, np.array([2, 0])], [empty[..., :2]])
+    table.case({"op": "crop", "layout": "hwc", "top": 0, "left": 0, "height": 1, "width": 0}, [empty], [empty[:1]])
+
+
+def dense(table):
+    """Functions all along their domains, and casts of small whole numbers."""
+    _, _, near = functions_of_one()
+    for name in FLOATS:
+        for op, function in near.items():
+            low, high = {"exp": (-9.5, 11), "log": (1e-3, 40), "sqrt": (0, 50)}.get(op, (-8, 8))
+            line = np.linspace(low, high, 4001).astype(DTYPES[name])
+            table.case({"op": op}, [line], [(name, np.asarray(function(wide(line))), *closely(op))])
+    for name in DTYPES:
+        small = np.array([-2, -1, 0, 1, 2, 3] if name[0] != "u" and name != "boolean" else [0, 1, 2, 3]).astype(DTYPES[name])
+        for target in DTYPES:
+            table.case({"op": "cast", "dtype": target}, [small], [cast_to(small, target)])
+    for rank in range(9):
+        a, b = (table.rng.random([2 - axis % 2 for axis in range(rank)]) < 0.5 for _ in range(2))
+        for op, function in {"logical-and": np.logical_and, "logical-or": np.logical_or}.items():
+            table.case({"op": op}, [a, b], [np.asarray(function(a, b))])
+        table.case({"op": "logical-not"}, [a], [~np.asarray(a)])
+    boxes, scores = np.array([[0, 0, 1, 1]], np.float32), np.array([0.5], np.float32)
+    call = {"op": "non-maximum-suppression", "iou_threshold": 1.005, "score_threshold": "0.0", "maximum": 1}
+    table.error(call, [boxes, scores], "iou")
+
+
+def edges(table, along):
+    nothing(table)
+    for name in FLOATS:
+        empty = np.zeros([2, 0, 3], DTYPES[name])
+        along(table, name, empty, 0)
+        ordered(table, name, empty, 0, descending=False, exclusive=False, reverse=False)
+    for op in ("logical-and", "logical-or"):
+        table.error({"op": op}, [np.zeros([2], np.uint8), np.zeros([2], bool)], "a: its dtype")
+        table.error({"op": op}, [np.zeros([2], bool), np.zeros([2], np.uint8)], "b: its dtype")
+    dense(table)
+    for name in FLOATS:
+        line = numbers(name)
+        pairs = [line[:, None], line[None, :]]
+        for op, function in {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}.items():
+            table.case({"op": op}, pairs, [function(*pairs)])
+        for op, function in {"minimum": np.minimum, "maximum": np.maximum}.items():
+            # The sign of a zero is left open.
+            table.case({"op": op}, pairs, [(name, wide(function(*pairs)), "close")])
+        table.case({"op": "power"}, pairs, [(name, np.power(*map(wide, pairs)), "close")])
+        comparisons = {"equal": np.equal, "not-equal": np.not_equal, "less": np.less, "less-or-equal": np.less_equal,
+                       "greater": np.greater, "greater-or-equal": np.greater_equal}
+        for op, function in comparisons.items():
+            table.case({"op": op}, pairs, [function(*pairs)])
+        exact, whole, near = functions_of_one()
+        for op, function in exact.items():
+            result = function(line)
+            # The sign of a zero is left open.
+            table.case({"op": op}, [line], [(name, wide(result)) if op in ("sign", "relu") else np.asarray(result).astype(line.dtype)])
+        for op, function in whole.items():
+            table.case({"op": op}, [line], [function(wide(line)).astype(line.dtype)])
+        for op, function in near.items():
+            table.case({"op": op}, [line], [(name, np.asarray(function(wide(line))), *closely(op))])
+        for target in DTYPES:
+            table.case({"op": "cast", "dtype": target}, [line], [cast_to(line, target)])
+        table.case({"op": "normalize", "axis": 0, "scale": [2.0], "offset": [-1.0]}, [line],
+                   [("f32", line.astype(np.float32) * np.float32(2) - np.float32(1))])
+        low, high = np.array(-1.0).astype(line.dtype), np.array(2.0).astype(line.dtype)
+        clipped = np.where(line < low, low, line)
+        table.case({"op": "clamp", "low": "-1.0", "high": "2.0"}, [line], [np.where(clipped > high, high, clipped).astype(line.dtype)])
+        finite = line[np.isfinite(wide(line))]
+        block = np.stack([line, np.roll(line, 3), np.repeat(finite[3:], 2)[: len(line)]], axis=1)
+        for array, axis in ((line, 0), (line[1:], 0), (finite, 0), (block, 0), (block.T.copy(), 1)):
+            along(table, name, array, axis)
+            for descending in (False, True):
+                ordered(table, name, array, axis, descending, exclusive=descending, reverse=False)
+        columns = np.array([[np.nan, np.inf, -np.inf, 1.0], [1.0, 1.0, np.inf, -np.inf]]).astype(line.dtype)
+        reductions = {"reduce-sum": np.sum, "reduce-mean": np.mean, "reduce-max": np.max, "reduce-min": np.min,
+                      "reduce-l2": lambda x, **how: np.sqrt(np.sum(x * x, **how))}
+        for op, function in reductions.items():
+            for array, axis in ((columns, 0), (columns.T.copy(), 1), (columns[:, 1], 0), (columns[:, 0], 0)):
+                call = {"op": op, "axes": [axis], "keep_axes": False}
+                table.case(call, [array], [(name, np.asarray(function(wide(array), axis=axis)))])
+        corners = np.array([[0, 0, 4, 4], [0, 0, 4, np.nan], [0, 0, np.inf, 4], [1, 1, 4, 4], [2, 2, 2, 5], [0, 0, 4, 4],
+                            [-np.inf, 0, np.inf, 4]]).astype(line.dtype)
+        scores = np.array([0.9, 0.8, 0.7, np.nan, 0.5, 0.4, np.inf]).astype(line.dtype)
+        precise = np.float64 if name == "f64" else np.float32
+        for overlap in (0.0, 0.5, 1.0):
+            for least in (-np.inf, 0.45):
+                call = {"op": "non-maximum-suppression", "iou_threshold": overlap, "score_threshold": repr(least), "maximum": 8}
+                expected = suppressed(corners.astype(precise), scores.astype(precise), precise(overlap), precise(least), 8)
+                table.case(call, [corners, scores], list(expected))
