@@ -85,10 +85,11 @@ impl Test {
         } else if !self.arguments.is_empty() {
             command.arg("--").args(&self.arguments);
         }
-        let variables: [(&str, PathBuf); 4] = [
+        let variables: [(&str, PathBuf); 5] = [
             ("HEARTH_OPERATOR_CASES", cases.to_owned()),
             ("HEARTH_TEST_MODELS", setup::models(root)),
             ("HEARTH_ORT_LIB", setup::ort_library(root)),
+            ("HEARTH_NVRTC_LIB", setup::nvrtc_library(root)),
             ("HEARTH_TEST_PYTHON", Python::program(&setup)),
         ];
         // A missing reference is a failure here; a bare `cargo test` skips what needs one.

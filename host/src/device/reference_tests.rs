@@ -268,10 +268,12 @@ impl Stored {
     }
 }
 
-/// Every device of this machine.
+/// Every device of this machine, and the CUDA kernels on the CPU.
 fn devices() -> Vec<Arc<dyn Device>> {
-    let ledger = Ledger::new(1 << 30);
-    vec![Cpu::new(ledger, Limits::default())]
+    let mut devices: Vec<Arc<dyn Device>> = vec![Cpu::new(Ledger::new(1 << 30), Limits::default())];
+    #[cfg(feature = "server")]
+    devices.extend(super::cuda::test_devices());
+    devices
 }
 
 #[test]
@@ -317,14 +319,20 @@ fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Resu
         let dims: Vec<i64> = shape.dims().iter().map(|dim| *dim as i64).collect();
         line.slice(vec![SliceRange { axis: 0, start: 3, end, step: 1 }], limits, &stop)?.reshape(&dims, limits)
     };
+    // What a device finds wrong while it computes is told by the first read.
     let result = (|| {
         let inputs: Vec<Tensor> = case.inputs.iter().map(place).collect::<Result<_, _>>()?;
         let inputs: Vec<&Tensor> = inputs.iter().collect();
-        match (&case.call, case.call.op()) {
-            (Call::Reshape { shape }, _) => Ok(vec![inputs[0].reshape(shape, limits)?]),
-            (_, Some(op)) => device.run(&account, &op, &inputs, limits, &stop),
+        let outputs = match (&case.call, case.call.op()) {
+            (Call::Reshape { shape }, _) => vec![inputs[0].reshape(shape, limits)?],
+            (_, Some(op)) => device.run(&account, &op, &inputs, limits, &stop)?,
             (_, None) => panic!("{} has no operator", case.name),
-        }
+        };
+        let read = |tensor: Tensor| {
+            let bytes = tensor.read(0..tensor.byte_length())?;
+            Ok((tensor, bytes))
+        };
+        outputs.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
     })();
     match (&case.error, result) {
         (Some(kind), Err(error)) if error.kind().as_str() == kind && error.message().contains(&case.mentions) => {}
@@ -337,8 +345,8 @@ fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Resu
             if outputs.len() != case.outputs.len() {
                 return Err(format!("{} results, expected {}", outputs.len(), case.outputs.len()));
             }
-            for (output, expected) in outputs.iter().zip(&case.outputs) {
-                compare(output, expected, data)?;
+            for ((output, bytes), expected) in outputs.iter().zip(&case.outputs) {
+                compare(output, bytes, expected, data)?;
             }
         }
     }
@@ -348,12 +356,11 @@ fn run(device: &Arc<dyn Device>, case: &Case, within: bool, data: &[u8]) -> Resu
     }
 }
 
-fn compare(output: &Tensor, expected: &Expected, data: &[u8]) -> Result<(), String> {
+fn compare(output: &Tensor, bytes: &[u8], expected: &Expected, data: &[u8]) -> Result<(), String> {
     let (dtype, stored) = (expected.stored.dtype(), &expected.stored);
     if (output.dtype(), output.shape().dims()) != (dtype, &stored.shape[..]) {
         return Err(format!("a result is {}{}, expected {dtype}{:?}", output.dtype(), output.shape(), stored.shape));
     }
-    let bytes = output.read(0..output.byte_length()).map_err(|error| error.to_string())?;
     let size = dtype.size_bytes().unwrap() as usize;
     let found = bytes.chunks_exact(size);
     match expected.check {
