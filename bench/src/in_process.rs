@@ -7,7 +7,7 @@ use hearth::catalog::Catalog;
 use hearth::config::RawConfig;
 use hearth::confined::Confined;
 use hearth::device::{Cpu, Device, Ledger, Stop};
-use hearth::interface::{Call, Grant, Phase, Services};
+use hearth::interface::{Call, Grant, Log, Phase, Services};
 use hearth::model::Models;
 use hearth::sandbox::{Invocation, Making, Preparation, Runtime};
 use std::path::Path;
@@ -51,6 +51,7 @@ pub(crate) fn microseconds(program: &Path, component: &Path, bytes: usize) -> Re
                 limits: limits.clone(),
                 deadline,
                 stop: Stop::new(Some(deadline)),
+                log: Log::new(limits.log_bytes),
             };
             let slot = runtime.slot().await?;
             let invocation = Invocation { call, request, slot, waited: Duration::ZERO };

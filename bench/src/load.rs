@@ -1,6 +1,7 @@
 //! Servers on one core and `wrk` on another; it never counts a run in which a request failed.
 
 use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -17,15 +18,34 @@ pub(crate) struct Server {
 impl Server {
     /// hearth with the component deployed as `echo`.
     pub(crate) fn hearth(program: &Path, component: &Path, data: &Path, core: usize) -> Result<Server> {
+        let server = Server::serve(on_core(core, program), data)?;
+        server.deploy(program, component, "echo")?;
+        Ok(server)
+    }
+
+    /// hearth on every core, with nothing deployed; load goes to the function `echo`.
+    pub(crate) fn everywhere(program: &Path, data: &Path) -> Result<Server> {
+        Server::serve(Command::new(program), data)
+    }
+
+    fn serve(mut hearth: Command, data: &Path) -> Result<Server> {
         let address = free_address()?;
-        let mut command = on_core(core, program);
-        command.args(["serve", "--listen", &address.to_string(), "--data"]).arg(data).env("HEARTH_LOG", "warn");
-        let server = Server::start(command, address, "/fn/echo")?;
+        hearth.args(["serve", "--listen", &address.to_string(), "--data"]).arg(data).env("HEARTH_LOG", "error");
+        Server::start(hearth, address, "/fn/echo")
+    }
+
+    /// Deploys a component.
+    pub(crate) fn deploy(&self, program: &Path, component: &Path, name: &str) -> Result<()> {
         let mut deploy = Command::new(program);
-        deploy.arg("deploy").arg(component).args(["--name", "echo", "--server", &format!("http://{address}")]);
+        deploy.arg("deploy").arg(component).args(["--name", name, "--server", &format!("http://{}", self.address)]);
         let output = deploy.output().with_context(|| format!("cannot start {}", program.display()))?;
         ensure!(output.status.success(), "hearth deploy failed: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(server)
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// This program's own echo with hyper alone.
@@ -37,7 +57,7 @@ impl Server {
     }
 
     fn start(mut command: Command, address: SocketAddr, path: &'static str) -> Result<Server> {
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot start taskset")?;
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot start a server")?;
         let mut server = Server { process, address, path };
         let started = Instant::now();
         while TcpStream::connect(address).is_err() {
@@ -62,28 +82,39 @@ impl Drop for Server {
 /// The load generator.
 pub(crate) struct Load {
     folder: PathBuf,
-    core: usize,
+    core: Option<usize>,
     seconds: u64,
 }
 
 impl Load {
-    /// Scripts go to `folder`.
-    pub(crate) fn new(folder: &Path, core: usize, seconds: u64) -> Load {
+    /// Scripts go to `folder`. Runs on one core, or on all.
+    pub(crate) fn new(folder: &Path, core: Option<usize>, seconds: u64) -> Load {
         Load { folder: folder.to_owned(), core, seconds }
     }
 
     /// Microseconds a request: GET without a body, or POST of `bytes`, on 16 connections.
     pub(crate) fn microseconds(&self, server: &Server, bytes: usize) -> Result<f64> {
-        let mut command = on_core(self.core, Path::new("wrk"));
-        command.args(["-t1", "-c16", &format!("-d{}s", self.seconds)]);
+        let mut script = Vec::new();
         if bytes > 0 {
-            let script = self.folder.join(format!("post-{bytes}.lua"));
+            let path = self.folder.join(format!("post-{bytes}.lua"));
             let text = format!(
                 "wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", {bytes})\nwrk.headers[\"content-type\"] = \"text/plain\"\n"
             );
-            fs::write(&script, text)?;
-            command.arg("-s").arg(script);
+            fs::write(&path, text)?;
+            script = vec!["-s".into(), path.into_os_string()];
         }
+        Ok(1e6 / requests_per_second(&self.wrk(server, 16, &script)?)?)
+    }
+
+    /// Microseconds within which 99 of 100 GET requests are answered, one after the other on one connection.
+    pub(crate) fn p99_us(&self, server: &Server) -> Result<f64> {
+        percentile_us(&self.wrk(server, 1, &["--latency".into()])?, "99%")
+    }
+
+    fn wrk(&self, server: &Server, connections: usize, more: &[OsString]) -> Result<String> {
+        let wrk = Path::new("wrk");
+        let mut command = self.core.map_or_else(|| Command::new(wrk), |core| on_core(core, wrk));
+        command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", self.seconds)]).args(more);
         let output =
             command.arg(format!("http://{}{}", server.address, server.path)).output().context("cannot start wrk")?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -91,8 +122,26 @@ impl Load {
         for fault in ["Non-2xx", "Socket errors"] {
             ensure!(!text.contains(fault), "requests failed under load:\n{text}");
         }
-        Ok(1e6 / requests_per_second(&text)?)
+        Ok(text.into_owned())
     }
+}
+
+/// Microseconds of a percentile, as `wrk --latency` prints them: `  99%    1.23ms`.
+fn percentile_us(text: &str, which: &str) -> Result<f64> {
+    let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let found = words.into_iter().find_map(|words| match words[..] {
+        [name, value] if name == which => Some(value.to_owned()),
+        _ => None,
+    });
+    let value = found.context("wrk printed no percentiles")?;
+    let unit = value.find(|letter: char| letter.is_ascii_alphabetic()).context("wrk printed a latency without unit")?;
+    let factor = match &value[unit..] {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        other => bail!("wrk printed a latency in '{other}'"),
+    };
+    Ok(value[..unit].parse::<f64>()? * factor)
 }
 
 fn requests_per_second(text: &str) -> Result<f64> {
@@ -115,6 +164,15 @@ fn free_address() -> Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percentiles_are_read_with_their_units() {
+        let text =
+            "  Latency Distribution\n     50%   36.00us\n     99%    1.25ms\n  9 requests in 2.00s, 1.2MB read\n";
+        assert_eq!(percentile_us(text, "50%").unwrap(), 36.0);
+        assert_eq!(percentile_us(text, "99%").unwrap(), 1250.0);
+        assert!(percentile_us(text, "90%").is_err());
+    }
 
     #[test]
     fn the_rate_is_read_from_what_wrk_prints() {

@@ -8,6 +8,7 @@ mod floor;
 mod gpu;
 mod in_process;
 mod load;
+mod neighbours;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -15,6 +16,10 @@ use load::{Load, Server};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+
+/// The one that `hearth` has, so that the floor has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A payload, and the microseconds that DESIGN.md's reference machine takes for it in bare wasmtime.
 struct Row {
@@ -132,7 +137,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     let hyper = Server::bare_hyper(&itself, arguments.server_core)?;
     let hearth =
         Server::hearth(&arguments.server, &arguments.component, &folder.path().join("data"), arguments.server_core)?;
-    let load = Load::new(folder.path(), arguments.client_core, arguments.seconds);
+    let load = Load::new(folder.path(), Some(arguments.client_core), arguments.seconds);
 
     let mut measured: Vec<Measured> = ROWS.iter().map(|_| Measured::default()).collect();
     for run in 1..=arguments.runs {
@@ -148,7 +153,10 @@ fn bench(arguments: &Arguments) -> Result<()> {
         }
     }
     print(&measured, arguments);
+    drop((hyper, hearth));
     prepared(&itself, arguments)?;
+    let components = arguments.component.parent().unwrap_or(Path::new("."));
+    neighbours::print(&arguments.server, components, folder.path(), arguments.runs)?;
     println!("load average before the first run: {}", load_before.split(' ').next().unwrap_or("unknown"));
     Ok(())
 }

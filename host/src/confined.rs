@@ -160,7 +160,7 @@ impl Confined {
         drop(feed);
         match parts.next().await? {
             Some(_) => Err(Error::host("reading a child's reply", format!("{} sent parts", job.name))),
-            None => Ok(parts.reply),
+            None => Ok(parts.reply()),
         }
     }
 
@@ -224,6 +224,9 @@ async fn launch(
         .args(["confined", job.name])
         .env_clear()
         .env("HEARTH_LOG", "warn")
+        // The allocator takes memory as it is needed, so that the limit counts what is used.
+        .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
+        .env("MIMALLOC_EAGER_COMMIT", "0")
         .env("RAYON_NUM_THREADS", threads.max(1).to_string())
         .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::piped())
@@ -332,6 +335,11 @@ impl Parts {
                 Err(verdict::crash(&self.caps, "without a reply").with_source(error))
             }
         }
+    }
+
+    /// The job's reply, once after the last part; null before that.
+    pub fn reply(&mut self) -> Value {
+        self.reply.take()
     }
 
     /// Waits for the child to end. Errors: it did not end well.

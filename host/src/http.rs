@@ -87,6 +87,12 @@ impl Server {
         let models = Arc::new(Models::new(&config, device.clone(), blobs, directory, confined.clone())?);
         let services = Arc::new(Services { device, models: models.clone(), limits });
         let runtime = Arc::new(Runtime::new(&config, services, confined)?);
+        for digest in runtime.compiled()? {
+            // Of an upload that was refused while its client went away, or deleted just before the end.
+            if !catalog.has_function(&digest).await? {
+                runtime.forget_code(&digest);
+            }
+        }
         let metrics = metrics::Metrics::new();
         let deployed = DeployedFunctions::new(config.limits.function_log_bytes);
         let followers = logs::Followers::new(&config.limits);

@@ -13,7 +13,7 @@ mod pipelines;
 mod tensors;
 mod worlds;
 
-pub use context::{LogBuffer, LogLevel, LogLine};
+pub use context::{Log, LogLevel, LogLine};
 pub use errors::Fault;
 pub use grants::{Grant, GrantNames, Secret};
 pub use http_types::{Request, Response};
@@ -96,6 +96,8 @@ pub struct Call {
     pub deadline: Instant,
     /// Ends host work when the invocation ends.
     pub stop: Stop,
+    /// What the guest logs.
+    pub log: Log,
 }
 
 /// What an invocation used of the host; times in microseconds.
@@ -128,8 +130,6 @@ pub struct Ctx {
     table: ResourceTable,
     submitted: Arc<models::Submitted>,
     place: Option<Place>,
-    /// The lines logged so far.
-    pub log: LogBuffer,
     /// What was used so far.
     pub usage: Usage,
 }
@@ -140,9 +140,8 @@ impl Ctx {
         let limits = &call.limits;
         let owner = Owner::Invocation { tenant: call.tenant.clone() };
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
-        let log = LogBuffer::new(limits.log_bytes);
         let table = new_table(limits);
-        Ctx { call, account, table, submitted: Arc::default(), place: None, log, usage: Usage::default(), services }
+        Ctx { call, account, table, submitted: Arc::default(), place: None, usage: Usage::default(), services }
     }
 
     /// Everything that was used, submitted runs that are over included.
@@ -158,11 +157,6 @@ impl Ctx {
     /// it has ended, even where the invocation has ended earlier.
     pub fn hold(&mut self, place: Option<Place>) {
         self.place = place;
-    }
-
-    /// The log, which is empty from here on.
-    pub fn take_log(&mut self) -> LogBuffer {
-        std::mem::replace(&mut self.log, LogBuffer::new(0))
     }
 
     /// Forgets every handle, for another instance of the same invocation.

@@ -9,6 +9,11 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
+/// Bodies and tensors of some hundred KB come and go with every request. The system's allocator gives such blocks back to the
+/// kernel each time, and most of a request's time went into getting their pages anew.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs inference handlers, uploaded as WebAssembly components, next to models that stay loaded.
 #[derive(Parser)]
 #[command(name = "hearth", version)]

@@ -2,19 +2,23 @@
 //! catalog and the grants do), nor wasmtime or HTTP.
 //!
 //! [`Models`] says which models are in memory. A [`Lease`] keeps one there and runs it. An engine does the work behind a
-//! trait of its own, so that nothing outside this module knows which one it is.
+//! trait of its own; which of them a model runs on, its upload's check and its owner's wish decide.
 
 mod check;
 mod engine;
+mod engines;
+mod header;
 mod onnxruntime;
 mod package;
 mod residency;
+mod rten;
 mod running;
 mod signature;
 #[cfg(test)]
 mod tests;
 
 pub use check::CHECK;
+pub use engines::{Checked, EngineChoice, EngineName, EngineState, Verdict};
 pub use package::{Blobs, Directory, Package, PackageFile, Resolved};
 pub use residency::{Description, Lease, ModelState, Models, Residency};
 pub use running::Run;

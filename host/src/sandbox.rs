@@ -22,6 +22,7 @@ use crate::interface::{self, LogLine, Program, Services};
 use artefacts::Artefacts;
 use invocation::State;
 use makings::Makings;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +38,7 @@ pub struct Runtime {
     artefacts: Artefacts,
     confined: Arc<Confined>,
     functions: Arc<Makings>,
-    slots: Places,
+    slots: Arc<Places>,
     _ticker: Ticker,
 }
 
@@ -139,17 +140,13 @@ impl Runtime {
         let mut linker = Linker::new(&engine);
         link(&mut linker)?;
         let artefacts = Artefacts::open(&config.data, &engine)?;
-        let ticker = Ticker::start(&engine, Duration::from_millis(limits.yield_ms))?;
-        Ok(Runtime {
-            slots: Places::new(limits.concurrent_invocations),
-            functions: Arc::default(),
-            engine,
-            linker,
-            services,
-            artefacts,
-            confined,
-            _ticker: ticker,
-        })
+        let slots = Arc::new(Places::new(limits.concurrent_invocations));
+        let busy = {
+            let slots = slots.clone();
+            move || slots.load_now().0 > 0
+        };
+        let ticker = Ticker::start(&engine, Duration::from_millis(limits.yield_ms), busy)?;
+        Ok(Runtime { slots, functions: Arc::default(), engine, linker, services, artefacts, confined, _ticker: ticker })
     }
 
     /// The function of a component by its digest: from memory, from compiled code on disk, or compiled from `path` now.
@@ -244,6 +241,13 @@ impl Runtime {
         self.artefacts.remove(digest);
     }
 
+    /// The digests of the components whose compiled code is on disk.
+    ///
+    /// Errors: those of the disk.
+    pub fn compiled(&self) -> Result<BTreeSet<String>> {
+        self.artefacts.digests().map_err(|error| Error::storage("listing compiled code", error))
+    }
+
     /// Forgets functions that nobody uses any more; their compiled code stays on disk.
     pub fn sweep(&self) {
         self.functions.sweep("");
@@ -313,17 +317,20 @@ impl Runtime {
     }
 }
 
-/// Makes running guests look whether they must yield, until it is dropped.
+/// How many times longer the ticker sleeps where no guest runs: an idle server wakes a hundred times a second at most.
+const WHEN_IDLE: u32 = 5;
+
+/// Makes running guests look whether they must yield, until it is dropped; it sleeps longer where none runs.
 struct Ticker(Arc<AtomicBool>);
 
 impl Ticker {
-    fn start(engine: &Engine, period: Duration) -> Result<Ticker> {
+    fn start(engine: &Engine, period: Duration, busy: impl Fn() -> bool + Send + 'static) -> Result<Ticker> {
         let engine = engine.weak();
         let running = Arc::new(AtomicBool::new(true));
         let ticker = Ticker(running.clone());
         let body = move || {
             while running.load(Ordering::Relaxed) {
-                std::thread::sleep(period);
+                std::thread::sleep(if busy() { period } else { period * WHEN_IDLE });
                 match engine.upgrade() {
                     Some(engine) => engine.increment_epoch(),
                     None => return,

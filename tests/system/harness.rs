@@ -38,6 +38,8 @@ impl TestServer {
             program: Some(env!("CARGO_BIN_EXE_hearth").into()),
             // Enough for these tests, and many servers run at once.
             limits: ["concurrent_invocations=32"].iter().chain(limits).map(|limit| (*limit).to_owned()).collect(),
+            // Tests look at this device, on machines with a GPU too.
+            device: Some("cpu".to_owned()),
             ..RawConfig::default()
         };
         let server = Server::bind(raw.resolve().unwrap()).await.unwrap();
@@ -128,7 +130,7 @@ pub(crate) fn command() -> Command {
 }
 
 /// The onnxruntime library that is named, or that set-up took.
-fn ort_library() -> Option<PathBuf> {
+pub(crate) fn ort_library() -> Option<PathBuf> {
     let named = std::env::var_os("HEARTH_ORT_LIB").map(PathBuf::from);
     named.or_else(|| std::fs::read_dir(setup("lib")).ok()?.find_map(|entry| Some(entry.ok()?.path())))
 }

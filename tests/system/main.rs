@@ -5,6 +5,7 @@ mod confined;
 mod crafted;
 mod density;
 mod developing;
+mod engines;
 mod examples;
 mod functions;
 mod harness;

@@ -55,6 +55,7 @@ async fn init_has_config_and_assets_and_neither_secrets_nor_devices() {
     let lines = server.client.get("/v1/functions/init-probe/logs").await.expect(200).json();
     let lines = lines["lines"].as_array().unwrap();
     assert!(lines.iter().any(|line| line["message"] == "init was here" && line["request_id"] == "init"), "{lines:?}");
+    assert!(lines.iter().all(|line| line["version"].as_u64() >= Some(1)), "{lines:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -341,7 +341,7 @@ async fn a_client_that_leaves_withdraws_operators_and_model_runs() {
     server.add_model("magika").await;
     server.client.get("/fn/probe/model/right").await.expect(200);
     // Guests that loop, operators that take long, runs and runs in a queue.
-    for path in ["hostile/loop", "tensor/matmul-bomb", "tensor/sort-bomb", "model/again?count=10000"] {
+    for path in ["hostile/log-and-loop", "tensor/matmul-bomb", "tensor/sort-bomb", "model/again?count=10000"] {
         let clients: Vec<_> = (0..6)
             .map(|_| {
                 let client = server.client.clone();
@@ -358,6 +358,11 @@ async fn a_client_that_leaves_withdraws_operators_and_model_runs() {
     let numbers = server.client.get("/metrics").await.expect(200).text();
     let counted = r#"hearth_invocations_total{function="probe",outcome="cancelled"}"#;
     assert!(numbers.contains(counted), "{numbers}");
+    // What a call said before its client left is kept.
+    let lines = server.client.get("/v1/functions/probe/logs").await.expect(200).json();
+    let lines = lines["lines"].as_array().unwrap();
+    let said = lines.iter().filter(|line| line["message"] == "before the loop");
+    assert_eq!(said.count(), 6, "{lines:?}");
     still_fine(&server).await;
 }
 

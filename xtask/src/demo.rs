@@ -21,6 +21,8 @@ const TRUTH: &str = "examples/04-ocr/page.txt";
 const COMPONENT: &str = "target/guests/components/ocr.wasm";
 const MODELS: [&str; 2] = ["ocr-detect", "ocr-recognize"];
 const DATA: &str = "target/demo";
+/// A library that is named is the only one that the server tries; no file is called so.
+const NO_LIBRARY: &str = "target/setup/lib/none";
 
 #[derive(clap::Args)]
 pub(crate) struct Demo {
@@ -30,6 +32,9 @@ pub(crate) struct Demo {
     /// The port to serve on; where it is taken, another one is
     #[arg(long, default_value_t = 8080)]
     port: u16,
+    /// Do as on a machine without ONNX Runtime: the models run on rten
+    #[arg(long)]
+    without_onnxruntime: bool,
 }
 
 impl Demo {
@@ -39,7 +44,11 @@ impl Demo {
         stages.time("build", || build(root))?;
 
         let address = SocketAddr::from(([127, 0, 0, 1], client::free_port(self.port)?));
-        let serve = format!("--listen {address} --data {DATA} --ort-lib {}", below(root, &setup::ort_library(root)));
+        let library = match self.without_onnxruntime {
+            true => NO_LIBRARY.to_owned(),
+            false => below(root, &setup::ort_library(root)),
+        };
+        let serve = format!("--listen {address} --data {DATA} --ort-lib {library}");
         let mut server = stages.time("start", || start(root, &serve, address))?;
         stages.time("upload", || upload(root, address))?;
 

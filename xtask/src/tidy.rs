@@ -21,10 +21,11 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Words that host/src may only have below the named places.
-const KEPT_TO: [(&str, &[&str]); 7] = [
+const KEPT_TO: [(&str, &[&str]); 8] = [
     ("wasmtime", &["interface", "sandbox"]),
     ("hyper", &["http", "cli", "interface/wasi_http"]),
     ("ort", &["model"]),
+    ("rten", &["model"]),
     ("sqlx", &["catalog"]),
     ("cudarc", &["device/cuda", "model/onnxruntime"]),
     ("StatusCode", &["http", "cli", "interface/wasi_http"]),

@@ -5,7 +5,7 @@ use super::package::{ModelUpload, link};
 use super::versions::{New, Row};
 use super::{Catalog, Put, decode, encode};
 use crate::error::{Error, Result};
-use crate::model::{Blobs, Directory, Package, Resolved};
+use crate::model::{Blobs, Checked, Directory, Package, Resolved};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,6 +24,9 @@ pub struct ModelSummary {
     pub digest: String,
     /// The length of all files of that version together.
     pub bytes: u64,
+    /// The engine that it was uploaded for, and what its check found.
+    #[serde(flatten)]
+    pub checked: Checked,
     /// When that version was first stored, in UTC: `2026-01-31T12:00:00Z`.
     pub created_at: String,
 }
@@ -41,6 +44,9 @@ pub struct ModelVersionDetail {
     pub package: Package,
     /// What it takes and gives.
     pub signature: Value,
+    /// The engine that it was uploaded for, and what its check found.
+    #[serde(flatten)]
+    pub checked: Checked,
     /// When it was first stored, in UTC.
     pub created_at: String,
 }
@@ -62,16 +68,25 @@ pub struct ModelDetail {
 struct Detail {
     package: Package,
     signature: Value,
+    checked: Checked,
 }
 
 impl Catalog {
     /// Stores a version of a model and makes it live. The same package again gives its old version, live again, and
-    /// keeps the signature of this call. On return it lasts, whatever happens to the process or machine.
+    /// keeps the signature and the engines of this call. On return it lasts, whatever happens to the process or machine.
     ///
     /// Errors: `invalid-argument` for the name, `storage-full`, `internal`.
-    pub async fn put_model(&self, tenant: &str, name: &str, upload: &ModelUpload, signature: &Value) -> Result<Put> {
+    pub async fn put_model(
+        &self,
+        tenant: &str,
+        name: &str,
+        upload: &ModelUpload,
+        signature: &Value,
+        checked: &Checked,
+    ) -> Result<Put> {
         check_name("name", name, &self.inner.limits)?;
-        let detail = encode(&Detail { package: upload.package.clone(), signature: signature.clone() })?;
+        let detail = Detail { package: upload.package.clone(), signature: signature.clone(), checked: checked.clone() };
+        let detail = encode(&detail)?;
         let blobs: Vec<String> = upload.package.files.values().map(|file| file.digest.clone()).collect();
         let mut holds: Vec<_> = blobs.iter().map(|digest| self.inner.blobs.hold(digest)).collect();
         holds.push(self.inner.blobs.hold(&upload.digest));
@@ -90,19 +105,20 @@ impl Catalog {
     pub async fn models(&self, tenant: &str) -> Result<Vec<ModelSummary>> {
         let rows = self.inner.models.list(tenant).await?;
         let summary = |row: Row| {
+            let Detail { checked, .. } = decode(&row.detail)?;
             let Row { name, version, digest, bytes, created_at, .. } = row;
-            ModelSummary { name, version, digest, bytes, created_at }
+            Ok(ModelSummary { name, version, digest, bytes, checked, created_at })
         };
-        Ok(rows.into_iter().map(summary).collect())
+        rows.into_iter().map(summary).collect()
     }
 
     /// One model. Errors: `not-found`.
     pub async fn model(&self, tenant: &str, name: &str) -> Result<ModelDetail> {
         let (rows, live, aliases) = self.inner.models.detail(tenant, name).await?;
         let version = |row: Row| {
-            let Detail { package, signature } = decode(&row.detail)?;
+            let Detail { package, signature, checked } = decode(&row.detail)?;
             let Row { version, digest, bytes, created_at, .. } = row;
-            Ok(ModelVersionDetail { version, digest, bytes, package, signature, created_at })
+            Ok(ModelVersionDetail { version, digest, bytes, package, signature, checked, created_at })
         };
         let versions = rows.into_iter().map(version).collect::<Result<_>>()?;
         Ok(ModelDetail { name: name.to_owned(), live, aliases, versions })
@@ -156,10 +172,10 @@ impl Catalog {
             Err(generation) => generation,
         };
         let row = self.inner.models.resolve(tenant, selector).await?;
-        let Detail { package, signature } = decode(&row.detail)?;
+        let Detail { package, signature, checked } = decode(&row.detail)?;
         let signature = serde_json::from_value(signature).map_err(|error| Error::host("reading a signature", error))?;
         let Row { name, version, digest, .. } = row;
-        let found = Arc::new(Resolved { name, version, digest, package, signature });
+        let found = Arc::new(Resolved { name, version, digest, package, signature, checked });
         self.inner.model_cache.insert(generation, tenant, selector, &found);
         Ok(found)
     }

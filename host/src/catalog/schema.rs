@@ -75,6 +75,15 @@ const STEPS: &[&str] = &[
         PRIMARY KEY (tenant, name, secret)
     ) STRICT, WITHOUT ROWID;
 ",
+    // What the check of a model found on each engine. Models of before were loaded by onnxruntime.
+    r#"
+    UPDATE versions SET detail = json_set(detail, '$.checked', json('{
+        "engine": "auto",
+        "engines": [
+            {"engine": "onnxruntime", "version": "", "passed": true, "runs": 0, "samples": 0, "compared": 0}
+        ]
+    }')) WHERE kind = 'model';
+"#,
 ];
 
 /// Brings the schema to the newest version, each step in a transaction of its own.

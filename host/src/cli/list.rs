@@ -66,14 +66,31 @@ impl Status {
         }
         let mut text = format!("hearth {} at {}\n\n", printable(&field(&value, "version")), client.url(""));
         text.push_str(&table(&["", ""], &facts(&value)).split_off(1));
+        let row = |engine: &Value| {
+            let of = |key| printable(&field(engine, key));
+            vec![of("name"), of("version"), of("reason")]
+        };
+        let engines: Vec<_> = items(&value, "engines").iter().map(row).collect();
+        if !engines.is_empty() {
+            text.push('\n');
+            text.push_str(&table(&["ENGINE", "VERSION", "NOT THERE BECAUSE"], &engines));
+        }
         let row = |model: &Value| {
             let of = |key| field(model, key);
-            vec![of("name"), of("state"), size(model, "bytes"), of("runs"), of("leases"), short_digest(model)]
+            vec![
+                of("name"),
+                of("engine"),
+                of("state"),
+                size(model, "bytes"),
+                of("runs"),
+                of("leases"),
+                short_digest(model),
+            ]
         };
         let models: Vec<_> = items(&value, "models").iter().map(row).collect();
         if !models.is_empty() {
             text.push('\n');
-            text.push_str(&table(&["MODEL", "STATE", "SIZE", "RUNS", "LEASES", "DIGEST"], &models));
+            text.push_str(&table(&["MODEL", "ENGINE", "STATE", "SIZE", "RUNS", "LEASES", "DIGEST"], &models));
         }
         let row = |limit: &Value| {
             let (name, number) = (field(limit, "name"), |key| limit_value(limit, key));

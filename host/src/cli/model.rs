@@ -25,6 +25,9 @@ pub struct Add {
     /// The model's name [default: the path's last part, without its extension and with - for _]
     #[arg(long)]
     name: Option<String>,
+    /// The engine that it is to run on: auto, onnxruntime or rten [default: what its model.toml says, else auto]
+    #[arg(long)]
+    engine: Option<String>,
     #[command(flatten)]
     target: Target,
 }
@@ -56,7 +59,9 @@ impl Add {
             true => upload::folder(path, CHECKING).await?,
             false => upload::file(path, CHECKING).await?,
         };
-        let value = put(&client, &format!("/v1/models/{}", encode(&name)), upload, "application/octet-stream").await?;
+        let query = self.engine.map_or_else(String::new, |engine| format!("?engine={}", encode(&engine)));
+        let path = format!("/v1/models/{}{query}", encode(&name));
+        let value = put(&client, &path, upload, "application/octet-stream").await?;
         if self.target.json {
             return print_json(&value);
         }
@@ -64,10 +69,11 @@ impl Add {
             "{}@{} is live ({}, {})\n",
             printable(&field(&value, "name")),
             field(&value, "version"),
-            printable(&field(&value, "engines")),
+            engines(&value),
             short_digest(&value)
         );
-        print(&(head + &signature(value.get("signature").unwrap_or(&Value::Null))))
+        let signature = signature(value.get("signature").unwrap_or(&Value::Null));
+        print(&(head + &signature + &refusals(&value)))
     }
 }
 
@@ -84,14 +90,40 @@ impl List {
                 of("version"),
                 of("state"),
                 size(model, "bytes"),
-                of("engines"),
+                of("runs_on"),
+                engines(model),
                 short_digest(model),
                 of("created_at"),
             ]
         };
-        let rows: Vec<_> = items(&value, "models").iter().map(row).collect();
-        print(&table(&["NAME", "VERSION", "STATE", "SIZE", "ENGINES", "DIGEST", "CREATED"], &rows))
+        let models = items(&value, "models");
+        let rows: Vec<_> = models.iter().map(row).collect();
+        let titles = ["NAME", "VERSION", "STATE", "SIZE", "RUNS ON", "PASSED ON", "DIGEST", "CREATED"];
+        print(&(table(&titles, &rows) + &models.iter().map(refusals).collect::<String>()))
     }
+}
+
+/// The engines whose check a model passed, and by how much they differ: `onnxruntime, rten (differs by 1.2e-6)`.
+fn engines(model: &Value) -> String {
+    let passed = items(model, "engines").iter().filter(|verdict| verdict.get("passed") == Some(&Value::Bool(true)));
+    let told = passed.map(|verdict| {
+        let name = printable(&field(verdict, "engine"));
+        match verdict.get("difference").and_then(Value::as_f64) {
+            Some(difference) => format!("{name} (differs by {difference:.1e})"),
+            None => name,
+        }
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// Why the other engines are refused, one line each.
+fn refusals(model: &Value) -> String {
+    let refused = items(model, "engines").iter().filter(|verdict| verdict.get("passed") == Some(&Value::Bool(false)));
+    let told = refused.map(|verdict| {
+        let of = |key| printable(&field(verdict, key));
+        format!("\n{} cannot run on {}: {}\n", printable(&field(model, "name")), of("engine"), of("reason"))
+    });
+    told.collect()
 }
 
 /// What a model takes and gives, one line each: `input  image  f32 [batch, 3, ?]`.
@@ -112,6 +144,24 @@ fn signature(signature: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn engines_are_told_with_their_difference_and_the_reason_against_them() {
+        let value = json!({"name": "m", "engines": [
+            {"engine": "onnxruntime", "passed": true},
+            {"engine": "rten", "passed": true, "difference": 1.25e-6},
+        ]});
+        assert_eq!(engines(&value), "onnxruntime, rten (differs by 1.2e-6)");
+        assert_eq!(refusals(&value), "");
+        let value = json!({"name": "m", "engines": [
+            {"engine": "onnxruntime", "passed": true},
+            {"engine": "rten", "passed": false, "reason": "no LRN"},
+        ]});
+        assert_eq!(
+            (engines(&value).as_str(), refusals(&value).as_str()),
+            ("onnxruntime", "\nm cannot run on rten: no LRN\n")
+        );
+    }
 
     #[test]
     fn signatures_are_printed_as_in_messages() {

@@ -92,7 +92,7 @@ limits! {
     /// Milliseconds of one invocation, waiting for models included.
     invocation_ms = 30_000, 1, 3_600_000, function;
     /// Milliseconds between two points where a running guest lets others run.
-    yield_ms = 5, 1, 1_000;
+    yield_ms = 2, 1, 1_000;
     /// Invocations that run at once. Each holds a slot of the instance pool.
     concurrent_invocations = 256, 1, 10_000;
     /// Invocations that wait for a slot; more are refused as overloaded.
@@ -174,10 +174,21 @@ limits! {
     compiled_bytes = GIB, MIB, 16 * GIB;
     /// Imports and exports of a component, at its top. Each is checked and linked; a WASI program has some fifty.
     component_exports = 1_000, 1, 100_000;
-    /// Milliseconds that the first load of a model may take; weights of tens of GB come from a disk in minutes.
+    /// Milliseconds that the first load of a model and its runs may take on one engine; weights of tens of GB come from a disk
+    /// in minutes.
     check_ms = 600_000, 10, 24 * 3_600_000;
-    /// Bytes of memory of the process that loads a model first: its weights, some of them twice while they are rearranged.
+    /// Bytes of memory of the process that loads a model first and tries it: its weights, some of them twice while they are
+    /// rearranged, and what its runs take.
     check_memory_bytes = 32 * GIB, 64 * MIB, 4096 * GIB;
+    /// Milliseconds after which the check of a model begins no further run on generated inputs, on each engine, once one has
+    /// succeeded. Most models do all within it.
+    check_runs_ms = 2_000, 0, 3_600_000;
+    /// Bytes of outputs of one engine that the check of a model keeps and compares; larger ones are not compared.
+    check_output_bytes = 64 * MIB, 0, GIB;
+    /// Samples that come with a model. Each is run on each engine.
+    samples = 100, 0, 10_000;
+    /// Bytes of all files below `samples/` of a model.
+    sample_bytes = 64 * MIB, 0, GIB;
     /// Milliseconds that unpacking an archive may take, the time in which the client sends it included.
     unpack_ms = 3_600_000, 10, 7 * 24 * 3_600_000;
     /// Bytes of memory of the process that unpacks an archive, whose data passes through in parts of 128 KiB.

@@ -5,7 +5,7 @@ use super::deployed::Deployed;
 use super::{Answer, App, Body};
 use crate::device::Stop;
 use crate::error::{Error, Result};
-use crate::interface::{Call, Phase, Request, Response};
+use crate::interface::{Call, Log, Phase, Request, Response};
 use crate::sandbox::{Invocation, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -54,6 +54,7 @@ pub(super) async fn invoke(
         limits: deployed.limits.clone(),
         deadline,
         stop: Stop::new(Some(deadline)),
+        log: Log::new(limits.log_bytes),
     };
     let request = Request {
         method: parts.method.as_str().to_owned(),
@@ -62,16 +63,15 @@ pub(super) async fn invoke(
         headers: request_headers(&parts.headers),
         body,
     };
+    let mut running =
+        Running { app, deployed: &deployed, log: call.log.clone(), request_id, began: Instant::now(), answered: false };
     let invocation = Invocation { call, request, slot, waited };
-    let unanswered = Unanswered { app, deployed: &deployed, started: Instant::now() };
-    let Outcome { result, receipt, log, log_dropped } = app.runtime.invoke(&deployed.function, invocation).await;
-    std::mem::forget(unanswered);
+    let Outcome { result, receipt } = app.runtime.invoke(&deployed.function, invocation).await;
+    running.answered = true;
+    drop(running);
 
     let response = result.and_then(|response| answer(limits, response));
     app.metrics.invocation(&deployed.metrics, response.as_ref().err(), &receipt);
-    if !log.is_empty() || log_dropped > 0 {
-        deployed.log.extend(request_id, deployed.version, log, log_dropped);
-    }
     let mut answer = response.unwrap_or_else(|error| super::refuse(&error, request_id));
     let headers = answer.headers_mut();
     headers.insert("hearth-version", HeaderValue::from(deployed.version));
@@ -86,16 +86,26 @@ pub(super) async fn invoke(
     Ok(answer)
 }
 
-/// An invocation that runs. Dropped with its request's future when the client goes away, it counts as cancelled.
-struct Unanswered<'a> {
+/// An invocation that runs. Dropped with its request's future when the client goes away, it counts as cancelled; what it
+/// logged is kept either way.
+struct Running<'a> {
     app: &'a App,
     deployed: &'a Deployed,
-    started: Instant,
+    log: Log,
+    request_id: &'a str,
+    began: Instant,
+    answered: bool,
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.app.metrics.cancelled(&self.deployed.metrics, self.started.elapsed());
+        let (lines, dropped) = self.log.take();
+        if !lines.is_empty() || dropped > 0 {
+            self.deployed.log.extend(self.request_id, self.deployed.version, lines, dropped);
+        }
+        if !self.answered {
+            self.app.metrics.cancelled(&self.deployed.metrics, self.began.elapsed());
+        }
     }
 }
 

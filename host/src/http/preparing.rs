@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interface::{GrantNames, LogLine};
 use crate::model::{Blobs, Resolved};
 use crate::sandbox::{Function, Making, Preparation};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A model that is about to mean another version: the selector that will, and what it will mean.
 pub(super) struct Changed<'a> {
@@ -22,14 +22,16 @@ impl App {
     /// Errors: those of compiling; `handler-failed` where init fails.
     pub(super) async fn function_of(&self, found: &FunctionVersion, settings: &Settings) -> Result<Arc<Function>> {
         let plain = self.runtime.function(&found.digest, self.catalog.path(&found.digest), Making::ToTheEnd).await?;
-        self.prepared(found, plain, settings, None, Making::ToTheEnd).await.map_err(|error| match error.kind() {
+        let log = self.init_log(&found.tenant, &found.name, found.version);
+        self.prepared(found, plain, settings, None, Making::ToTheEnd, log).await.map_err(|error| match error.kind() {
             // Whoever calls the function can change nothing about it.
             Kind::InvalidArgument | Kind::TooLarge => Error::handler_failed(error.message()),
             _ => error,
         })
     }
 
-    /// Prepares what was uploaded before it is live, so that an `init` that fails refuses the upload.
+    /// Prepares what was uploaded before it is live, so that an `init` that fails refuses the upload; and gives what init
+    /// logged.
     ///
     /// Errors: those of init.
     pub(super) async fn prepare_upload(
@@ -38,7 +40,7 @@ impl App {
         name: &str,
         digest: &str,
         function: &Arc<Function>,
-    ) -> Result<Arc<Function>> {
+    ) -> Result<(Arc<Function>, Vec<LogLine>)> {
         let settings = match self.catalog.settings(tenant, name).await {
             Err(error) if error.kind() == Kind::NotFound => Settings::default(),
             settings => settings?,
@@ -46,22 +48,30 @@ impl App {
         let found = FunctionVersion {
             tenant: tenant.to_owned(),
             name: name.to_owned(),
+            // It has none before it is live, and preparing looks at none.
             version: 0,
             digest: digest.to_owned(),
             bytes: 0,
             world: function.world().to_owned(),
             manifest: function.manifest.clone(),
         };
-        self.prepared(&found, function.clone(), &settings, None, Making::WhileAwaited).await
+        let logged = Arc::new(Mutex::new(Vec::new()));
+        let log = {
+            let logged = logged.clone();
+            move |lines| *logged.lock().unwrap_or_else(PoisonError::into_inner) = lines
+        };
+        let prepared = self.prepared(&found, function.clone(), &settings, None, Making::WhileAwaited, log).await?;
+        let lines = std::mem::take(&mut *logged.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok((prepared, lines))
     }
 
     /// Prepares versions of a function for its new settings, which count already. A failure is told to whoever calls the
     /// function, and logged here.
     pub(super) async fn prepare_for_settings(&self, versions: Vec<Arc<Deployed>>, settings: &Settings) {
         for deployed in versions {
-            let prepared = self.prepared(&deployed.found, deployed.function.clone(), settings, None, Making::ToTheEnd);
-            let prepared = prepared.await;
-            if let Err(error) = prepared {
+            let (found, function) = (&deployed.found, deployed.function.clone());
+            let log = self.init_log(&found.tenant, &found.name, found.version);
+            if let Err(error) = self.prepared(found, function, settings, None, Making::ToTheEnd, log).await {
                 let (tenant, name, version) = (&deployed.tenant, &deployed.name, deployed.version);
                 tracing::warn!(%tenant, %name, version, "cannot be prepared: {}", error.message());
             }
@@ -75,17 +85,17 @@ impl App {
         for deployed in self.dependents(tenant, changed.selector) {
             let settings = self.catalog.settings(tenant, &deployed.name).await?;
             let function = deployed.function.clone();
-            self.prepared(&deployed.found, function, &settings, Some(&changed), Making::ToTheEnd).await.map_err(
-                |error| {
-                    let message = format!(
-                        "function '{}' cannot be prepared with model '{}' as it would be: {}; nothing was changed",
-                        deployed.name,
-                        changed.selector,
-                        error.message()
-                    );
-                    Error::conflict(message)
-                },
-            )?;
+            let log = self.init_log(&deployed.tenant, &deployed.name, deployed.version);
+            let prepared = self.prepared(&deployed.found, function, &settings, Some(&changed), Making::ToTheEnd, log);
+            prepared.await.map_err(|error| {
+                let message = format!(
+                    "function '{}' cannot be prepared with model '{}' as it would be: {}; nothing was changed",
+                    deployed.name,
+                    changed.selector,
+                    error.message()
+                );
+                Error::conflict(message)
+            })?;
         }
         Ok(())
     }
@@ -115,6 +125,7 @@ impl App {
         settings: &Settings,
         changed: Option<&Changed<'_>>,
         how_long: Making,
+        log: impl FnOnce(Vec<LogLine>) + Send + 'static,
     ) -> Result<Arc<Function>> {
         if !function.has_init() {
             return Ok(function);
@@ -127,14 +138,17 @@ impl App {
         }
         let preparation = self.preparation(found, &granted, settings, changed).await?;
         let path = self.catalog.path(&found.digest);
-        let (kept, version) =
-            (self.deployed.log(&found.tenant, &found.name, self.config.limits.log_lines), found.version);
-        let log = move |lines: Vec<LogLine>| {
+        self.runtime.prepared(&found.digest, path, preparation, how_long, log).await
+    }
+
+    /// Keeps what `init` of a version logs.
+    pub(super) fn init_log(&self, tenant: &str, name: &str, version: u64) -> impl FnOnce(Vec<LogLine>) + Send + use<> {
+        let kept = self.deployed.log(tenant, name, self.config.limits.log_lines);
+        move |lines| {
             if !lines.is_empty() {
                 kept.extend("init", version, lines, 0);
             }
-        };
-        self.runtime.prepared(&found.digest, path, preparation, how_long, log).await
+        }
     }
 
     async fn preparation(

@@ -6,11 +6,11 @@ use super::{App, Tenant, to_the_end};
 use crate::catalog::{At, Selector, check_name};
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Blobs, Resolved};
+use crate::model::{Blobs, EngineChoice, Resolved};
 use crate::sandbox::Making;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, FromRequestParts, RawPathParams, State};
+use axum::extract::{Extension, FromRequestParts, Query, RawPathParams, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use http::{StatusCode, header};
@@ -142,10 +142,6 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
         })
     });
     let used = crate::device::OwnerKind::ALL.map(|kind| (kind.as_str().to_owned(), json!(ledger.used_by(kind))));
-    let engine = match app.models.engine() {
-        Ok(name) => json!({ "name": name, "available": true }),
-        Err(error) => json!({ "available": false, "reason": error.message() }),
-    };
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": app.started.elapsed().as_secs(),
@@ -155,7 +151,7 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
             "used_bytes": ledger.used_bytes(),
             "used_by": used.into_iter().collect::<serde_json::Map<_, _>>(),
         },
-        "engine": engine,
+        "engines": app.models.engines(),
         "reading_is_confined": crate::confined::reading_is_confined(),
         "invocations": { "running": running, "waiting": waiting },
         "models": model_states(&app),
@@ -168,8 +164,8 @@ fn model_states(app: &App) -> Vec<Value> {
     let states = app.models.states().into_iter();
     let one = |state: crate::model::ModelState| {
         json!({
-            "name": state.name, "digest": state.digest, "state": state.state.as_str(), "bytes": state.bytes,
-            "runs": state.runs, "leases": state.leases,
+            "name": state.name, "digest": state.digest, "engine": state.engine, "state": state.state.as_str(),
+            "bytes": state.bytes, "runs": state.runs, "leases": state.leases,
         })
     };
     states.map(one).collect()
@@ -224,10 +220,10 @@ async fn put_function(
         let path = app.catalog.path(&blob.digest);
         let function = app.runtime.function(&blob.digest, path, Making::WhileAwaited).await?;
         let requested = super::deployed::requested(&function.manifest, limits)?;
-        let function = app.prepare_upload(&tenant, &name, &blob.digest, &function).await?;
-        Ok::<_, Error>((function, requested))
+        let (function, logged) = app.prepare_upload(&tenant, &name, &blob.digest, &function).await?;
+        Ok::<_, Error>((function, requested, logged))
     };
-    let (function, requested) = match ready.await {
+    let (function, requested, logged) = match ready.await {
         Ok(ready) => ready,
         Err(error) => {
             if !app.catalog.has_function(&blob.digest).await? {
@@ -237,6 +233,7 @@ async fn put_function(
         }
     };
     let put = app.catalog.put_function(&tenant, &name, &blob, function.world(), &function.manifest).await?;
+    app.init_log(&tenant, &name, put.version)(logged);
     let missing = super::settings::missing_grants(&app, &tenant, &name, &requested).await?;
     tracing::info!(tenant, name, version = put.version, "function {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -298,10 +295,11 @@ async fn models(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> R
     let states = app.models.states();
     let models = app.catalog.models(&tenant).await?;
     let one = |model: crate::catalog::ModelSummary| {
-        let state = states.iter().find(|state| state.digest == model.digest);
+        let runs_on = app.models.engine_of(&model.checked).ok();
+        let state = states.iter().find(|state| state.digest == model.digest && Some(state.engine) == runs_on);
         let mut value = json!(model);
         value["state"] = json!(state.map_or("stored", |state| state.state.as_str()));
-        value["engines"] = json!(["onnxruntime"]);
+        value["runs_on"] = json!(runs_on);
         value
     };
     ok(&json!({ "models": models.into_iter().map(one).collect::<Vec<_>>() }))
@@ -315,31 +313,44 @@ async fn model_versions(State(app): State<Arc<App>>, Target { tenant, name, .. }
     ok(&json!({ "versions": app.catalog.model(&tenant, &name).await?.versions }))
 }
 
-/// Stores a model, loads it once to see that it is one, and makes it live.
+/// The query of a model's upload.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutModel {
+    /// The engine that it is to run on, whatever its `model.toml` says.
+    engine: Option<String>,
+}
+
+/// Stores a model, tries it on the engines, and makes it live.
 async fn put_model(
     State(app): State<Arc<App>>,
     Target { tenant, name, .. }: Target,
     request: axum::extract::Request,
 ) -> Reply {
     let limits = &app.config.limits;
+    let Query(PutModel { engine }) = Query::try_from_uri(request.uri())
+        .map_err(|error| Error::invalid_argument(format!("the query takes engine=auto|onnxruntime|rten: {error}")))?;
+    let engine = engine.as_deref().map(EngineChoice::parse).transpose()?;
     let mut body = limited(request, limits, "model_bytes", limits.model_bytes)?;
     let mut writer = app.catalog.begin_model();
     while let Some(part) = body.next().await? {
         writer.write(&part).await?;
     }
     let upload = writer.finish().await?;
-    let signature = app.models.inspect(&upload.package, &upload.digest).await?;
+    let (signature, checked) = app.models.inspect(&upload.package, &upload.digest, engine).await?;
     let model = Resolved {
         name: name.clone(),
         version: 0,
         digest: upload.digest.clone(),
         package: upload.package.clone(),
         signature: signature.clone(),
+        checked: checked.clone(),
     };
     let (worker, of, digest) = (app.clone(), tenant.clone(), upload.digest.clone());
     let put = to_the_end(async move {
         worker.prepare_dependents(&of, Changed { selector: &model.name, model: &model }).await?;
-        let put = worker.catalog.put_model(&of, &model.name, &upload, &json!(model.signature)).await?;
+        let Resolved { name, signature, checked, .. } = &model;
+        let put = worker.catalog.put_model(&of, name, &upload, &json!(signature), checked).await?;
         worker.renew_dependents(&of, &model.name);
         Ok(put)
     })
@@ -347,8 +358,8 @@ async fn put_model(
     tracing::info!(tenant, name, version = put.version, "model {}", if put.created { "added" } else { "is live" });
     let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
     let value = json!({
-        "name": name, "version": put.version, "digest": digest, "signature": signature,
-        "engines": ["onnxruntime"],
+        "name": name, "version": put.version, "digest": digest, "signature": signature, "engine": checked.engine,
+        "engines": checked.engines, "runs_on": app.models.engine_of(&checked).ok(),
     });
     Ok(json_of(status, &value))
 }

@@ -3,6 +3,7 @@
 use super::bindings::hearth::inference::context;
 use super::{Ctx, Fault};
 use crate::error::Error;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 /// How much a log line matters, as `context.log-level`; `Stdout` and `Stderr` are what a guest wrote there.
@@ -56,51 +57,61 @@ pub struct LogLine {
 const LINE_BYTES: usize = 64;
 const FIELD_BYTES: usize = 64;
 
-/// The log of one invocation, up to a number of bytes.
+/// The log of one invocation, up to a number of bytes. Clones are the same log: whoever keeps one can read it after the
+/// invocation has ended, however it ended.
+#[derive(Clone, Debug)]
+pub struct Log(Arc<Mutex<Logged>>);
+
 #[derive(Debug)]
-pub struct LogBuffer {
+struct Logged {
     lines: Vec<LogLine>,
     room_bytes: u64,
     dropped: u64,
 }
 
-impl LogBuffer {
+impl Log {
     /// An empty log that takes `limit_bytes` bytes.
-    pub fn new(limit_bytes: u64) -> LogBuffer {
-        LogBuffer { lines: Vec::new(), room_bytes: limit_bytes, dropped: 0 }
+    pub fn new(limit_bytes: u64) -> Log {
+        Log(Arc::new(Mutex::new(Logged { lines: Vec::new(), room_bytes: limit_bytes, dropped: 0 })))
     }
 
     /// Adds a line, or counts it as dropped when there is no room.
-    pub fn push(&mut self, level: LogLevel, message: String, fields: Vec<(String, String)>) {
+    pub fn push(&self, level: LogLevel, message: String, fields: Vec<(String, String)>) {
         let text: usize = fields.iter().map(|(key, value)| key.len() + value.len() + FIELD_BYTES).sum();
         let bytes = (message.len() + text + LINE_BYTES) as u64;
-        match self.room_bytes.checked_sub(bytes) {
-            None => self.dropped += 1,
+        let mut log = self.logged();
+        match log.room_bytes.checked_sub(bytes) {
+            None => log.dropped += 1,
             Some(room) => {
-                self.room_bytes = room;
-                self.lines.push(LogLine { at: SystemTime::now(), level, message, fields });
+                log.room_bytes = room;
+                log.lines.push(LogLine { at: SystemTime::now(), level, message, fields });
             }
         }
     }
 
     /// Counts lines that were dropped before they came here.
-    pub fn count_dropped(&mut self, lines: u64) {
-        self.dropped += lines;
+    pub fn count_dropped(&self, lines: u64) {
+        self.logged().dropped += lines;
     }
 
     /// The bytes that still have room.
     pub fn room_bytes(&self) -> u64 {
-        self.room_bytes
+        self.logged().room_bytes
     }
 
-    /// The lines so far.
-    pub fn lines(&self) -> &[LogLine] {
-        &self.lines
+    /// The newest message that contains `part`.
+    pub fn last_with(&self, part: &str) -> Option<String> {
+        self.logged().lines.iter().rev().map(|line| &line.message).find(|message| message.contains(part)).cloned()
     }
 
-    /// The lines, and how many were dropped.
-    pub fn into_lines(self) -> (Vec<LogLine>, u64) {
-        (self.lines, self.dropped)
+    /// Takes the lines so far, and how many were dropped. There is no more room for others than before.
+    pub fn take(&self) -> (Vec<LogLine>, u64) {
+        let mut log = self.logged();
+        (std::mem::take(&mut log.lines), std::mem::take(&mut log.dropped))
+    }
+
+    fn logged(&self) -> MutexGuard<'_, Logged> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,7 +159,7 @@ impl context::Host for Ctx {
             context::LogLevel::Warn => LogLevel::Warn,
             context::LogLevel::Error => LogLevel::Error,
         };
-        self.log.push(level, message, fields);
+        self.call.log.push(level, message, fields);
         Ok(())
     }
 }
@@ -159,23 +170,26 @@ mod tests {
 
     #[test]
     fn a_log_takes_its_bytes_and_counts_the_rest() {
-        let mut log = LogBuffer::new(150);
+        let log = Log::new(150);
         for _ in 0..10 {
             log.push(LogLevel::Info, "12345678".to_owned(), Vec::new());
         }
         log.count_dropped(3);
-        let (lines, dropped) = log.into_lines();
+        let (lines, dropped) = log.take();
         assert_eq!((lines.len(), dropped), (2, 11));
+        log.push(LogLevel::Info, "12345678".to_owned(), Vec::new());
+        let (lines, dropped) = log.take();
+        assert_eq!((lines.len(), dropped), (0, 1), "what was taken leaves no room");
     }
 
     #[test]
     fn empty_fields_take_room_too() {
-        let mut log = LogBuffer::new(64 << 10);
+        let log = Log::new(64 << 10);
         log.push(LogLevel::Info, String::new(), vec![(String::new(), String::new()); 1_000_000]);
-        assert_eq!((log.lines().len(), log.room_bytes()), (0, 64 << 10));
+        assert_eq!(log.room_bytes(), 64 << 10);
         log.push(LogLevel::Info, String::new(), vec![(String::new(), String::new()); 1_000]);
-        assert_eq!((log.lines().len(), log.room_bytes()), (1, (64 << 10) - 64_000 - 64));
-        let (_, dropped) = log.into_lines();
-        assert_eq!(dropped, 1);
+        assert_eq!(log.room_bytes(), (64 << 10) - 64_000 - 64);
+        let (lines, dropped) = log.take();
+        assert_eq!((lines.len(), dropped), (1, 1));
     }
 }

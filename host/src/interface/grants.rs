@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Names of models, configuration keys, secrets and hosts, one list each: asked for, granted, or missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -133,14 +134,15 @@ impl Grant {
     }
 }
 
-/// A value that nobody but the guest it was granted to may see: `Debug` and errors never show it.
+/// A value that nobody but the guest it was granted to may see: `Debug` and errors never show it, and its memory is
+/// overwritten when the last clone is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<str>);
+pub struct Secret(Arc<Zeroizing<String>>);
 
 impl Secret {
     /// Takes a value into custody.
-    pub fn new(value: impl Into<Arc<str>>) -> Secret {
-        Secret(value.into())
+    pub fn new(value: impl Into<String>) -> Secret {
+        Secret(Arc::new(Zeroizing::new(value.into())))
     }
 
     /// The value, for sealing it and for the guest.

@@ -449,7 +449,7 @@ mod tests {
     use crate::device::{Cpu, Device, Ledger, Shape, Stop};
     use crate::error::Kind;
     use crate::interface::bindings::hearth::inference::tensors::HostTensor;
-    use crate::interface::{Call, Grant, Phase, Services};
+    use crate::interface::{Call, Grant, Log, Phase, Services};
     use crate::model::{Blobs, Directory, Models, Package, Resolved};
     use std::path::PathBuf;
     use std::sync::Arc;
@@ -488,6 +488,7 @@ mod tests {
             limits: limits.clone(),
             deadline,
             stop: Stop::new(Some(deadline)),
+            log: Log::new(limits.log_bytes),
         };
         Ctx::new(Arc::new(Services { device, models: Arc::new(models), limits }), call)
     }

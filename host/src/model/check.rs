@@ -1,60 +1,181 @@
-//! Loads a model that nobody knows yet in a child process, to see whether it works; it never keeps it.
+//! Tries a model that nobody knows yet on each engine, in a child process for each, and says which of them it may run on; it
+//! never keeps the model.
+//!
+//! Each child loads the model, runs it on generated inputs of several sizes and kinds, and on the samples that came with it
+//! (`samples`). The same inputs go to every engine, and the server compares what came out. What counts:
+//!
+//! - An engine that cannot load the model, crashes, takes too much time or memory, or gives something else than a sample says,
+//!   is refused for it. So is one on which no run succeeded. Sizes that a model does not take are no fault.
+//! - onnxruntime is the reference. Where it runs and rten does not, or gives something else (`compare`), rten is refused, also
+//!   where there are samples and rten gives what they say: they are few.
+//! - Where a sample refuses onnxruntime, it is no reference: then rten is judged by the samples alone. So it is where there is
+//!   no onnxruntime on the machine.
+
+mod child;
+mod compare;
+mod decide;
+mod inputs;
+mod samples;
 
 use super::engine::Engine;
-use super::onnxruntime::OnnxRuntime;
+use super::engines::{Checked, EngineChoice, EngineName};
+use super::onnxruntime::{LibraryFiles, OnnxRuntime};
+use super::rten;
 use super::signature::Signature;
-use crate::config::{Config, RawConfig};
-use crate::confined::{self, Cap, Caps, Confined, Job, Queue, Work};
+use crate::config::Config;
+use crate::confined::{Cap, Caps, Confined, Job, Parts, Queue};
+use crate::device::DType;
 use crate::error::{Error, Kind, Result};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::path::PathBuf;
+use child::{Made, Outcome, Request, Told, Tried};
+use decide::{Array, Finding, Ran};
+use std::path::{Path, PathBuf};
 
 /// The job of the child.
-pub const CHECK: Job = Job { name: "check", work };
+pub const CHECK: Job = Job { name: "check", work: child::work };
 
-#[derive(Serialize, Deserialize)]
-struct Request {
-    /// The folder of the package.
+/// Characters of what a child says that are kept.
+const MESSAGE_CHARS: usize = 1_000;
+
+/// Tries the model in a folder. `asked` is what the upload says of the engine; where it says nothing, `model.toml` does.
+///
+/// Errors: `invalid-argument` and `unsupported` where no engine runs the model, with the reason of each, and where `model.toml`
+/// or a sample is wrong; `unavailable` where the engine that was asked for is not there; `overloaded` where too many checks wait.
+pub(super) async fn check(
+    confined: &Confined,
+    config: &Config,
     folder: PathBuf,
-    /// The engine's library; none where the loader finds it.
-    library: Option<PathBuf>,
-    model_threads: usize,
+    asked: Option<EngineChoice>,
+) -> Result<(Signature, Checked)> {
+    let this = config.clone();
+    let library = tokio::task::spawn_blocking(move || {
+        let engine = OnnxRuntime::new(&this);
+        Ok((engine.library()?, engine.version()?))
+    });
+    let library: Result<_> = library.await.map_err(|error| Error::host("finding the engine's library", error))?;
+    // One after the other, so that an upload never waits for itself.
+    let mut findings = Vec::new();
+    let mut choice = asked;
+    if let Ok((files, version)) = &library {
+        let finding = try_on(confined, config, &folder, EngineName::Onnxruntime, version, files).await?;
+        choice = choice.or(finding.setting.clone().map_err(Error::invalid_argument)?);
+        findings.push(finding);
+    }
+    if choice != Some(EngineChoice::Onnxruntime) {
+        let none = LibraryFiles { path: None, files: Vec::new() };
+        let finding = try_on(confined, config, &folder, EngineName::Rten, rten::VERSION, &none).await?;
+        choice = choice.or(finding.setting.clone().map_err(Error::invalid_argument)?);
+        findings.push(finding);
+    }
+    let choice = choice.unwrap_or_default();
+    let absent = library.err();
+    if let (EngineChoice::Onnxruntime, Some(error)) = (choice, absent.as_ref()) {
+        return Err(Error::unavailable(error.message()).with_source(error.chain()));
+    }
+    let absent = absent.is_some();
+    let decided = tokio::task::spawn_blocking(move || decide::decide(findings, choice, absent));
+    decided.await.map_err(|error| Error::host("comparing engines", error))?
 }
 
-/// Loads the model in a folder and gives its signature.
+/// Tries the model on one engine.
 ///
-/// Errors: those of [`Engine::load`]; `overloaded` where too many checks wait; `invalid-argument` where the model makes the engine crash, or takes more than
-/// `check_ms` or `check_memory_bytes`.
-pub(super) async fn check(confined: &Confined, config: &Config, folder: PathBuf) -> Result<Signature> {
-    const FINDING: &str = "finding the engine's library";
+/// Errors: those that say nothing about the model.
+async fn try_on(
+    confined: &Confined,
+    config: &Config,
+    folder: &Path,
+    engine: EngineName,
+    version: &str,
+    library: &LibraryFiles,
+) -> Result<Finding> {
     let limits = &config.limits;
-    let this = config.clone();
-    let library = tokio::task::spawn_blocking(move || OnnxRuntime::new(&this).library());
-    let library = library.await.map_err(|error| Error::host(FINDING, error))??;
-    let mut reads = library.files;
-    reads.push(folder.clone());
     let caps = Caps {
-        what: "the model's check",
+        what: match engine {
+            EngineName::Onnxruntime => "the model's check on onnxruntime",
+            EngineName::Rten => "the model's check on rten",
+        },
         queue: Queue::Checks,
         wall_ms: Cap { value: limits.check_ms, limit: "check_ms" },
         memory_bytes: Cap { value: limits.check_memory_bytes, limit: "check_memory_bytes" },
         // It has no file to write to.
         file_bytes: Cap { value: 0, limit: "check_memory_bytes" },
         threads: config.model_threads,
-        reads,
+        reads: library.files.iter().cloned().chain([folder.to_owned()]).collect(),
     };
-    let request = Request { folder, library: library.path, model_threads: config.model_threads };
-    let signature = confined.run(&CHECK, &request, None, caps).await?;
-    serde_json::from_value(signature).map_err(|error| Error::host("reading a model's signature", error))
+    let request = Request {
+        engine,
+        folder: folder.to_owned(),
+        library: library.path.clone(),
+        model_threads: config.model_threads,
+        limits: limits.clone(),
+    };
+    let (feed, mut parts) = confined.stream(&CHECK, &request, caps).await?;
+    drop(feed);
+    let mut finding = Finding::new(engine, version);
+    match listen(&mut parts, &mut finding, limits.check_output_bytes).await {
+        Ok(()) if finding.setting.is_ok() => {
+            let signature = serde_json::from_value(parts.reply());
+            finding.signature = Some(signature.map_err(|error| Error::host("reading a model's signature", error))?);
+        }
+        Ok(()) => {}
+        Err(error) => match error.kind() {
+            Kind::InvalidArgument | Kind::Unsupported | Kind::TooLarge | Kind::Malformed | Kind::Unavailable => {
+                tracing::info!(%engine, "a model is refused: {}", error.chain());
+                finding.refusal = Some((error.kind(), error.message().to_owned()));
+            }
+            Kind::NotFound
+            | Kind::PermissionDenied
+            | Kind::Conflict
+            | Kind::LimitExceeded
+            | Kind::Overloaded
+            | Kind::DeadlineExceeded
+            | Kind::Cancelled
+            | Kind::Internal
+            | Kind::Unauthenticated
+            | Kind::HandlerFailed
+            | Kind::StorageFull => return Err(error),
+        },
+    }
+    Ok(finding)
 }
 
-fn work(work: &mut Work) -> Result<Value> {
-    let Request { folder, library, model_threads } = work.request()?;
-    let raw = RawConfig { ort_lib: library, model_threads: Some(model_threads), ..RawConfig::default() };
-    let session = OnnxRuntime::new(&raw.resolve()?).load(&folder).map_err(|error| {
-        // The engine had this process to itself.
-        if error.kind() == Kind::Overloaded { confined::out_of_memory(error.chain()) } else { error }
-    })?;
-    serde_json::to_value(session.signature()).map_err(|error| Error::host("checking a model", error))
+/// Hears a child to its end. What it says is as untrusted as the model.
+async fn listen(parts: &mut Parts, finding: &mut Finding, mut room: u64) -> Result<()> {
+    let wrong = |what: &str| Error::host("checking a model", format!("the child sent {what}"));
+    while let Some(part) = parts.next().await? {
+        let told: Told = serde_json::from_slice(part).map_err(|error| Error::host("checking a model", error))?;
+        match told {
+            Told::Setting(setting) => finding.setting = setting.map_err(|message| shortened(&message)),
+            Told::Sample(None) => finding.samples += 1,
+            Told::Sample(Some(fault)) => finding.fault = finding.fault.take().or_else(|| Some(shortened(&fault))),
+            Told::Trial(Tried { trial, shapes, outcome }) => {
+                let ran = match outcome {
+                    Outcome::Failed(message) => Ran::Failed(shortened(&message)),
+                    Outcome::Unsent => Ran::Unsent,
+                    Outcome::Done(made) => {
+                        let mut outputs = Vec::new();
+                        let mut pending = Vec::new();
+                        for Made { dtype, dims, bytes } in made {
+                            room = room.checked_sub(bytes).ok_or_else(|| wrong("more than it may"))?;
+                            while (pending.len() as u64) < bytes {
+                                let part = parts.next().await?.ok_or_else(|| wrong("less than it announced"))?;
+                                if part.is_empty() || part.len() as u64 > bytes - pending.len() as u64 {
+                                    return Err(wrong("more than it announced"));
+                                }
+                                pending.extend_from_slice(part);
+                            }
+                            let dtype = DType::from_word(&dtype).ok_or_else(|| wrong("an unknown dtype"))?;
+                            outputs.push(Array { dtype, dims, bytes: std::mem::take(&mut pending) });
+                        }
+                        Ran::Done(outputs)
+                    }
+                };
+                finding.trials.push((trial, shortened(&shapes), ran));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MESSAGE_CHARS).collect()
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// A library that runs models.
 pub(super) trait Engine: Send + Sync {
-    /// The engine's name and version, for status pages.
+    /// The engine's version, for status pages.
     ///
     /// Errors: `unavailable` where the engine's library is missing or cannot be used; the message says how to get it.
     fn version(&self) -> Result<String>;

@@ -1,7 +1,9 @@
 //! What a model consists of, and the two questions `model` asks of whoever stores it; it never stores anything itself.
 
+use super::engines::Checked;
 use super::signature::Signature;
-use crate::error::Result;
+use crate::config::Limits;
+use crate::error::{Error, Result};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,12 +32,16 @@ impl Package {
     pub const MODEL: &str = "model.onnx";
     /// What the names of assets begin with.
     pub const ASSETS: &str = "assets/";
+    /// What the names of samples begin with: inputs and outputs that the check replays.
+    pub const SAMPLES: &str = "samples/";
+    /// The name of the file with settings: `engine = "auto"`.
+    pub const SETTINGS: &str = "model.toml";
 
     /// The bytes that loading the model brings into memory: its graph and external data, without assets, samples and
     /// settings.
     pub fn weights_bytes(&self) -> u64 {
         let weighs =
-            |name: &str| !name.starts_with(Self::ASSETS) && !name.starts_with("samples/") && name != "model.toml";
+            |name: &str| !name.starts_with(Self::ASSETS) && !name.starts_with(Self::SAMPLES) && name != Self::SETTINGS;
         let sizes = self.files.iter().filter(|(name, _)| weighs(name)).map(|(_, file)| file.bytes);
         sizes.fold(0, u64::saturating_add)
     }
@@ -48,6 +54,24 @@ impl Package {
     /// The files of all assets.
     pub fn assets(&self) -> impl Iterator<Item = &PackageFile> {
         self.files.iter().filter(|(name, _)| name.starts_with(Self::ASSETS)).map(|(_, file)| file)
+    }
+
+    /// Checks the samples against the limits, before anything reads them.
+    ///
+    /// Errors: `too-large`.
+    pub(super) fn check_samples(&self, limits: &Limits) -> Result<()> {
+        let samples = || self.files.iter().filter(|(name, _)| name.starts_with(Self::SAMPLES));
+        let bytes = samples().fold(0u64, |sum, (_, file)| sum.saturating_add(file.bytes));
+        if bytes > limits.sample_bytes {
+            let most = limits.sample_bytes;
+            return Err(Error::too_large(format!("the samples have {bytes} bytes; the limit sample_bytes is {most}")));
+        }
+        let count = samples().filter(|(name, _)| name.ends_with(".json")).count() as u64;
+        if count > limits.samples {
+            let most = limits.samples;
+            return Err(Error::too_large(format!("there are {count} samples; the limit samples is {most}")));
+        }
+        Ok(())
     }
 
     /// The names of all assets, sorted.
@@ -91,6 +115,8 @@ pub struct Resolved {
     pub package: Package,
     /// What it takes and gives, as it was found at the upload.
     pub signature: Signature,
+    /// On which engines it may run.
+    pub checked: Checked,
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! Whoever opens a model that is being loaded waits for that load.
 
 use super::check::check;
-use super::engine::{Engine, NoEngine, Session};
-use super::onnxruntime::OnnxRuntime;
+use super::engine::Session;
+use super::engines::{Checked, EngineChoice, EngineName, EngineState, Engines};
 use super::package::{Blobs, Directory, Package, Resolved};
 use super::signature::Signature;
 use crate::config::{Config, Limits};
@@ -48,6 +48,8 @@ pub struct ModelState {
     pub digest: String,
     /// The name by which it was opened last.
     pub name: String,
+    /// The engine that it runs on.
+    pub engine: EngineName,
     /// Where it is.
     pub state: Residency,
     /// The bytes of its weights.
@@ -67,7 +69,7 @@ pub struct Models {
 
 /// What all leases and loads share.
 pub(super) struct Table {
-    engine: Arc<dyn Engine>,
+    engines: Engines,
     pub(super) device: Arc<dyn Device>,
     blobs: Arc<dyn Blobs>,
     directory: Arc<dyn Directory>,
@@ -75,7 +77,8 @@ pub(super) struct Table {
     /// One permit for each run that may be under way.
     pub(super) runs: Arc<Semaphore>,
     loads: Semaphore,
-    entries: Mutex<HashMap<String, Entry>>,
+    /// By digest and engine.
+    entries: Mutex<HashMap<(String, EngineName), Entry>>,
 }
 
 struct Entry {
@@ -119,8 +122,8 @@ pub(super) struct Loaded {
 }
 
 impl Models {
-    /// No model loaded yet. Looks for the engine's library; where there is none this succeeds all the same, and `open`
-    /// looks again. Models are checked by children that `confined` starts.
+    /// No model loaded yet. Looks for onnxruntime's library; where there is none this succeeds all the same, models run on rten,
+    /// and `open` looks again. Models are checked by children that `confined` starts.
     ///
     /// Errors: none at present.
     pub fn new(
@@ -130,12 +133,12 @@ impl Models {
         directory: Arc<dyn Directory>,
         confined: Arc<Confined>,
     ) -> Result<Models> {
-        let engine: Arc<dyn Engine> = Arc::new(OnnxRuntime::new(config));
-        if let Err(error) = engine.version() {
-            tracing::warn!("no model can run: {}", error.chain());
+        let engines = Engines::new(config);
+        if let Err(error) = engines.get(EngineName::Onnxruntime).version() {
+            tracing::warn!("models run on rten only: {}", error.chain());
         }
         let checks = Some((config.clone(), confined));
-        Ok(Models { checks, ..Models::with(engine, &config.limits, device, blobs, directory) })
+        Ok(Models { checks, ..Models::with(engines, &config.limits, device, blobs, directory) })
     }
 
     /// Models that can be found and described, and never loaded.
@@ -145,11 +148,11 @@ impl Models {
         blobs: Arc<dyn Blobs>,
         directory: Arc<dyn Directory>,
     ) -> Models {
-        Models::with(Arc::new(NoEngine), limits, device, blobs, directory)
+        Models::with(Engines::none(), limits, device, blobs, directory)
     }
 
     fn with(
-        engine: Arc<dyn Engine>,
+        engines: Engines,
         limits: &Limits,
         device: Arc<dyn Device>,
         blobs: Arc<dyn Blobs>,
@@ -157,7 +160,7 @@ impl Models {
     ) -> Models {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let table = Table {
-            engine,
+            engines,
             device,
             blobs,
             directory,
@@ -169,11 +172,16 @@ impl Models {
         Models { table: Arc::new(table), checks: None }
     }
 
-    /// The engine's name and version.
+    /// The engines of this process, those that are not there with what to do about it.
+    pub fn engines(&self) -> Vec<EngineState> {
+        self.table.engines.states()
+    }
+
+    /// The engine that a model runs on now.
     ///
-    /// Errors: `unavailable` where its library is missing or cannot be used; the message says how to get it.
-    pub fn engine(&self) -> Result<String> {
-        self.table.engine.version()
+    /// Errors: `unavailable` where none is there that it may run on.
+    pub fn engine_of(&self, checked: &Checked) -> Result<EngineName> {
+        self.table.engines.choose(checked)
     }
 
     /// Opens a model by `name`, `name@version` or `name@alias`. Loads it where it is not in memory; if someone else's load
@@ -202,32 +210,41 @@ impl Models {
         Ok(Description { resolved, blobs: self.table.blobs.clone() })
     }
 
-    /// Loads a model that is not known yet in a child process, to see whether it works. The device's memory is charged for
-    /// it meanwhile.
+    /// Tries a model that is not known yet on each engine, in child processes. The device's memory is charged for it
+    /// meanwhile. `asked` is the engine that the upload asks for, where it asks; else `model.toml` says.
     ///
-    /// Errors: `invalid-argument` with the engine's reason where the model is wrong, makes the engine crash, or takes more
-    /// than `check_ms` or `check_memory_bytes`; `unsupported` where it is valid but cannot run here; `unavailable` where no
-    /// engine works; `overloaded` where the device has no room.
-    pub async fn inspect(&self, package: &Package, digest: &str) -> Result<Signature> {
+    /// Errors: `invalid-argument` and `unsupported` with the engines' reasons where none runs it: it is wrong, makes them crash,
+    /// runs on no inputs that were tried, differs from its samples, or takes more than `check_ms` or `check_memory_bytes`;
+    /// `too-large` where its samples are; `unavailable` where the engine that was asked for is not there; `overloaded` where the
+    /// device has no room.
+    pub async fn inspect(
+        &self,
+        package: &Package,
+        digest: &str,
+        asked: Option<EngineChoice>,
+    ) -> Result<(Signature, Checked)> {
+        package.check_samples(&self.table.limits)?;
         let _charge = self.table.charge(digest, package)?;
         let (table, package, digest) = (self.table.clone(), package.clone(), digest.to_owned());
         let work = tokio::task::spawn_blocking(move || table.blobs.package_folder(&digest, &package));
         let folder = work.await.map_err(|error| Error::host("checking a model", error))??;
         match &self.checks {
-            Some((config, confined)) => check(confined, config, folder).await,
+            Some((config, confined)) => check(confined, config, folder, asked).await,
             None => Err(Error::unavailable("no engine runs models here")),
         }
     }
 
-    /// Every model that was opened since the process started and not forgotten, sorted by name and digest.
+    /// Every model that was opened since the process started and not forgotten, sorted by name and digest. One that was
+    /// opened on two engines is there twice.
     pub fn states(&self) -> Vec<ModelState> {
         let mut entries = self.table.entries();
         entries.retain(|_, entry| !entry.forgotten || entry.slot.residency() != Residency::Stored);
         let mut states: Vec<_> = entries
             .iter()
-            .map(|(digest, entry)| ModelState {
+            .map(|((digest, engine), entry)| ModelState {
                 digest: digest.clone(),
                 name: entry.name.clone(),
+                engine: *engine,
                 state: entry.slot.residency(),
                 bytes: entry.bytes,
                 runs: entry.counts.runs.load(Ordering::Relaxed),
@@ -235,17 +252,25 @@ impl Models {
             })
             .collect();
         drop(entries);
-        states.sort_by(|a, b| (&a.name, &a.digest).cmp(&(&b.name, &b.digest)));
+        states.sort_by(|a, b| (&a.name, &a.digest, a.engine).cmp(&(&b.name, &b.digest, b.engine)));
         states
     }
 
     /// Unloads a model; a load that is under way is waited for first. Leases on it stay valid: the memory is freed when the
     /// last of them goes. True where the memory is free now.
     pub async fn unload(&self, digest: &str) -> bool {
+        let mut free = true;
+        for engine in EngineName::ALL {
+            free &= self.unload_from(&(digest.to_owned(), engine)).await;
+        }
+        free
+    }
+
+    async fn unload_from(&self, key: &(String, EngineName)) -> bool {
         loop {
             let mut pending = {
                 let mut entries = self.table.entries();
-                let Some(entry) = entries.get_mut(digest) else { return true };
+                let Some(entry) = entries.get_mut(key) else { return true };
                 match std::mem::replace(&mut entry.slot, Slot::Stored) {
                     Slot::Stored => return true,
                     Slot::Resident(loaded) => {
@@ -276,21 +301,24 @@ impl Models {
     /// valid. Where another name still means this digest, the next open brings it back.
     pub async fn forget(&self, digest: &str) {
         self.unload(digest).await;
-        if let Some(entry) = self.table.entries().get_mut(digest) {
-            entry.forgotten = true;
+        for engine in EngineName::ALL {
+            if let Some(entry) = self.table.entries().get_mut(&(digest.to_owned(), engine)) {
+                entry.forgotten = true;
+            }
         }
     }
 }
 
 impl Table {
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<(String, EngineName), Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn loaded(self: &Arc<Self>, resolved: &Arc<Resolved>) -> Result<Arc<Loaded>> {
+        let key = (resolved.digest.clone(), self.engines.choose(&resolved.checked)?);
         let mut pending = {
             let mut entries = self.entries();
-            let entry = entries.entry(resolved.digest.clone()).or_insert_with(|| Entry {
+            let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
                 name: String::new(),
                 forgotten: false,
                 bytes: resolved.package.weights_bytes(),
@@ -310,7 +338,7 @@ impl Table {
                 Now::Away => {
                     let (sender, outcome) = watch::channel(Outcome::Pending);
                     entry.slot = Slot::Loading(outcome.clone());
-                    tokio::spawn(self.clone().bring(resolved.clone(), entry.counts.clone(), sender));
+                    tokio::spawn(self.clone().bring(resolved.clone(), key.1, entry.counts.clone(), sender));
                     outcome
                 }
             }
@@ -326,17 +354,23 @@ impl Table {
         }
     }
 
-    async fn bring(self: Arc<Self>, resolved: Arc<Resolved>, counts: Arc<Counts>, sender: watch::Sender<Outcome>) {
+    async fn bring(
+        self: Arc<Self>,
+        resolved: Arc<Resolved>,
+        engine: EngineName,
+        counts: Arc<Counts>,
+        sender: watch::Sender<Outcome>,
+    ) {
         let Resolved { name, version, digest, package, .. } = &*resolved;
         let begun = Instant::now();
-        let outcome = match self.bring_in_turn(digest, package.clone(), counts).await {
+        let outcome = match self.bring_in_turn(digest, package.clone(), engine, counts).await {
             Ok(loaded) => {
                 let ms = begun.elapsed().as_millis() as u64;
-                tracing::info!(model = name, version, digest, ms, "model is resident");
+                tracing::info!(model = name, version, digest, %engine, ms, "model is resident");
                 Outcome::Ready(loaded)
             }
             Err(error) => {
-                tracing::warn!(model = name, version, digest, "model cannot be loaded: {}", error.chain());
+                tracing::warn!(model = name, version, digest, %engine, "model cannot be loaded: {}", error.chain());
                 // What was accepted once and fails now is not the caller's mistake.
                 let kind = match error.kind() {
                     Kind::InvalidArgument | Kind::Unsupported => Kind::Unavailable,
@@ -345,7 +379,7 @@ impl Table {
                 Outcome::Failed(kind, format!("model '{name}' cannot be loaded: {}", error.message()))
             }
         };
-        if let Some(entry) = self.entries().get_mut(digest) {
+        if let Some(entry) = self.entries().get_mut(&(digest.clone(), engine)) {
             entry.slot = match &outcome {
                 Outcome::Ready(loaded) => Slot::Resident(loaded.clone()),
                 Outcome::Failed(..) | Outcome::Pending => Slot::Stored,
@@ -358,19 +392,20 @@ impl Table {
         self: &Arc<Self>,
         digest: &str,
         package: Package,
+        engine: EngineName,
         counts: Arc<Counts>,
     ) -> Result<Arc<Loaded>> {
         let _turn = self.loads.acquire().await.map_err(|error| Error::host("waiting to load", error))?;
         let (table, digest) = (self.clone(), digest.to_owned());
-        let work = tokio::task::spawn_blocking(move || table.load(&digest, &package));
+        let work = tokio::task::spawn_blocking(move || table.load(&digest, &package, engine));
         let (session, weights) = work.await.map_err(|error| Error::host("loading a model", error))??;
         Ok(Arc::new(Loaded { session, counts, _weights: weights }))
     }
 
-    fn load(&self, digest: &str, package: &Package) -> Result<(Arc<dyn Session>, Charge)> {
+    fn load(&self, digest: &str, package: &Package, engine: EngineName) -> Result<(Arc<dyn Session>, Charge)> {
         let charge = self.charge(digest, package)?;
         let folder = self.blobs.package_folder(digest, package)?;
-        Ok((self.engine.load(&folder)?, charge))
+        Ok((self.engines.get(engine).load(&folder)?, charge))
     }
 
     fn charge(&self, digest: &str, package: &Package) -> Result<Charge> {

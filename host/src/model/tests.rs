@@ -2,7 +2,9 @@
 //! `HEARTH_TEST_PYTHON` for the real models) these tests say that they were skipped; `HEARTH_REQUIRE_REFERENCES=1` makes
 //! that a failure.
 
+mod checks;
 mod graph;
+mod on_rten;
 
 use super::*;
 use crate::config::{Config, Limits, RawConfig};
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Folders of models by name; the digest is the name.
+/// Folders of models by name; the digest is the name. `NAME@rten` runs on rten, every other name on onnxruntime.
 #[derive(Default)]
 struct Shelf {
     folder: Option<tempfile::TempDir>,
@@ -79,13 +81,29 @@ impl Blobs for Shelf {
 impl Directory for Shelf {
     async fn resolve(&self, tenant: &str, name: &str) -> Result<Arc<Resolved>> {
         assert_eq!(tenant, "default");
-        let digest = name.split('@').next().unwrap_or_default().to_owned();
+        let (digest, alias) = name.split_once('@').unwrap_or((name, ""));
+        let digest = digest.to_owned();
+        let choice = if alias == "rten" { EngineChoice::Rten } else { EngineChoice::Onnxruntime };
         if !self.models.lock().unwrap().contains_key(&digest) {
             return Err(Error::not_found(format!("no model is called '{name}'")));
         }
         let package = package(&self.folder(&digest));
         let signature = Signature { inputs: Vec::new(), outputs: Vec::new() };
-        Ok(Arc::new(Resolved { name: digest.clone(), version: 1, digest, package, signature }))
+        let checked = Checked { engine: choice, engines: EngineName::ALL.map(passed).to_vec() };
+        Ok(Arc::new(Resolved { name: digest.clone(), version: 1, digest, package, signature, checked }))
+    }
+}
+
+fn passed(engine: EngineName) -> Verdict {
+    Verdict {
+        engine,
+        version: String::new(),
+        passed: true,
+        reason: None,
+        runs: 1,
+        samples: 0,
+        compared: 0,
+        difference: None,
     }
 }
 
@@ -137,10 +155,10 @@ impl House {
 
     async fn refused(&self, name: &str, files: &[(&str, &[u8])]) -> Error {
         let package = self.shelf.write(name, files);
-        let error = self.models.inspect(&package, name).await.unwrap_err();
+        let error = self.models.inspect(&package, name, None).await.unwrap_err();
         let folder = self.shelf.folder.as_ref().unwrap().path().to_str().unwrap();
         assert!(!error.message().contains(folder), "{error}");
-        assert!(error.message().len() < 600, "{error}");
+        assert!(error.message().len() < 1_200, "{error}");
         error
     }
 }
@@ -346,7 +364,7 @@ async fn external_data_is_read_from_the_package() {
     let files =
         [("model.onnx", &graph.model()[..]), ("data/w.bin", &2.5f32.to_le_bytes()), ("assets/a/b.txt", b"text")];
     let package = house.shelf.write("external", &files);
-    let signature = house.models.inspect(&package, "external").await.unwrap();
+    let (signature, _) = house.models.inspect(&package, "external", None).await.unwrap();
     assert_eq!(signature.inputs[0].batch_axis, Some(0));
     let lease = house.models.open("default", "external").await.unwrap();
     let x = house.floats(&[2], &[1.0, -1.0]);
@@ -531,8 +549,11 @@ async fn without_a_library_models_say_how_to_get_it() {
         let house = House::with(Some(library), 1, &[]);
         let package = house.shelf.write("any", &[("model.onnx", b"")]);
         let opened = house.models.open("default", "any").await.map(drop);
-        let inspected = house.models.inspect(&package, "any").await.map(drop);
-        for error in [opened.unwrap_err(), inspected.unwrap_err(), house.models.engine().unwrap_err()] {
+        let inspected = house.models.inspect(&package, "any", Some(EngineChoice::Onnxruntime)).await.map(drop);
+        let states = house.models.engines();
+        assert_eq!(states.iter().map(|state| state.available).collect::<Vec<_>>(), [false, true]);
+        assert!(states[0].reason.as_ref().is_some_and(|reason| reason.contains("HEARTH_ORT_LIB")));
+        for error in [opened.unwrap_err(), inspected.unwrap_err()] {
             assert_eq!(error.kind(), Kind::Unavailable);
             for part in ["cargo xtask setup", "HEARTH_ORT_LIB"] {
                 assert!(error.message().contains(part), "{error}");

@@ -14,6 +14,7 @@ use crate::node_key::NodeKey;
 use hmac::{Hmac, Mac};
 use serde_json::Value;
 use sha2::Sha256;
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{ErrorKind, Write};
@@ -44,12 +45,31 @@ impl Artefacts {
             .mode(0o700)
             .create(&folder)
             .map_err(|error| Error::storage("making the folder for compiled code", error))?;
-        remove_partial(&folder).map_err(|error| Error::storage("making the folder for compiled code", error))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         (env!("CARGO_PKG_VERSION"), LAYOUT).hash(&mut hasher);
-        let key = NodeKey::open(data)?;
-        Ok(Artefacts { folder, key, fingerprint: format!("{:016x}", hasher.finish()) })
+        let artefacts =
+            Artefacts { key: NodeKey::open(data)?, folder, fingerprint: format!("{:016x}", hasher.finish()) };
+        artefacts.tidy().map_err(|error| Error::storage("tidying the folder for compiled code", error))?;
+        Ok(artefacts)
+    }
+
+    /// Removes what a process that was killed had not finished, and what another version compiled. Only one process uses a
+    /// data folder.
+    fn tidy(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().ends_with(&self.suffix()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The digests of the components whose code is here.
+    pub(super) fn digests(&self) -> std::io::Result<BTreeSet<String>> {
+        let names = fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.map(|name: std::io::Result<String>| Ok(name?.split('-').next().unwrap_or_default().to_owned())).collect()
     }
 
     /// Where compiled code lies, on its way too.
@@ -134,7 +154,11 @@ impl Artefacts {
     }
 
     fn path(&self, digest: &str) -> PathBuf {
-        self.folder.join(format!("{digest}-{}.cwasm", self.fingerprint))
+        self.folder.join(format!("{digest}{}", self.suffix()))
+    }
+
+    fn suffix(&self) -> String {
+        format!("-{}.cwasm", self.fingerprint)
     }
 
     fn mac(&self, digest: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
@@ -145,17 +169,6 @@ impl Artefacts {
         }
         mac
     }
-}
-
-/// Removes what a process that was killed had not finished. Only one process uses a data folder.
-fn remove_partial(folder: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "cwasm") {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -172,10 +185,11 @@ mod tests {
         assert!(artefacts.load(&engine, "aa").is_none());
         artefacts.keep(&engine, "aa", &compiled).unwrap();
         assert_eq!(artefacts.load(&engine, "aa").unwrap().1, compiled.manifest);
-        let partial = artefacts.folder().join(".tmpAbc");
-        fs::write(&partial, b"half").unwrap();
+        let left = [".tmpAbc", "aa-0123456789abcdef.cwasm"].map(|name| artefacts.folder().join(name));
+        left.iter().for_each(|path| fs::write(path, b"half").unwrap());
         assert!(Artefacts::open(data.path(), &engine).unwrap().load(&engine, "aa").is_some());
-        assert!(!partial.exists());
+        assert!(left.iter().all(|path| !path.exists()), "half a file, and one of another version");
+        assert_eq!(artefacts.digests().unwrap(), BTreeSet::from(["aa".to_owned()]));
 
         let file = artefacts.path("aa");
         fs::copy(&file, artefacts.path("bb")).unwrap();

@@ -3,12 +3,13 @@
 use super::output::Output;
 use super::{Function, Runtime, Slot};
 use crate::error::{Error, Kind, Result};
-use crate::interface::{Answer, Call, Ctx, LogLevel, LogLine, Request, Response, Turn, Usage};
+use crate::interface::{Answer, Call, Ctx, Log, LogLevel, Request, Response, Turn, Usage};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use wasmtime::{Engine, ResourceLimiter, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
@@ -24,6 +25,7 @@ struct Wasi {
     ctx: WasiCtx,
     stdout: Output,
     stderr: Output,
+    log: Log,
 }
 
 impl WasiView for State {
@@ -37,7 +39,7 @@ impl WasiView for State {
 
 impl Wasi {
     fn new(ctx: &Ctx) -> Wasi {
-        let capacity = usize::try_from(ctx.log.room_bytes()).unwrap_or(usize::MAX);
+        let capacity = usize::try_from(ctx.call().log.room_bytes()).unwrap_or(usize::MAX);
         let (stdout, stderr) = (Output::new(capacity), Output::new(capacity));
         let mut builder = WasiCtx::builder();
         builder.stdout(stdout.clone()).stderr(stderr.clone());
@@ -45,7 +47,15 @@ impl Wasi {
         for (key, value) in &ctx.call().grant.config {
             builder.env(key, value);
         }
-        Wasi { ctx: builder.build(), stdout, stderr }
+        Wasi { ctx: builder.build(), stdout, stderr, log: ctx.call().log.clone() }
+    }
+}
+
+impl Drop for Wasi {
+    /// However the instance ends, a call that was cancelled included, its output is in the log.
+    fn drop(&mut self) {
+        self.stdout.log_to(&self.log, LogLevel::Stdout);
+        self.stderr.log_to(&self.log, LogLevel::Stderr);
     }
 }
 
@@ -129,10 +139,6 @@ pub struct Outcome {
     pub result: Result<Response>,
     /// What it used.
     pub receipt: Receipt,
-    /// What it logged.
-    pub log: Vec<LogLine>,
-    /// How many lines were dropped past the log's limit.
-    pub log_dropped: u64,
 }
 
 /// What an invocation has come to, over all its instances.
@@ -168,8 +174,7 @@ impl Runtime {
             response_bytes: result.as_ref().map_or(0, |response| response.body.len() as u64),
             ..receipt(&usage, progress.polled, progress.waited)
         };
-        let (log, log_dropped) = progress.ctx.take_log().into_lines();
-        Outcome { result, receipt, log, log_dropped }
+        Outcome { result, receipt }
     }
 
     async fn answer(&self, function: &Function, progress: Progress, request: Request) -> (Progress, Result<Response>) {
@@ -213,7 +218,7 @@ impl Runtime {
             let run = Metered { inner: pin!(turn), polled: &mut polled };
             tokio::time::timeout_at(deadline.into(), run).await
         };
-        let (mut ctx, limiter) = store.into_data().into_parts();
+        let (mut ctx, limiter) = taken_apart(store);
         let answer = match answer {
             Err(_) => Err(too_late(limit_ms)),
             Ok(Err(trap)) => Err(trapped(&trap, &ctx, &limiter)),
@@ -227,6 +232,16 @@ impl Runtime {
     fn store(&self, ctx: Ctx) -> Store<State> {
         store(&self.engine, ctx)
     }
+}
+
+/// Ends an instance, whose pages are returned to the kernel: for a large one that takes many milliseconds, in which this
+/// thread's other work moves to another.
+fn taken_apart(store: Store<State>) -> (Ctx, Limiter) {
+    const LARGE: usize = 16 << 20;
+    let large = store.data().limiter.memory_bytes > LARGE;
+    let elsewhere = large && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+    let end = || store.into_data().into_parts();
+    if elsewhere { tokio::task::block_in_place(end) } else { end() }
 }
 
 fn too_late(most_ms: u64) -> Error {
@@ -256,11 +271,8 @@ pub(super) fn store(engine: &Engine, ctx: Ctx) -> Store<State> {
 impl State {
     /// The host's side and what the guest's memory came to, with its output added to the log.
     pub(super) fn into_parts(self) -> (Ctx, Limiter) {
-        let State { mut ctx, wasi, limiter } = self;
-        if let Some(wasi) = wasi {
-            wasi.stdout.log_to(&mut ctx.log, LogLevel::Stdout);
-            wasi.stderr.log_to(&mut ctx.log, LogLevel::Stderr);
-        }
+        let State { ctx, wasi, limiter } = self;
+        drop(wasi);
         (ctx, limiter)
     }
 }
@@ -287,10 +299,10 @@ pub(super) fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> E
     if let Some(exit) = trap.downcast_ref::<I32Exit>() {
         return Error::handler_failed(format!("the handler exited with status {} instead of answering", exit.0));
     }
-    let said = ctx.log.lines().iter().rev().find(|line| line.message.contains("panicked at"));
+    let said = ctx.call().log.last_with("panicked at");
     let reason = match (&limiter.refused, said, trap.downcast_ref::<Trap>()) {
         (Some(refused), _, Some(Trap::UnreachableCodeReached)) => format!("the handler ran out of memory: {refused}"),
-        (_, Some(line), _) => format!("the handler panicked: {}", line.message),
+        (_, Some(said), _) => format!("the handler panicked: {said}"),
         (_, None, Some(Trap::StackOverflow)) => {
             "the handler's stack overflowed: its calls nest too deep; guest_stack_bytes bounds it".to_owned()
         }

@@ -1,6 +1,6 @@
 //! A guest's standard output on its way to the log: whole lines up to the room there is; it never fails a write.
 
-use crate::interface::{LogBuffer, LogLevel};
+use crate::interface::{Log, LogLevel};
 use bytes::Bytes;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,7 +36,7 @@ impl Output {
     }
 
     /// Moves the lines to a log, and the number of those that were dropped. A line that had room only in part is dropped.
-    pub(super) fn log_to(&self, log: &mut LogBuffer, level: LogLevel) {
+    pub(super) fn log_to(&self, log: &Log, level: LogLevel) {
         let mut written = self.written();
         let kept = std::mem::take(&mut written.kept);
         for line in kept.strip_suffix(b"\n").unwrap_or(&kept).split(|byte| *byte == b'\n') {
@@ -141,9 +141,9 @@ mod tests {
             assert!(output.check_write().unwrap() > 0);
             output.write(Bytes::copy_from_slice(text.as_bytes())).unwrap();
         }
-        let mut log = LogBuffer::new(10_000);
-        output.log_to(&mut log, LogLevel::Stdout);
-        let (lines, dropped) = log.into_lines();
+        let log = Log::new(10_000);
+        output.log_to(&log, LogLevel::Stdout);
+        let (lines, dropped) = log.take();
         (lines.into_iter().map(|line| line.message).collect(), dropped)
     }
 

@@ -11,7 +11,7 @@ use crate::config::Limits;
 use crate::confined::{Cap, Caps, Confined, Job, Work};
 use crate::device::{Cpu, Device, Ledger, Stop};
 use crate::error::{Error, Result};
-use crate::interface::{self, Call, Grant, LogLine, Phase, Services, causes};
+use crate::interface::{self, Call, Grant, Log, LogLine, Phase, Services, causes};
 use crate::model::{Blobs, Directory, Models, Package, Resolved};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -158,7 +158,7 @@ async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot
     super::link(&mut linker)?;
     // Its time begins when it can.
     let deadline = Instant::now() + Duration::from_millis(limits.invocation_ms);
-    let ticking = super::Ticker::start(engine, Duration::from_millis(limits.yield_ms))?;
+    let ticking = super::Ticker::start(engine, Duration::from_millis(limits.yield_ms), || true)?;
     let ctx = interface::Ctx::new(services(request), call(request, deadline));
     let mut store = store(engine, ctx);
     let begun = async {
@@ -186,10 +186,10 @@ async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot
         Err(_) => Err(Err(None)),
     };
     drop(ticking);
-    let (mut ctx, limiter) = store.into_data().into_parts();
+    let (ctx, limiter) = store.into_data().into_parts();
     match outcome {
         Ok(()) => {
-            let log = ctx.take_log().into_lines().0;
+            let log = ctx.call().log.take().0;
             let reason = || reason.unwrap_or_else(|| "no snapshot was taken".to_owned());
             Ok((snapshot.unwrap_or_else(|| Err(reason())), log))
         }
@@ -232,6 +232,7 @@ fn call(request: &Request, deadline: Instant) -> Call {
         phase: Phase::Init,
         deadline,
         stop: Stop::new(Some(deadline)),
+        log: Log::new(request.limits.log_bytes),
     }
 }
 

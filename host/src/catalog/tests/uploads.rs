@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Kind;
+use crate::model::{Checked, EngineChoice, EngineName, Verdict};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write;
@@ -198,9 +199,10 @@ async fn models_are_stored_resolved_and_laid_out() {
     assert_eq!(catalog.package_folder(&upload.digest, &upload.package).unwrap(), place);
 
     let signature = json!({"inputs": [], "outputs": []});
-    let put = catalog.put_model("default", "m", &upload, &signature).await.unwrap();
+    let checked = checked(EngineName::Rten);
+    let put = catalog.put_model("default", "m", &upload, &signature, &checked).await.unwrap();
     assert_eq!(put, Put { version: 1, created: true });
-    assert!(!catalog.put_model("default", "m", &upload, &signature).await.unwrap().created);
+    assert!(!catalog.put_model("default", "m", &upload, &signature, &checked).await.unwrap().created);
     let (digest, package) = (upload.digest.clone(), upload.package.clone());
     drop(upload);
     assert_eq!(collect_now(&catalog).await, 0);
@@ -209,7 +211,7 @@ async fn models_are_stored_resolved_and_laid_out() {
     for name in ["m", "m@1", "m@stable"] {
         let found = catalog.resolve("default", name).await.unwrap();
         assert_eq!((found.name.as_str(), found.version, &found.digest), ("m", 1, &digest));
-        assert_eq!(found.package, package);
+        assert_eq!((&found.package, &found.checked), (&package, &checked));
     }
     for (name, kind) in
         [("n", Kind::NotFound), ("m@2", Kind::NotFound), ("m@x", Kind::NotFound), ("M", Kind::InvalidArgument)]
@@ -230,6 +232,40 @@ async fn models_are_stored_resolved_and_laid_out() {
     let error = catalog.package_folder(&digest, &package).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert_eq!(incoming(&catalog), 0);
+}
+
+fn checked(engine: EngineName) -> Checked {
+    let verdict = Verdict {
+        engine,
+        version: String::new(),
+        passed: true,
+        reason: None,
+        runs: 0,
+        samples: 0,
+        compared: 0,
+        difference: None,
+    };
+    Checked { engine: EngineChoice::Auto, engines: vec![verdict] }
+}
+
+#[tokio::test]
+async fn models_from_before_engines_were_compared_run_on_onnxruntime() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = open(&folder).await;
+    let upload = upload_with(&catalog, &files(&[("model.onnx", ONNX)])).await.unwrap();
+    let signature = json!({"inputs": [], "outputs": []});
+    catalog.put_model("default", "m", &upload, &signature, &checked(EngineName::Rten)).await.unwrap();
+    let pool = catalog.inner.models.pool.clone();
+    for step in [
+        "UPDATE versions SET detail = json_remove(detail, '$.checked')",
+        "DELETE FROM schema_version WHERE version = 3",
+    ] {
+        sqlx::query(step).execute(&pool).await.unwrap();
+    }
+    catalog.close().await;
+    let catalog = open(&folder).await;
+    let found = catalog.resolve("default", "m").await.unwrap();
+    assert_eq!(found.checked, checked(EngineName::Onnxruntime));
 }
 
 #[tokio::test]

@@ -230,29 +230,32 @@ mod tests {
         };
         let (major, minor) = nvrtc.version();
         for architecture in [80, 90] {
-            let (mut kernels, mut bytes, mut most, mut spilling) = (0, 0, (0, String::new()), Vec::new());
+            let (mut kernels, mut bytes, mut most) = (0, 0, (0, String::new()));
+            // Of each unit: kernels that spill, and the most bytes that one does.
+            let mut spilling: Vec<String> = Vec::new();
             for unit in every() {
                 let compiled = nvrtc.compile(unit, architecture, true).unwrap();
                 assert!(compiled.code.starts_with(b"\x7fELF"), "{} gave no machine code", unit.name());
                 bytes += compiled.code.len();
-                for (kernel, registers, spilled) in usage(&compiled.log) {
-                    kernels += 1;
-                    let name = format!("{}/{kernel}", unit.name());
-                    if registers > most.0 {
-                        most = (registers, name.clone());
-                    }
-                    if spilled > 0 {
-                        spilling.push(format!("{name} {spilled}"));
+                let usage = usage(&compiled.log);
+                assert!(!usage.is_empty(), "NVRTC told nothing of the kernels of {}", unit.name());
+                kernels += usage.len();
+                for (kernel, registers, _) in &usage {
+                    if *registers > most.0 {
+                        most = (*registers, format!("{}/{kernel}", unit.name()));
                     }
                 }
+                let spilled = usage.iter().map(|(_, _, spilled)| *spilled).filter(|spilled| *spilled > 0);
+                let (count, largest) = (spilled.clone().count(), spilled.max());
+                spilling.extend(largest.map(|largest| format!("{} {count} (at most {largest})", unit.name())));
             }
+            if spilling.is_empty() {
+                spilling.push("none".to_owned());
+            }
+            let (units, registers, kernel, spilling) = (every().len(), most.0, most.1, spilling.join(", "));
             eprintln!(
-                "NVRTC {major}.{minor}, sm_{architecture}: {kernels} kernels of {} units, {bytes} bytes of code; most registers \
-                 {} ({}); bytes spilled: {}",
-                every().len(),
-                most.0,
-                most.1,
-                if spilling.is_empty() { "none".to_owned() } else { spilling.join(", ") }
+                "NVRTC {major}.{minor}, sm_{architecture}: {kernels} kernels of {units} units, {bytes} bytes of code; most \
+                 registers {registers} ({kernel}); kernels that spill bytes: {spilling}"
             );
         }
     }

@@ -20,7 +20,7 @@ static LOADED: Mutex<Option<Library>> = Mutex::new(None);
 /// A library that works, and its environment.
 #[derive(Clone)]
 pub(super) struct Library {
-    /// The engine's name and version.
+    /// Its version.
     pub(super) version: String,
     path: PathBuf,
     /// What sessions are made in.
@@ -76,8 +76,8 @@ impl Library {
 
 fn unavailable(failures: &[String]) -> Error {
     let message = format!(
-        "there is no onnxruntime library that works here, so no model can run; `cargo xtask setup` fetches one, or set \
-         HEARTH_ORT_LIB to a {NAME} of version {OLDEST} or later and restart the server"
+        "there is no onnxruntime library that works here; `cargo xtask setup` fetches one, or set HEARTH_ORT_LIB to a {NAME} \
+         of version {OLDEST} or later and restart the server"
     );
     let tried = if failures.is_empty() { "found none".to_owned() } else { format!("tried {}", failures.join("; ")) };
     Error::unavailable(message).with_source(tried)
@@ -136,7 +136,7 @@ fn load(path: &Path) -> Result<Library, String> {
     let environment = builder.build().map_err(|error| error.to_string())?;
     environment.set_log_level(LogLevel::Warning);
     tracing::info!(path = %path.display(), version, "onnxruntime is loaded");
-    Ok(Library { version: format!("onnxruntime {version}"), path: path.to_owned(), environment })
+    Ok(Library { version, path: path.to_owned(), environment })
 }
 
 #[cfg(test)]

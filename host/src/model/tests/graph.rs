@@ -62,6 +62,15 @@ impl Graph {
         Graph(self.0.message(1, node.bytes(4, operator)))
     }
 
+    /// A node with one attribute, an integer.
+    pub(super) fn node_with(self, operator: &str, inputs: &[&str], outputs: &[&str], name: &str, value: i64) -> Graph {
+        let node = inputs.iter().fold(Message::default(), |node, name| node.bytes(1, name));
+        let node = outputs.iter().fold(node, |node, name| node.bytes(2, name));
+        // AttributeProto: name 1, i 3, type 20 (INT is 2).
+        let attribute = Message::default().bytes(1, name).int(3, value).int(20, 2);
+        Graph(self.0.message(1, node.bytes(4, operator).message(5, attribute)))
+    }
+
     fn value(self, field: u64, name: &str, kind: Message) -> Graph {
         Graph(self.0.message(field, Message::default().bytes(1, name).message(2, kind)))
     }
@@ -104,9 +113,24 @@ impl Graph {
         self.initializer(name, dims, |tensor| tensor.message(13, entry).int(14, 1))
     }
 
+    /// A constant whose data lies in a part of a file.
+    pub(super) fn located(self, name: &str, dims: &[i64], location: &str, offset: u64, length: u64) -> Graph {
+        let entry = |key: &str, value: &str| Message::default().bytes(1, key).bytes(2, value);
+        self.initializer(name, dims, |tensor| {
+            let tensor =
+                tensor.message(13, entry("location", location)).message(13, entry("offset", &offset.to_string()));
+            tensor.message(13, entry("length", &length.to_string())).int(14, 1)
+        })
+    }
+
     /// The model's file.
     pub(super) fn model(self) -> Vec<u8> {
-        let opset = Message::default().int(2, 21);
+        self.model_at(21)
+    }
+
+    /// The model's file in a version of ONNX's operators.
+    pub(super) fn model_at(self, opset: i64) -> Vec<u8> {
+        let opset = Message::default().int(2, opset);
         Message::default().int(1, 10).message(7, Graph(self.0.bytes(2, "g")).0).message(8, opset).0
     }
 }

@@ -11,6 +11,13 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
         "loop" => loop {
             black_box(());
         },
+        // The same, after a line in the log.
+        "log-and-loop" => {
+            hearth_guest::info!("before the loop");
+            loop {
+                black_box(());
+            }
+        }
         // Never ends and calls the host all the time.
         "host-loop" => loop {
             black_box(hearth_guest::context::remaining());

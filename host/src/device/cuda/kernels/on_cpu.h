@@ -2,6 +2,7 @@
 // follow each other; every other block runs its threads backwards, so that a forgotten barrier shows.
 #define ON_CPU 1
 #include <cmath>
+#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -27,16 +28,21 @@ template <typename T> inline T atomicMin(T *at, T value) { T old = *at; if (valu
 namespace on_cpu {
 [[noreturn]] static inline void fail(const char *why) { fprintf(stderr, "kernels on the CPU: %s\n", why); abort(); }
 
-struct Fibre { ucontext_t context; bool done; };
+// A fibre lives as long as the library, and begins anew with each block. Only its first entry is a switch of contexts; from
+// then on jumps, which unlike that make no system call, lead from one to the next.
+struct Fibre { ucontext_t context; jmp_buf jump; bool begun, done; };
 static Fibre fibres[ON_CPU_THREADS];
-static ucontext_t scheduler;
+static ucontext_t first_entry;
+static jmp_buf scheduler;
 static unsigned current, waiting, generation, live;
 static bool cooperative;
 static int any, any_next;
 static void (*body)(const void *);
 static const void *parameters;
 
-static inline void yield() { swapcontext(&fibres[current].context, &scheduler); }
+static inline void yield() {
+    if (!_setjmp(fibres[current].jump)) _longjmp(scheduler, 1);
+}
 
 static inline void barrier() {
     if (!cooperative) fail("a barrier in a kernel that is not COOPERATIVE");
@@ -51,15 +57,17 @@ static inline void barrier() {
     while (generation == own) yield();
 }
 
-static inline void enter() {
-    body(parameters);
-    fibres[current].done = true;
-    live--;
-    if (waiting > 0) fail("a thread left its block while others wait at a barrier");
-    swapcontext(&fibres[current].context, &scheduler);
+static void enter() {
+    for (;;) {
+        body(parameters);
+        fibres[current].done = true;
+        live--;
+        if (waiting > 0) fail("a thread left its block while others wait at a barrier");
+        yield();
+    }
 }
 
-static inline void run_block(bool backwards) {
+static void run_block(bool backwards) {
     const size_t stack = 32 << 10;
     static char *stacks = nullptr;
     if (!stacks) {
@@ -68,20 +76,23 @@ static inline void run_block(bool backwards) {
     }
     live = ON_CPU_THREADS;
     waiting = 0;
-    for (unsigned i = 0; i < ON_CPU_THREADS; i++) {
-        fibres[i].done = false;
-        getcontext(&fibres[i].context);
-        fibres[i].context.uc_stack.ss_sp = stacks + i * stack;
-        fibres[i].context.uc_stack.ss_size = stack;
-        fibres[i].context.uc_link = nullptr;
-        makecontext(&fibres[i].context, (void (*)())enter, 0);
-    }
+    for (unsigned i = 0; i < ON_CPU_THREADS; i++) fibres[i].done = false;
     while (live > 0) {
-        for (unsigned turn = 0; turn < ON_CPU_THREADS; turn++) {
-            current = backwards ? ON_CPU_THREADS - 1 - turn : turn;
-            if (fibres[current].done) continue;
+        // Volatile: it must keep its value across the jumps back.
+        for (volatile unsigned turn = 0; turn < ON_CPU_THREADS; turn = turn + 1) {
+            current = backwards ? ON_CPU_THREADS - 1 - turn : (unsigned)turn;
+            Fibre &fibre = fibres[current];
+            if (fibre.done) continue;
             threadIdx.x = current;
-            swapcontext(&scheduler, &fibres[current].context);
+            if (_setjmp(scheduler)) continue;
+            if (fibre.begun) _longjmp(fibre.jump, 1);
+            fibre.begun = true;
+            getcontext(&fibre.context);
+            fibre.context.uc_stack.ss_sp = stacks + current * stack;
+            fibre.context.uc_stack.ss_size = stack;
+            fibre.context.uc_link = nullptr;
+            makecontext(&fibre.context, enter, 0);
+            swapcontext(&first_entry, &fibre.context);
         }
     }
 }

@@ -1,0 +1,109 @@
+//! What others notice while a hostile guest runs: the 99th percentile of an echo's latency without and beside each attack, on
+//! every core. It judges nothing.
+
+use crate::load::{Load, Server};
+use crate::median;
+use anyhow::Result;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What is called again and again, and how many do it at once. The first is well-behaved: what many calls cost a neighbour
+/// without any hostility.
+const ATTACKS: [(&str, usize); 15] = [
+    ("echo", 1),
+    ("probe/hostile/loop", 1),
+    ("probe/hostile/loop", 2),
+    ("probe/hostile/host-loop", 1),
+    ("probe/hostile/log-loop", 1),
+    ("probe/hostile/open-loop", 1),
+    ("probe/hostile/tensor-loop", 1),
+    ("probe/hostile/memory", 1),
+    ("probe/hostile/recursion", 1),
+    ("probe/hostile/panic", 1),
+    ("probe/hostile/forged-handle", 1),
+    ("probe/tensor/matmul-bomb", 1),
+    ("probe/tensor/sort-bomb", 1),
+    ("probe/tensor/resize-bomb", 1),
+    ("probe/tensor/image-bomb", 1),
+];
+
+/// Prints the table.
+pub(crate) fn print(program: &Path, components: &Path, folder: &Path, runs: usize) -> Result<()> {
+    let server = Server::everywhere(program, &folder.join("neighbours"))?;
+    for name in ["echo", "probe"] {
+        server.deploy(program, &components.join(name).with_extension("wasm"), name)?;
+    }
+    let load = Load::new(folder, None, 2);
+    println!(
+        "\nThe 99th percentile of an echo's latency (wrk -t1 -c1, 2 s, microseconds) without and beside attacks that are \
+         repeated\nwithout pause, medians of {runs} runs, server and load on all cores.\n"
+    );
+    println!("{:>24} {:>8} | {:>8} {:>8} {:>7}", "attack", "at once", "without", "beside", "ratio");
+    for (path, at_once) in ATTACKS {
+        let (mut without, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..runs {
+            without.push(load.p99_us(&server)?);
+            let attackers: Vec<Attacker> =
+                (0..at_once).map(|_| Attacker::start(server.address(), format!("/fn/{path}"))).collect();
+            // The first blow has fallen before anything is measured.
+            std::thread::sleep(Duration::from_millis(200));
+            beside.push(load.p99_us(&server)?);
+            drop(attackers);
+        }
+        let (without, beside) = (median(&without), median(&beside));
+        println!("{path:>24} {at_once:>8} | {without:>8.0} {beside:>8.0} {:>6.1}x", beside / without);
+    }
+    Ok(())
+}
+
+/// Asks for the same again and again until it is dropped.
+struct Attacker {
+    over: Arc<AtomicBool>,
+    connection: Arc<Mutex<Option<TcpStream>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Attacker {
+    fn start(address: SocketAddr, path: String) -> Attacker {
+        let (over, connection) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+        let thread = {
+            let (over, connection) = (over.clone(), connection.clone());
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Acquire) {
+                    // A connection that ends early is the end of the attack.
+                    let _ = ask(address, &path, &connection);
+                }
+            })
+        };
+        Attacker { over, connection, thread: Some(thread) }
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(stream) = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn ask(address: SocketAddr, path: &str, connection: &Mutex<Option<TcpStream>>) -> Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    *connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.try_clone()?);
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(())
+}

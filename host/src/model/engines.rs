@@ -1,0 +1,197 @@
+//! Which engines there are, what the check of an upload found on each, and which of them a model runs on; it never runs one.
+
+use super::engine::{Engine, NoEngine};
+use super::onnxruntime::OnnxRuntime;
+use super::rten::Rten;
+use super::signature::Signature;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+
+/// An engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    /// The library ONNX Runtime, where it is installed.
+    Onnxruntime,
+    /// rten, which is part of this program.
+    Rten,
+}
+
+impl EngineName {
+    /// Every engine, in the order in which `auto` prefers them.
+    pub const ALL: [EngineName; 2] = [EngineName::Onnxruntime, EngineName::Rten];
+
+    /// The word for it in JSON and settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EngineName::Onnxruntime => "onnxruntime",
+            EngineName::Rten => "rten",
+        }
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The engine that was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// onnxruntime where it is there and the model passed its check on it, else rten.
+    #[default]
+    Auto,
+    /// onnxruntime and nothing else.
+    Onnxruntime,
+    /// rten and nothing else.
+    Rten,
+}
+
+impl EngineChoice {
+    /// The choice that a word names.
+    ///
+    /// Errors: `invalid-argument`, listing the words.
+    pub fn parse(word: &str) -> Result<EngineChoice> {
+        match word {
+            "auto" => Ok(EngineChoice::Auto),
+            "onnxruntime" => Ok(EngineChoice::Onnxruntime),
+            "rten" => Ok(EngineChoice::Rten),
+            _ => {
+                let word: String = word.chars().take(64).collect();
+                let message = format!("engine is '{word}', but takes auto, onnxruntime or rten");
+                Err(Error::invalid_argument(message))
+            }
+        }
+    }
+
+    /// Whether it lets a model run on an engine.
+    pub const fn allows(self, engine: EngineName) -> bool {
+        match (self, engine) {
+            (EngineChoice::Auto, _)
+            | (EngineChoice::Onnxruntime, EngineName::Onnxruntime)
+            | (EngineChoice::Rten, EngineName::Rten) => true,
+            (EngineChoice::Onnxruntime, EngineName::Rten) | (EngineChoice::Rten, EngineName::Onnxruntime) => false,
+        }
+    }
+}
+
+/// What the check of a model found on one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The engine.
+    pub engine: EngineName,
+    /// Its version at the check.
+    pub version: String,
+    /// Whether the model may run on it.
+    pub passed: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Runs on generated inputs that succeeded.
+    pub runs: u64,
+    /// Samples whose outputs it gave.
+    pub samples: u64,
+    /// Runs whose outputs were compared with onnxruntime's on the same inputs; 0 where there was none to compare with.
+    pub compared: u64,
+    /// The largest difference of two finite elements found in these, as a part of the largest finite magnitude of onnxruntime's
+    /// output; in elements' own units where that is 0. None where nothing was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f64>,
+}
+
+/// What the check of a model found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The engine that its upload asked for.
+    pub engine: EngineChoice,
+    /// One for each engine that was there.
+    pub engines: Vec<Verdict>,
+}
+
+impl Checked {
+    /// Whether the model may run on an engine.
+    pub fn allows(&self, engine: EngineName) -> bool {
+        self.engine.allows(engine) && self.engines.iter().any(|verdict| verdict.engine == engine && verdict.passed)
+    }
+}
+
+/// An engine of this process, for status pages.
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineState {
+    /// Which.
+    pub name: EngineName,
+    /// Whether it runs models.
+    pub available: bool,
+    /// Its version, where it is available.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Why it is not, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The engines of a process.
+pub(super) struct Engines {
+    onnxruntime: Arc<dyn Engine>,
+    rten: Arc<dyn Engine>,
+}
+
+impl Engines {
+    pub(super) fn new(config: &Config) -> Engines {
+        Engines { onnxruntime: Arc::new(OnnxRuntime::new(config)), rten: Arc::new(Rten::new(config)) }
+    }
+
+    /// Where no model is to be run.
+    pub(super) fn none() -> Engines {
+        Engines { onnxruntime: Arc::new(NoEngine), rten: Arc::new(NoEngine) }
+    }
+
+    pub(super) fn get(&self, name: EngineName) -> &Arc<dyn Engine> {
+        match name {
+            EngineName::Onnxruntime => &self.onnxruntime,
+            EngineName::Rten => &self.rten,
+        }
+    }
+
+    pub(super) fn states(&self) -> Vec<EngineState> {
+        let state = |name| match self.get(name).version() {
+            Ok(version) => EngineState { name, available: true, version: Some(version), reason: None },
+            Err(error) => {
+                EngineState { name, available: false, version: None, reason: Some(error.message().to_owned()) }
+            }
+        };
+        EngineName::ALL.into_iter().map(state).collect()
+    }
+
+    /// The engine that a checked model runs on now.
+    ///
+    /// Errors: `unavailable` where none is there that it may run on.
+    pub(super) fn choose(&self, checked: &Checked) -> Result<EngineName> {
+        let mut missing = None;
+        for name in EngineName::ALL.into_iter().filter(|name| checked.allows(*name)) {
+            match self.get(name).version() {
+                Ok(_) => return Ok(name),
+                Err(error) => missing = Some(error),
+            }
+        }
+        Err(missing.unwrap_or_else(|| {
+            Error::unavailable("no engine that is here passed the model's check; upload the model again")
+        }))
+    }
+}
+
+/// Whether two engines mean the same by a model's inputs and outputs. How long an output's dimensions are, one may know better.
+pub(super) fn alike(one: &Signature, other: &Signature) -> bool {
+    let outputs = |signature: &Signature| -> Vec<_> {
+        signature.outputs.iter().map(|output| (output.name.clone(), output.dtype, output.shape.len())).collect()
+    };
+    let inputs = |signature: &Signature| -> Vec<_> {
+        signature.inputs.iter().map(|input| (input.name.clone(), input.dtype, input.shape.clone())).collect()
+    };
+    inputs(one) == inputs(other) && outputs(one) == outputs(other)
+}

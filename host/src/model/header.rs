@@ -1,0 +1,392 @@
+//! Reads what a model declares straight out of its ONNX file (onnx.proto3, fields by number): inputs, outputs, the operators it
+//! uses. It never reads weights, nor says whether the graph makes sense: that is the engines' work.
+
+use super::signature::{Dim, Signature, TensorSignature};
+use crate::device::DType;
+use crate::error::{Error, Result};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read};
+use std::path::Path;
+
+/// Graphs within graphs. Exporters nest a handful.
+const MOST_DEPTH: u32 = 16;
+/// Bytes of one field that is read whole: names, types. Longer ones are no ONNX.
+const MOST_FIELD_BYTES: u64 = 1 << 20;
+/// Values and operators that are remembered. Large language models have some ten thousand nodes of a few dozen operators.
+const MOST_ENTRIES: usize = 100_000;
+
+/// What a model file declares.
+#[derive(Debug, Default)]
+pub(super) struct Header {
+    inputs: Vec<Declared>,
+    outputs: Vec<Declared>,
+    /// Names of constants. Models of old list them among the inputs, too.
+    initializers: BTreeSet<String>,
+    /// Every operator, in subgraphs too, once: its name, after its domain and a dot where it is not ONNX's own.
+    pub(super) operators: BTreeSet<String>,
+    /// The version of ONNX's operators that the model means; 1 where it says none.
+    pub(super) opset: u64,
+    /// Nodes that normalise along an axis, in the model's own graph and in subgraphs.
+    pub(super) softmaxes: Vec<Softmax>,
+}
+
+/// A node `Softmax`, `LogSoftmax` or `Hardmax`.
+#[derive(Debug)]
+pub(super) struct Softmax {
+    /// The name of its output.
+    pub(super) output: String,
+    /// The attribute, where it is given.
+    pub(super) axis: Option<i64>,
+}
+
+/// An input or output as it is declared.
+#[derive(Debug, Default)]
+struct Declared {
+    name: String,
+    /// `TensorProto.DataType`; none where it is no tensor.
+    element: Option<u64>,
+    dims: Option<Vec<Dim>>,
+}
+
+impl Header {
+    /// Reads the header of the model file at a path.
+    ///
+    /// Errors: `invalid-argument` where it is no ONNX, or unreasonably large.
+    pub(super) fn read(path: &Path) -> Result<Header> {
+        let file = File::open(path).map_err(|error| Error::storage("reading a model", error))?;
+        let length = file.metadata().map_err(|error| Error::storage("reading a model", error))?.len();
+        let mut header = Header { opset: 1, ..Header::default() };
+        header.model(&mut Message { reader: &mut BufReader::new(file), left: length }).map_err(|error| {
+            let message = format!("model.onnx cannot be read as ONNX: {error}; export it again");
+            Error::invalid_argument(message).with_source(error)
+        })?;
+        Ok(header)
+    }
+
+    /// The signature that it declares.
+    ///
+    /// Errors: `unsupported` where an input or output is no tensor, has no dimensions declared or elements that hearth has no
+    /// tensors of; those of [`Signature::new`].
+    pub(super) fn signature(&self) -> Result<Signature> {
+        let is_constant = |declared: &&Declared| !self.initializers.contains(&declared.name);
+        let inputs: Vec<&Declared> = self.inputs.iter().filter(is_constant).collect();
+        let outputs: Vec<&Declared> = self.outputs.iter().collect();
+        let described = |what: &str, all: Vec<&Declared>| -> Result<Vec<TensorSignature>> {
+            Signature::check_count(&format!("{what}s"), all.len())?;
+            all.into_iter().map(|declared| declared.described(what)).collect()
+        };
+        Signature::new(described("input", inputs)?, described("output", outputs)?)
+    }
+
+    fn model(&mut self, message: &mut Message<'_>) -> io::Result<()> {
+        while let Some((field, value)) = message.next()? {
+            match (field, value) {
+                (7, Value::Message(length)) => self.graph(&mut message.within(length)?, 0)?,
+                (8, Value::Message(length)) => self.opset(&mut message.within(length)?)?,
+                (_, value) => message.skip(value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn opset(&mut self, message: &mut Message<'_>) -> io::Result<()> {
+        let (mut domain, mut version) = (String::new(), 1);
+        while let Some((field, value)) = message.next()? {
+            match (field, value) {
+                (1, Value::Message(length)) => domain = message.text(length)?,
+                (2, Value::Number(number)) => version = number,
+                (_, value) => message.skip(value)?,
+            }
+        }
+        if matches!(domain.as_str(), "" | "ai.onnx") {
+            self.opset = version;
+        }
+        Ok(())
+    }
+
+    /// A graph; its inputs and outputs count only at the top.
+    fn graph(&mut self, message: &mut Message<'_>, depth: u32) -> io::Result<()> {
+        if depth > MOST_DEPTH {
+            return Err(wrong("its graphs are nested too deeply"));
+        }
+        while let Some((field, value)) = message.next()? {
+            match (field, value) {
+                (1, Value::Message(length)) => self.node(&mut message.within(length)?, depth)?,
+                (5, Value::Message(length)) if depth == 0 => {
+                    self.bound()?;
+                    let name = name_within(&mut message.within(length)?, 8)?;
+                    self.initializers.insert(name);
+                }
+                (15, Value::Message(length)) if depth == 0 => {
+                    let mut sparse = message.within(length)?;
+                    while let Some((field, value)) = sparse.next()? {
+                        match (field, value) {
+                            (1, Value::Message(length)) => {
+                                self.bound()?;
+                                let name = name_within(&mut sparse.within(length)?, 8)?;
+                                self.initializers.insert(name);
+                            }
+                            (_, value) => sparse.skip(value)?,
+                        }
+                    }
+                }
+                (11, Value::Message(length)) if depth == 0 => {
+                    self.bound()?;
+                    self.inputs.push(Declared::read(&mut message.within(length)?)?);
+                }
+                (12, Value::Message(length)) if depth == 0 => {
+                    self.bound()?;
+                    self.outputs.push(Declared::read(&mut message.within(length)?)?);
+                }
+                (_, value) => message.skip(value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, message: &mut Message<'_>, depth: u32) -> io::Result<()> {
+        let (mut operator, mut domain, mut output, mut axis) = (String::new(), String::new(), String::new(), None);
+        while let Some((field, value)) = message.next()? {
+            match (field, value) {
+                (2, Value::Message(length)) => output = message.text(length)?,
+                (4, Value::Message(length)) => operator = message.text(length)?,
+                (7, Value::Message(length)) => domain = message.text(length)?,
+                (5, Value::Message(length)) => {
+                    axis = self.attribute(&mut message.within(length)?, depth)?.or(axis);
+                }
+                (_, value) => message.skip(value)?,
+            }
+        }
+        self.bound()?;
+        if matches!(operator.as_str(), "Softmax" | "LogSoftmax" | "Hardmax") {
+            self.softmaxes.push(Softmax { output, axis });
+        }
+        self.operators.insert(match domain.as_str() {
+            "" | "ai.onnx" => operator,
+            _ => format!("{domain}.{operator}"),
+        });
+        Ok(())
+    }
+
+    /// An attribute. Gives its number, where it is called `axis`.
+    fn attribute(&mut self, message: &mut Message<'_>, depth: u32) -> io::Result<Option<i64>> {
+        let (mut is_axis, mut number) = (false, None);
+        while let Some((field, value)) = message.next()? {
+            match (field, value) {
+                (1, Value::Message(length)) => is_axis = message.text(length)? == "axis",
+                (3, Value::Number(bits)) => number = Some(bits.cast_signed()),
+                (6 | 11, Value::Message(length)) => self.graph(&mut message.within(length)?, depth + 1)?,
+                (_, value) => message.skip(value)?,
+            }
+        }
+        Ok(number.filter(|_| is_axis))
+    }
+
+    /// Bounds what is kept, before one more is.
+    fn bound(&self) -> io::Result<()> {
+        let kept = self.inputs.len() + self.outputs.len() + self.initializers.len();
+        let kept = kept + self.operators.len() + self.softmaxes.len();
+        if kept >= MOST_ENTRIES {
+            return Err(wrong("it declares too much"));
+        }
+        Ok(())
+    }
+}
+
+impl Declared {
+    fn read(message: &mut Message<'_>) -> io::Result<Declared> {
+        let mut declared = Declared::default();
+        while let Some((field, value)) = message.next()? {
+            match (field, value) {
+                (1, Value::Message(length)) => declared.name = message.text(length)?,
+                (2, Value::Message(length)) => declared.kind(&mut message.within(length)?)?,
+                (_, value) => message.skip(value)?,
+            }
+        }
+        Ok(declared)
+    }
+
+    fn kind(&mut self, message: &mut Message<'_>) -> io::Result<()> {
+        while let Some((field, value)) = message.next()? {
+            match (field, value) {
+                (1, Value::Message(length)) => {
+                    self.element = Some(0);
+                    self.tensor(&mut message.within(length)?)?;
+                }
+                (_, value) => message.skip(value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn tensor(&mut self, message: &mut Message<'_>) -> io::Result<()> {
+        while let Some((field, value)) = message.next()? {
+            match (field, value) {
+                (1, Value::Number(element)) => self.element = Some(element),
+                (2, Value::Message(length)) => {
+                    let mut shape = message.within(length)?;
+                    let mut dims = Vec::new();
+                    while let Some((field, value)) = shape.next()? {
+                        match (field, value) {
+                            (1, Value::Message(length)) if dims.len() < MOST_ENTRIES => {
+                                dims.push(dim(&mut shape.within(length)?)?);
+                            }
+                            (_, value) => shape.skip(value)?,
+                        }
+                    }
+                    self.dims = Some(dims);
+                }
+                (_, value) => message.skip(value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn described(&self, what: &str) -> Result<TensorSignature> {
+        let name: String = self.name.chars().take(64).collect();
+        let Some(element) = self.element else {
+            return Err(Error::unsupported(format!("{what} '{name}' is no tensor; hearth passes tensors only")));
+        };
+        let Some(dtype) = dtype_of(element) else {
+            let message =
+                format!("{what} '{name}' has an element type that hearth has no tensors of; export it as f32");
+            return Err(Error::unsupported(message));
+        };
+        let Some(dims) = &self.dims else {
+            let message =
+                format!("{what} '{name}' does not declare how many dimensions it has; export it with a shape");
+            return Err(Error::unsupported(message));
+        };
+        Ok(TensorSignature { name: self.name.clone(), dtype, shape: dims.clone(), batch_axis: None })
+    }
+}
+
+fn dim(message: &mut Message<'_>) -> io::Result<Dim> {
+    let mut found = Dim::Dynamic;
+    while let Some((field, value)) = message.next()? {
+        match (field, value) {
+            // Negative lengths, which some exporters write, mean "unknown".
+            (1, Value::Number(length)) => {
+                found = i64::try_from(length).map_or(Dim::Dynamic, |_| Dim::Fixed(length));
+            }
+            (2, Value::Message(length)) => found = Dim::free(message.text(length)?),
+            (_, value) => message.skip(value)?,
+        }
+    }
+    Ok(found)
+}
+
+fn name_within(message: &mut Message<'_>, wanted: u64) -> io::Result<String> {
+    let mut name = String::new();
+    while let Some((field, value)) = message.next()? {
+        match (field, value) {
+            (field, Value::Message(length)) if field == wanted => name = message.text(length)?,
+            (_, value) => message.skip(value)?,
+        }
+    }
+    Ok(name)
+}
+
+/// The dtype of a `TensorProto.DataType`.
+pub(super) fn dtype_of(element: u64) -> Option<DType> {
+    Some(match element {
+        1 => DType::F32,
+        2 => DType::U8,
+        3 => DType::S8,
+        4 => DType::U16,
+        5 => DType::S16,
+        6 => DType::S32,
+        7 => DType::S64,
+        8 => DType::Text,
+        9 => DType::Boolean,
+        10 => DType::F16,
+        11 => DType::F64,
+        12 => DType::U32,
+        13 => DType::U64,
+        16 => DType::BF16,
+        _ => return None,
+    })
+}
+
+/// A message of protocol buffers that is being read: <https://protobuf.dev/programming-guides/encoding/>.
+struct Message<'a> {
+    reader: &'a mut BufReader<File>,
+    /// Bytes of it that are left; those of messages within it are taken away when they begin.
+    left: u64,
+}
+
+enum Value {
+    Number(u64),
+    /// Of so many bytes, still to be read: a message, a string or packed numbers.
+    Message(u64),
+    /// Four or eight bytes, still to be read.
+    Fixed(u64),
+}
+
+impl Message<'_> {
+    /// The next field, or none at the end.
+    fn next(&mut self) -> io::Result<Option<(u64, Value)>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let value = match key & 7 {
+            0 => Value::Number(self.varint()?),
+            1 => Value::Fixed(8),
+            2 => Value::Message(self.varint()?),
+            5 => Value::Fixed(4),
+            _ => return Err(wrong("it has a field of no known form")),
+        };
+        Ok(Some((key >> 3, value)))
+    }
+
+    fn skip(&mut self, value: Value) -> io::Result<()> {
+        let length = match value {
+            Value::Number(_) => return Ok(()),
+            Value::Message(length) | Value::Fixed(length) => length,
+        };
+        self.take(length)?;
+        let step = i64::try_from(length).map_err(|_| wrong("a field is too long"))?;
+        self.reader.seek_relative(step)
+    }
+
+    /// A message within this one, whose length was just read.
+    fn within(&mut self, length: u64) -> io::Result<Message<'_>> {
+        self.take(length)?;
+        Ok(Message { reader: &mut *self.reader, left: length })
+    }
+
+    fn text(&mut self, length: u64) -> io::Result<String> {
+        if length > MOST_FIELD_BYTES {
+            return Err(wrong("a name is too long"));
+        }
+        self.take(length)?;
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.reader.read_exact(&mut bytes)?;
+        String::from_utf8(bytes).map_err(|_| wrong("a name is no UTF-8"))
+    }
+
+    fn varint(&mut self) -> io::Result<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            self.take(1)?;
+            let mut byte = [0];
+            self.reader.read_exact(&mut byte)?;
+            value |= u64::from(byte[0] & 0x7f) << shift;
+            if byte[0] & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(wrong("it has a number that does not end"))
+    }
+
+    fn take(&mut self, bytes: u64) -> io::Result<()> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| wrong("it ends early"))?;
+        Ok(())
+    }
+}
+
+fn wrong(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what.to_owned())
+}

@@ -1,0 +1,335 @@
+//! The engine rten, on the CPU, part of this program: loads models and runs them over tensors in host memory. It never calls
+//! code outside Rust. Only this module knows `rten`.
+//!
+//! rten has tensors of f32, s32, s8 and u8. It computes with s32 where a model says s64 or boolean, and with f32 where it says
+//! f16 (https://docs.rs/rten, "Data types"). So s64 inputs beyond s32 are refused here, f64 is not taken at all, and the check
+//! of uploads finds the models that need more (see `check`).
+//!
+//! A run cannot be ended: rten looks at nothing while it works. [`Execution::terminate`] only keeps one from starting; whoever
+//! waits for it goes on at once, while the run keeps its place among `running` and its tensors until it is over. Nor does rten
+//! bound its memory: an allocation that the system refuses ends the process, as in all of Rust. What inputs may be is bounded
+//! by the invocation's `tensor_bytes`.
+
+use super::engine::{Engine, Execution, Session};
+use super::header::{Header, Softmax};
+use super::package::Package;
+use super::signature::{Signature, TensorSignature};
+use crate::config::Config;
+use crate::device::{Account, Charge, DType, Device, HostMemory, Shape, Tensor};
+use crate::error::{Error, Kind, Result};
+use bytemuck::Pod;
+use half::f16;
+use rten::{Dimension, LoadErrorKind, Model, ModelOptions, NodeId, RunError, RunErrorKind, RunOptions, ThreadPool};
+use rten::{Value, ValueOrView, ValueView};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The version in use, as Cargo.lock has it; a test compares the two.
+pub(super) const VERSION: &str = "0.27.0";
+
+/// Characters of rten's text that a message quotes.
+const MOST_CHARS: usize = 400;
+
+/// The engine. Its threads are shared by all models.
+pub(super) struct Rten {
+    threads: Arc<ThreadPool>,
+}
+
+impl Rten {
+    /// The engine with the number of threads that `config` says.
+    pub(super) fn new(config: &Config) -> Rten {
+        Rten { threads: Arc::new(ThreadPool::with_num_threads(config.model_threads)) }
+    }
+}
+
+impl Engine for Rten {
+    fn version(&self) -> Result<String> {
+        Ok(VERSION.to_owned())
+    }
+
+    fn load(&self, folder: &Path) -> Result<Arc<dyn Session>> {
+        let path = folder.join(Package::MODEL);
+        let header = Header::read(&path)?;
+        let signature = header.signature()?;
+        for (what, tensors) in [("input", &signature.inputs), ("output", &signature.outputs)] {
+            if let Some(tensor) = tensors.iter().find(|tensor| !takes(tensor.dtype)) {
+                let message = format!("rten has no tensors of {}, which {what} '{}' is", tensor.dtype, tensor.name);
+                return Err(Error::unsupported(message));
+            }
+        }
+        let loaded = caught("loading", || ModelOptions::with_all_ops().load_file(&path))?;
+        let model = loaded.map_err(|error| {
+            let kind = match error.kind() {
+                LoadErrorKind::OperatorInvalid => Kind::Unsupported,
+                _ => Kind::InvalidArgument,
+            };
+            Error::new(kind, format!("rten cannot load the model: {}", shortened(&error.to_string(), folder)))
+                .with_source(error.to_string())
+        })?;
+        if let Some(what) = misread(&header, &model) {
+            return Err(Error::unsupported(what));
+        }
+        let ids = |tensors: &[TensorSignature]| -> Result<Vec<NodeId>> {
+            let id = |tensor: &TensorSignature| {
+                model
+                    .find_node(&tensor.name)
+                    .ok_or_else(|| Error::unsupported(format!("rten lost '{}' while it loaded the model", tensor.name)))
+            };
+            tensors.iter().map(id).collect()
+        };
+        let (inputs, outputs) = (ids(&signature.inputs)?, ids(&signature.outputs)?);
+        Ok(Arc::new(RtenSession { model, signature, inputs, outputs, threads: self.threads.clone() }))
+    }
+}
+
+/// What the model means by an operator and rten does not: it reads most operators as their newest version has them.
+///
+/// - Before version 13, softmaxes normalise over the axis and all after it, by default from axis 1 on
+///   (<https://onnx.ai/onnx/operators/onnx__Softmax.html>); rten takes the axis alone, by default the last.
+/// - Version 10 of Resize places pixels otherwise than those after it.
+fn misread(header: &Header, model: &Model) -> Option<String> {
+    let opset = header.opset;
+    if opset < 11 && header.operators.contains("Resize") {
+        return Some(format!(
+            "rten reads Resize of opset {opset} as that of opset 11; export the model with a newer one"
+        ));
+    }
+    let wrong = |softmax: &&Softmax| {
+        let shape = model.find_node(&softmax.output).and_then(|id| model.node_info(id)?.shape());
+        match (shape, softmax.axis) {
+            (_, Some(-1)) => false,
+            (None, axis) => axis.is_none(),
+            (Some(shape), axis) => {
+                let rank = shape.len() as i64;
+                let from = axis.map_or(1, |axis| if axis < 0 { axis + rank } else { axis });
+                let after = usize::try_from(from + 1).ok().and_then(|from| shape.get(from..)).unwrap_or_default();
+                let last = after.is_empty();
+                !last && (axis.is_none() || after.iter().any(|dim| !matches!(dim, Dimension::Fixed(1))))
+            }
+        }
+    };
+    let found = header.softmaxes.iter().find(wrong).filter(|_| opset < 13)?;
+    let output: String = found.output.chars().take(64).collect();
+    Some(format!(
+        "rten reads the softmax '{output}' of opset {opset} as one of opset 13; export the model with a newer one"
+    ))
+}
+
+/// Whether rten computes with such tensors, or with ones that hold the same values.
+fn takes(dtype: DType) -> bool {
+    match dtype {
+        DType::F32 | DType::F16 | DType::S32 | DType::S64 | DType::Boolean | DType::U8 | DType::S8 => true,
+        DType::F64 | DType::BF16 | DType::U16 | DType::S16 | DType::U32 | DType::U64 | DType::Text => false,
+    }
+}
+
+struct RtenSession {
+    model: Model,
+    signature: Signature,
+    inputs: Vec<NodeId>,
+    outputs: Vec<NodeId>,
+    threads: Arc<ThreadPool>,
+}
+
+impl Session for RtenSession {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn begin(self: Arc<Self>) -> Result<Arc<dyn Execution>> {
+        Ok(Arc::new(RtenExecution { session: self, terminated: AtomicBool::new(false) }))
+    }
+}
+
+struct RtenExecution {
+    session: Arc<RtenSession>,
+    terminated: AtomicBool,
+}
+
+impl Execution for RtenExecution {
+    fn run(&self, device: &Arc<dyn Device>, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let RtenSession { model, signature, inputs: ids, outputs, threads } = &*self.session;
+        // Copies of what rten stores otherwise are paid for until the run is over.
+        let mut copies = Vec::new();
+        let mut values = Vec::with_capacity(inputs.len());
+        for ((tensor, declared), id) in inputs.iter().zip(&signature.inputs).zip(ids) {
+            let value = passed(tensor, account, &mut copies);
+            values.push((*id, value.map_err(|error| error.context(format_args!("input '{}'", declared.name)))?));
+        }
+        if self.terminated.load(Ordering::Relaxed) {
+            return Err(Error::cancelled("the run was ended before it began"));
+        }
+        let options = RunOptions::default().with_thread_pool(Some(threads.clone()));
+        let results = caught("running", || model.run(values, outputs, Some(options)))?.map_err(refused)?;
+        drop(copies);
+        let outputs = results.into_iter().zip(&signature.outputs);
+        outputs.map(|(value, declared)| adopted(device, account, declared, value)).collect()
+    }
+
+    fn terminate(&self) {
+        self.terminated.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A tensor as rten takes it: borrowed where it stores such elements alike.
+fn passed<'a>(tensor: &'a Tensor, account: &Arc<Account>, copies: &mut Vec<Charge>) -> Result<ValueOrView<'a>> {
+    let Some(bytes) = tensor.host_bytes() else {
+        return Err(Error::unsupported(format!("rten runs on the CPU and takes no {tensor:?}")));
+    };
+    let dims: Vec<usize> =
+        tensor.shape().dims().iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX)).collect();
+    let mut charge = |size: u64| -> Result<()> {
+        copies.push(account.charge(tensor.shape().elements().saturating_mul(size))?);
+        Ok(())
+    };
+    match tensor.dtype() {
+        DType::F32 => lent::<f32>(&dims, bytes),
+        DType::S32 => lent::<i32>(&dims, bytes),
+        DType::U8 => lent::<u8>(&dims, bytes),
+        DType::S8 => lent::<i8>(&dims, bytes),
+        DType::Boolean => {
+            charge(4)?;
+            owned(&dims, bytes.iter().map(|&byte| i32::from(byte)).collect())
+        }
+        DType::S64 => {
+            charge(4)?;
+            let values: Option<Vec<i32>> =
+                bytes.as_chunks().0.iter().map(|&bytes| i32::try_from(i64::from_le_bytes(bytes)).ok()).collect();
+            owned(
+                &dims,
+                values.ok_or_else(|| {
+                    Error::invalid_argument(
+                        "rten computes s64 as s32, and a value does not fit; have the model run on onnxruntime",
+                    )
+                })?,
+            )
+        }
+        DType::F16 => {
+            charge(4)?;
+            owned(&dims, bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect())
+        }
+        DType::F64 | DType::BF16 | DType::U16 | DType::S16 | DType::U32 | DType::U64 | DType::Text => {
+            Err(Error::unsupported(format!("rten takes no {}", tensor.dtype())))
+        }
+    }
+}
+
+fn lent<'a, T: Pod>(dims: &[usize], bytes: &'a [u8]) -> Result<ValueOrView<'a>>
+where
+    ValueView<'a>: From<rten_tensor::TensorView<'a, T>>,
+{
+    // An empty tensor's bytes may lie anywhere.
+    let elements: &[T] = if bytes.is_empty() {
+        &[]
+    } else {
+        bytemuck::try_cast_slice(bytes).map_err(|error| Error::host(PASSING, error.to_string()))?
+    };
+    let view = ValueView::from_shape(dims, elements).map_err(|error| Error::host(PASSING, error.to_string()))?;
+    Ok(view.into())
+}
+
+fn owned<'a, T>(dims: &[usize], elements: Vec<T>) -> Result<ValueOrView<'a>>
+where
+    Value: From<rten_tensor::Tensor<T>>,
+{
+    let value = Value::from_shape(dims, elements).map_err(|error| Error::host(PASSING, error.to_string()))?;
+    Ok(value.into())
+}
+
+const PASSING: &str = "passing a tensor to rten";
+
+/// A tensor of an output; its memory is rten's where the elements are stored alike.
+fn adopted(
+    device: &Arc<dyn Device>,
+    account: &Arc<Account>,
+    declared: &TensorSignature,
+    value: Value,
+) -> Result<Tensor> {
+    use rten_tensor::Layout;
+    let wrong = |what: &str| {
+        let message = format!("output '{}' is {what}, and not what the model declares ({declared})", declared.name);
+        Error::new(Kind::Unavailable, message)
+    };
+    let dims: Vec<u64> = value.shape().iter().map(|&dim| dim as u64).collect();
+    let shape = Shape::new(&dims, device.limits().tensor_rank)
+        .map_err(|error| error.context(format_args!("output '{}'", declared.name)))?;
+    let adopt = |memory| device.adopt(account, declared.dtype, shape, memory);
+    match (declared.dtype, value) {
+        (DType::F32, Value::FloatTensor(tensor)) => adopt(elements(tensor.into_data())),
+        (DType::S32, Value::Int32Tensor(tensor)) => adopt(elements(tensor.into_data())),
+        (DType::U8, Value::UInt8Tensor(tensor)) => adopt(elements(tensor.into_data())),
+        (DType::S8, Value::Int8Tensor(tensor)) => adopt(elements(tensor.into_data())),
+        (DType::S64, Value::Int32Tensor(tensor)) => {
+            adopt(elements(tensor.into_data().into_iter().map(i64::from).collect()))
+        }
+        (DType::Boolean, Value::Int32Tensor(tensor)) => {
+            adopt(elements(tensor.into_data().into_iter().map(|value| u8::from(value != 0)).collect()))
+        }
+        (DType::F16, Value::FloatTensor(tensor)) => {
+            adopt(elements(tensor.into_data().into_iter().map(f16::from_f32).collect()))
+        }
+        (_, value) => Err(wrong(&value.dtype().to_string())),
+    }
+}
+
+fn elements<T: Pod + Send + Sync>(elements: Vec<T>) -> Box<dyn HostMemory> {
+    Box::new(Elements(elements))
+}
+
+/// An output's elements where rten put them.
+struct Elements<T>(Vec<T>);
+
+impl<T: Pod + Send + Sync> HostMemory for Elements<T> {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+/// What a call of rten gives; a panic in it is an error.
+fn caught<T>(doing: &str, work: impl FnOnce() -> T) -> Result<T> {
+    // A model whose run panicked is left as it was: runs share nothing but its constants and the plan, which is whole.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        Error::unsupported(format!("rten failed while {doing} the model; have it run on onnxruntime"))
+            .with_source(said(&*panic))
+    })
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic that says nothing").to_owned()
+}
+
+/// Why a run failed. The signature has been checked, but the graph may still refuse shapes or values.
+fn refused(error: RunError) -> Error {
+    let text: String = error.to_string().chars().take(MOST_CHARS).collect();
+    let (kind, what) = match error.kind() {
+        RunErrorKind::InvalidInput | RunErrorKind::OperatorError => {
+            (Kind::InvalidArgument, "the model refuses these inputs")
+        }
+        RunErrorKind::PlanningError => (Kind::Unsupported, "rten cannot run the model"),
+        _ => (Kind::Internal, "the model run failed"),
+    };
+    Error::new(kind, format!("{what}: {text}")).with_source(error)
+}
+
+/// rten's text without where the model lies.
+fn shortened(text: &str, folder: &Path) -> String {
+    let mut text = text.to_owned();
+    for folder in [Some(folder.to_path_buf()), folder.canonicalize().ok()].into_iter().flatten() {
+        text = text.replace(&format!("{}/", folder.display()), "");
+    }
+    text.chars().take(MOST_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_is_that_of_the_lock_file() {
+        let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
+        let version = format!("name = \"rten\"\nversion = \"{}\"", super::VERSION);
+        assert!(lock.contains(&version), "{version} is not in Cargo.lock");
+    }
+}
