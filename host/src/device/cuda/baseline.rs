@@ -34,13 +34,22 @@ pub(super) fn measure(core: &Core, bytes: u64) -> Outcome<Baseline> {
         }
         Ok(bytes as f64 / best)
     };
-    // SAFETY: both blocks and the pinned memory are of this length, and each copy is waited for.
+    a.hold_copies()?;
+    let length = bytes as usize;
+    // SAFETY: both sides are of this length, nobody else uses them, and the copy is waited for.
     #[allow(unsafe_code)]
+    let upload = || unsafe { driver.copy_in(a.address(), pinned.address, length) };
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    let download = || unsafe { driver.copy_out(a.address(), pinned.address, length) };
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    let within = || unsafe { driver.copy_within(a.address(), b.address(), bytes) };
     let measured = (|| {
         Ok(Baseline {
-            upload: best(Stream::In, &|| unsafe { driver.copy_in(a.address(), pinned.address, bytes as usize) })?,
-            download: best(Stream::Out, &|| unsafe { driver.copy_out(a.address(), pinned.address, bytes as usize) })?,
-            within: best(Stream::Compute, &|| unsafe { driver.copy_within(a.address(), b.address(), bytes) })?,
+            upload: best(Stream::In, &upload)?,
+            download: best(Stream::Out, &download)?,
+            within: best(Stream::Compute, &within)?,
         })
     })();
     // SAFETY: where a copy failed, the device is lost and touches nothing any more; the others were waited for.

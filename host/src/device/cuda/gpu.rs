@@ -198,34 +198,37 @@ impl Gpu {
     }
 }
 
-// SAFETY (of the blocks below): the context is current; addresses, lengths and lifetimes are what the trait's contracts ask
-// of callers; modules, functions and events came from this driver and are only used as such.
-#[allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
+#[allow(unsafe_code)]
 impl Driver for Gpu {
     fn allocate(&self, bytes: u64) -> Outcome<u64> {
         self.enter()?;
+        // SAFETY: the context is current.
         done(unsafe { result::malloc_sync(bytes as usize) })
     }
 
     unsafe fn free(&self, address: u64) -> Outcome<()> {
         self.enter()?;
+        // SAFETY: the context is current, and the caller vouches for the address.
         done(unsafe { result::free_sync(address) })
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Outcome<Pinned> {
         self.enter()?;
+        // SAFETY: the context is current.
         let pointer = done(unsafe { result::malloc_host(bytes, 0) })?;
         Ok(Pinned { address: pointer.addr() })
     }
 
     unsafe fn free_pinned(&self, pinned: Pinned) -> Outcome<()> {
         self.enter()?;
+        // SAFETY: as for `free`.
         done(unsafe { result::free_host(pinned.address as *mut c_void) })
     }
 
     fn load(&self, unit: Unit) -> Outcome<u64> {
         let code = self.code(unit)?;
         self.enter()?;
+        // SAFETY: the context is current, and `code` is a whole cubin: NVRTC's, or a kept one whose digest is right.
         let module = done(unsafe { result::module::load_data(code.as_ptr().cast()) })?;
         Ok(module.addr() as u64)
     }
@@ -233,6 +236,7 @@ impl Driver for Gpu {
     fn function(&self, module: u64, name: &str) -> Outcome<u64> {
         self.enter()?;
         let name = CString::new(name).map_err(|error| Failure::Failed(error.to_string()))?;
+        // SAFETY: `module` came from `load`, and modules are never unloaded.
         let function = done(unsafe { result::module::get_function(module as usize as sys::CUmodule, name) })?;
         Ok(function.addr() as u64)
     }
@@ -242,34 +246,42 @@ impl Driver for Gpu {
         let mut pointers = [parameters.as_ptr().cast_mut().cast::<c_void>()];
         let (function, stream) = (function as usize as sys::CUfunction, self.stream(Stream::Compute));
         let threads = (THREADS as u32, 1, 1);
+        // SAFETY: `function` came from `function`; the caller vouches for the parameters, which the call copies.
         done(unsafe { result::launch_kernel(function, (blocks, 1, 1), threads, 0, stream, &mut pointers) })
     }
 
     unsafe fn fill(&self, address: u64, byte: u8, bytes: u64) -> Outcome<()> {
         self.enter()?;
+        // SAFETY: the caller vouches for the memory.
         done(unsafe { result::memset_d8_async(address, byte, bytes as usize, self.stream(Stream::Compute)) })
     }
 
     unsafe fn copy_within(&self, from: u64, to: u64, bytes: u64) -> Outcome<()> {
         self.enter()?;
+        // SAFETY: the caller vouches for both sides.
         done(unsafe { result::memcpy_dtod_async(to, from, bytes as usize, self.stream(Stream::Compute)) })
     }
 
     unsafe fn copy_in(&self, to: u64, from: usize, bytes: usize) -> Outcome<()> {
         self.enter()?;
+        // SAFETY: the caller vouches for so many bytes there.
         let from = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) };
+        // SAFETY: the caller vouches for both sides until the copy ran.
         done(unsafe { result::memcpy_htod_async(to, from, self.stream(Stream::In)) })
     }
 
     unsafe fn copy_out(&self, from: u64, to: usize, bytes: usize) -> Outcome<()> {
         self.enter()?;
+        // SAFETY: the caller vouches for so many bytes there, which nobody else touches.
         let to = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, bytes) };
+        // SAFETY: the caller vouches for both sides until the copy ran.
         done(unsafe { result::memcpy_dtoh_async(to, from, self.stream(Stream::Out)) })
     }
 
     fn record(&self, stream: Stream) -> Outcome<u64> {
         self.enter()?;
         let event = done(result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
+        // SAFETY: the event was just made, and the stream lives as long as `self`.
         if let Err(failure) = done(unsafe { result::event::record(event, self.stream(stream)) }) {
             self.forget(event.addr() as u64);
             return Err(failure);
@@ -280,11 +292,13 @@ impl Driver for Gpu {
     fn wait(&self, stream: Stream, event: u64) -> Outcome<()> {
         self.enter()?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: the event came from `record` and was not dropped: its owner calls.
         done(unsafe { result::stream::wait_event(self.stream(stream), event as usize as sys::CUevent, flags) })
     }
 
     fn is_done(&self, event: u64) -> Outcome<bool> {
         self.enter()?;
+        // SAFETY: as for `wait`.
         match unsafe { result::event::query(event as usize as sys::CUevent) } {
             Ok(()) => Ok(true),
             Err(error) if error.0 == sys::cudaError_enum::CUDA_ERROR_NOT_READY => Ok(false),
@@ -294,12 +308,14 @@ impl Driver for Gpu {
 
     fn synchronize(&self, event: u64) -> Outcome<()> {
         self.enter()?;
+        // SAFETY: as for `wait`.
         done(unsafe { result::event::synchronize(event as usize as sys::CUevent) })
     }
 
     fn forget(&self, event: u64) {
         if self.enter().is_ok() {
             // A lost device's events are gone with it.
+            // SAFETY: its owner drops it, once.
             let _ = unsafe { result::event::destroy(event as usize as sys::CUevent) };
         }
     }
@@ -311,6 +327,7 @@ impl Driver for Gpu {
     unsafe fn use_workspace(&self, address: u64, bytes: u64) -> Outcome<()> {
         self.enter()?;
         match &self.cublas {
+            // SAFETY: as this method's contract.
             Some(cublas) => unsafe { cublas.use_workspace(address, bytes) },
             None => Ok(()),
         }
@@ -319,6 +336,7 @@ impl Driver for Gpu {
     unsafe fn multiply(&self, product: &Multiplication) -> Outcome<bool> {
         self.enter()?;
         match &self.cublas {
+            // SAFETY: as this method's contract.
             Some(cublas) => unsafe { cublas.multiply(product) },
             None => Ok(false),
         }
