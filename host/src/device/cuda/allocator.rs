@@ -222,7 +222,10 @@ mod tests {
         assert_eq!(class_of(u64::MAX), None);
         for bytes in (512..4_000_000).step_by(4_099) {
             let class = class_of(bytes).unwrap();
-            assert!(class >= bytes && class % 256 == 0 && (class - bytes) * 2 <= class + 1_024, "{bytes} {class}");
+            assert!(
+                class >= bytes && class.is_multiple_of(256) && (class - bytes) * 2 <= class + 1_024,
+                "{bytes} {class}"
+            );
         }
     }
 }

@@ -130,15 +130,16 @@ impl Unit {
     }
 }
 
+/// Every unit there is.
+#[cfg(test)]
+pub(super) fn every() -> Vec<Unit> {
+    let units = |family: Family| family.elements().into_iter().map(move |element| Unit { family, element });
+    Family::ALL.into_iter().flat_map(units).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Every unit there is.
-    pub(in crate::device::cuda) fn every() -> Vec<Unit> {
-        let units = |family: Family| family.elements().into_iter().map(move |element| Unit { family, element });
-        Family::ALL.into_iter().flat_map(units).collect()
-    }
 
     #[test]
     fn a_unit_is_its_prelude_and_its_family() {
@@ -149,6 +150,3 @@ mod tests {
         assert_eq!(every().len(), 13 * 5 + 5 + 5 + 12);
     }
 }
-
-#[cfg(test)]
-pub(super) use tests::every;
