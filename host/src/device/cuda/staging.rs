@@ -98,12 +98,8 @@ impl Staging {
             let start = (index * pool.chunk_bytes) as u64;
             // SAFETY: the caller's memory holds the part; the chunk comes back after an event behind the copy.
             let queued = unsafe { self.driver.copy_in(to + start, chunk.address, part.len()) };
-            let event = queued.and_then(|()| Event::record(&self.driver, Stream::In));
-            match event {
-                Ok(event) => pool.send(chunk, event),
-                // Whether the copy runs is unknown, so the chunk is never used again.
-                Err(failure) => return Err(failure),
-            }
+            let event = queued.and_then(|()| Event::record(&self.driver, Stream::In))?;
+            chunk.send(event);
         }
         let counter = if purpose == Purpose::Tensor { &self.uploaded } else { &self.tables };
         counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -117,19 +113,32 @@ impl Staging {
     #[allow(unsafe_code)]
     pub(super) unsafe fn download(&self, from: u64, bytes: &mut [u8], purpose: Purpose) -> Outcome<()> {
         let pool = self.pool(bytes.len());
-        let mut under_way: VecDeque<(&mut [u8], Pinned, Event)> = VecDeque::new();
-        let arrive = |(to, chunk, event): (&mut [u8], Pinned, Event)| -> Outcome<()> {
+        let mut under_way: VecDeque<(&mut [u8], Chunk<'_>, Event)> = VecDeque::new();
+        let arrive = |(to, chunk, event): (&mut [u8], Chunk<'_>, Event)| -> Outcome<()> {
             event.synchronize()?;
             // SAFETY: the copy into the chunk is done, and the chunk is at least as long as the part.
             unsafe {
                 std::ptr::copy_nonoverlapping(chunk.address as *const u8, to.as_mut_ptr(), to.len());
             }
-            pool.put(chunk);
+            chunk.put();
             Ok(())
         };
         let length = bytes.len() as u64;
         for (index, part) in bytes.chunks_mut(pool.chunk_bytes).enumerate() {
-            let chunk = pool.take(&*self.driver)?;
+            // Nobody waits for a chunk while holding one.
+            let chunk = match under_way.pop_front() {
+                None => pool.take(&*self.driver)?,
+                Some(first) => match pool.try_take(&*self.driver)? {
+                    Some(chunk) => {
+                        under_way.push_front(first);
+                        chunk
+                    }
+                    None => {
+                        arrive(first)?;
+                        pool.take(&*self.driver)?
+                    }
+                },
+            };
             let start = (index * pool.chunk_bytes) as u64;
             // SAFETY: the caller's memory holds the part; the chunk is kept until the event behind the copy.
             unsafe {
@@ -159,49 +168,82 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A chunk that nothing uses.
-    fn take(&self, driver: &dyn Driver) -> Outcome<Pinned> {
-        let mut state = self.state();
+    /// A chunk that nothing uses; waits for one.
+    fn take(&self, driver: &dyn Driver) -> Outcome<Chunk<'_>> {
         loop {
-            if let Some(chunk) = state.free.pop() {
+            if let Some(chunk) = self.try_take(driver)? {
                 return Ok(chunk);
             }
-            let arrived = match state.under_way.front() {
-                Some((_, event)) => event.is_done()?,
-                None => false,
-            };
-            if arrived || (state.count >= self.most && !state.under_way.is_empty()) {
-                let Some((chunk, event)) = state.under_way.pop_front() else { continue };
-                drop(state);
-                event.synchronize()?;
-                return Ok(chunk);
+            let state = self.state();
+            // Whoever holds a chunk gives it back without taking another, so one comes.
+            if state.free.is_empty() && state.under_way.is_empty() {
+                // Looked at again now and then: memory for another chunk may come from elsewhere.
+                let patience = std::time::Duration::from_millis(50);
+                drop(self.returned.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner));
             }
-            if state.count < self.most {
-                match driver.allocate_pinned(self.chunk_bytes) {
-                    Ok(chunk) => {
-                        state.count += 1;
-                        return Ok(chunk);
-                    }
-                    // What there is must do.
-                    Err(Failure::OutOfMemory) if state.count > 0 => {}
-                    Err(failure) => return Err(failure),
-                }
-                if !state.under_way.is_empty() {
-                    continue;
-                }
-            }
-            state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn put(&self, chunk: Pinned) {
-        self.state().free.push(chunk);
-        self.returned.notify_one();
+    /// A chunk that nothing uses, or that a copy to the device uses until its end; none where all are held by downloads.
+    fn try_take(&self, driver: &dyn Driver) -> Outcome<Option<Chunk<'_>>> {
+        let chunk = |pinned: Pinned| Some(Chunk { pool: self, address: pinned.address, is_over: false });
+        let mut state = self.state();
+        if let Some(pinned) = state.free.pop() {
+            return Ok(chunk(pinned));
+        }
+        let arrived = match state.under_way.front() {
+            Some((_, event)) => event.is_done()?,
+            None => false,
+        };
+        if !arrived && state.count < self.most {
+            match driver.allocate_pinned(self.chunk_bytes) {
+                Ok(pinned) => {
+                    state.count += 1;
+                    return Ok(chunk(pinned));
+                }
+                // What there is must do.
+                Err(Failure::OutOfMemory) if state.count > 0 => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let Some((pinned, event)) = state.under_way.pop_front() else { return Ok(None) };
+        drop(state);
+        let taken = chunk(pinned);
+        event.synchronize()?;
+        Ok(taken)
+    }
+}
+
+/// A chunk in use. One that is dropped without [`Chunk::put`] or [`Chunk::send`] is never used again, because whether a copy
+/// still runs is unknown; another may then take its place.
+struct Chunk<'a> {
+    pool: &'a Pool,
+    address: usize,
+    is_over: bool,
+}
+
+impl Chunk<'_> {
+    /// Nothing uses it any more.
+    fn put(mut self) {
+        self.is_over = true;
+        self.pool.state().free.push(Pinned { address: self.address });
+        self.pool.returned.notify_one();
     }
 
-    fn send(&self, chunk: Pinned, event: Event) {
-        self.state().under_way.push_back((chunk, event));
-        self.returned.notify_one();
+    /// Nothing uses it once the event's work is done.
+    fn send(mut self, event: Event) {
+        self.is_over = true;
+        self.pool.state().under_way.push_back((Pinned { address: self.address }, event));
+        self.pool.returned.notify_one();
+    }
+}
+
+impl Drop for Chunk<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.pool.state().count -= 1;
+            self.pool.returned.notify_all();
+        }
     }
 }
 

@@ -88,6 +88,30 @@ fn tensors_larger_than_staging_chunks_go_and_come_back() {
 }
 
 #[test]
+fn many_large_copies_at_once_share_few_chunks() {
+    if device(false, BUDGET_BYTES).is_none() {
+        return;
+    }
+    // Four chunks of 2 MiB, and eight threads that would each like two.
+    let limits = Limits { staging_bytes: 1 << 20, ..Limits::default() };
+    let device = Cuda::with(OnCpu::new(true), "cuda:0".to_owned(), Ledger::new(BUDGET_BYTES), limits).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8u8 {
+            let device = &device;
+            scope.spawn(move || {
+                let account = account(device);
+                let bytes = vec![thread; 5 << 20];
+                for _ in 0..3 {
+                    let tensor = device.create(&account, DType::U8, shape(&[5 << 20]), &bytes).unwrap();
+                    assert!(tensor.read(0..5 << 20).unwrap() == bytes);
+                }
+            });
+        }
+    });
+    assert_eq!(device.ledger().used_bytes(), 0);
+}
+
+#[test]
 fn a_chain_uploads_its_image_and_downloads_its_result_and_nothing_else() {
     let Some((_, device)) = device(false, BUDGET_BYTES) else { return };
     let account = account(&device);
