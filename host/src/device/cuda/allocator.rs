@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_waste_at_most_a_third() {
+    fn classes_waste_less_than_half() {
         for (bytes, class) in [(0, 512), (1, 512), (513, 768), (769, 1_024), (1_025, 1_536), (2 << 20, 2 << 20)] {
             assert_eq!(class_of(bytes), Some(class));
         }
