@@ -5,6 +5,7 @@
 
 mod bare_hyper;
 mod floor;
+mod gpu;
 mod in_process;
 mod load;
 mod neighbours;
@@ -77,6 +78,15 @@ enum Part {
     /// Prints the microseconds of one invocation in this process
     #[command(hide = true)]
     InProcess { program: PathBuf, component: PathBuf, bytes: usize },
+    /// Measures copies and operators on a GPU beside what its hardware does
+    Gpu {
+        /// The GPU's number
+        #[arg(long, default_value_t = 0)]
+        ordinal: u32,
+        /// Size of the tensors
+        #[arg(long, default_value_t = 256)]
+        megabytes: u64,
+    },
     /// Serves an echo with nothing but hyper
     #[command(hide = true)]
     Hyper { port: u16 },
@@ -117,6 +127,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             println!("{}", in_process::microseconds(program, component, *bytes)?);
             Ok(())
         }
+        Some(Part::Gpu { ordinal, megabytes }) => gpu::run(*ordinal, *megabytes, tempfile::tempdir()?.path()),
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),
         Some(Part::Operators { python, script, runs }) => operators::compare(python, script, *runs),
         Some(Part::OperatorsHere { folder }) => operators::here(folder),

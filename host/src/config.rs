@@ -24,6 +24,13 @@ pub struct RawConfig {
     /// Threads that one model run may use [default: the machine's cores]
     #[arg(long, env = "HEARTH_MODEL_THREADS", value_name = "N")]
     pub model_threads: Option<usize>,
+    /// Where tensors lie and operators run: cpu, cuda:N (the N-th GPU), or auto (cuda:0 where it works, else cpu) [default:
+    /// auto]
+    #[arg(long, env = "HEARTH_DEVICE", value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// The library that compiles kernels (libnvrtc.so) [default: DATA/lib, the loader's path, then CUDA's installation]
+    #[arg(long, env = "HEARTH_NVRTC_LIB", value_name = "FILE")]
+    pub nvrtc_lib: Option<PathBuf>,
     /// Serve on an address that other machines reach, without authentication
     #[arg(long, env = "HEARTH_INSECURE")]
     pub insecure: bool,
@@ -44,6 +51,38 @@ pub struct RawConfig {
     pub config: Option<PathBuf>,
 }
 
+/// Which device a server uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU where there is one that works, else the CPU.
+    Auto,
+    /// Host memory and the CPU.
+    Cpu,
+    /// The GPU of this number, from 0.
+    Cuda(u32),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<DeviceChoice> {
+        let wrong = || {
+            Error::invalid_argument(format!(
+                "--device '{text}' is no device; it takes auto, cpu or cuda:N, such as cuda:0"
+            ))
+        };
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            _ => {
+                let number =
+                    text.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+                number.and_then(|digits| digits.parse().ok()).map(DeviceChoice::Cuda).ok_or_else(wrong)
+            }
+        }
+    }
+}
+
 /// Valid settings; below this point nothing is optional that is known.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,6 +94,10 @@ pub struct Config {
     pub ort_lib: Option<PathBuf>,
     /// Threads of one model run.
     pub model_threads: usize,
+    /// Where tensors lie and operators run.
+    pub device: DeviceChoice,
+    /// The NVRTC library, where one was named.
+    pub nvrtc_lib: Option<PathBuf>,
     /// Whether functions get only what their settings grant, whoever reaches the server.
     pub require_grants: bool,
     /// The program that is started for work on untrusted input.
@@ -103,8 +146,10 @@ impl RawConfig {
             limits.set(assignment)?;
         }
         let ort_lib = self.ort_lib.or(file.ort_lib);
+        let nvrtc_lib = self.nvrtc_lib.or(file.nvrtc_lib);
+        let device = self.device.or(file.device).as_deref().unwrap_or("auto").parse()?;
         let program = self.program.unwrap_or_else(|| PathBuf::from(THIS_PROGRAM));
-        Ok(Config { listen, data, ort_lib, model_threads, require_grants, program, limits })
+        Ok(Config { listen, data, ort_lib, model_threads, device, nvrtc_lib, require_grants, program, limits })
     }
 }
 
@@ -151,5 +196,23 @@ mod tests {
         assert!(raw("nowhere").resolve().unwrap_err().message().contains("--listen"));
         let threads = RawConfig { model_threads: Some(0), ..RawConfig::default() };
         assert!(threads.resolve().unwrap_err().message().contains("--model-threads"));
+        for text in ["gpu", "cuda", "cuda:", "cuda:-1", "cuda:+1", "cuda:99999999999", "CPU"] {
+            let device = RawConfig { device: Some(text.to_owned()), ..RawConfig::default() };
+            assert!(device.resolve().unwrap_err().message().contains("--device"), "{text}");
+        }
+    }
+
+    #[test]
+    fn devices_have_names() {
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda:0", DeviceChoice::Cuda(0)),
+            ("cuda:12", DeviceChoice::Cuda(12)),
+        ] {
+            let device = RawConfig { device: Some(text.to_owned()), ..RawConfig::default() };
+            assert_eq!(device.resolve().unwrap().device, choice);
+        }
+        assert_eq!(RawConfig::default().resolve().unwrap().device, DeviceChoice::Auto);
     }
 }

@@ -2,6 +2,8 @@
 //! models.
 
 mod cpu;
+#[cfg(feature = "server")]
+mod cuda;
 mod decode;
 mod dtype;
 mod ledger;
@@ -19,6 +21,8 @@ mod tensor;
 mod text;
 
 pub use cpu::Cpu;
+#[cfg(feature = "server")]
+pub use cuda::{Baseline, Copied, Cuda, MemoryUse};
 pub use decode::decode_image;
 pub use dtype::DType;
 pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind};
@@ -39,6 +43,28 @@ use std::sync::Arc;
 // Sizes are u64 in plans and usize in host memory; a shape that was checked fits both.
 const _: () = assert!(usize::BITS == 64, "hearth needs a 64-bit host");
 
+/// Opens the device that the configuration asks for, with a ledger of its own.
+///
+/// With `auto` the first GPU is taken where there is one that works, and otherwise the CPU.
+///
+/// Errors: `unavailable` when a GPU was asked for by name and something is missing; the message says what.
+#[cfg(feature = "server")]
+pub fn open(config: &crate::config::Config) -> Result<Arc<dyn Device>> {
+    use crate::config::DeviceChoice;
+    let cpu = || Cpu::new(Ledger::new(config.limits.device_bytes), config.limits.clone()) as Arc<dyn Device>;
+    match config.device {
+        DeviceChoice::Cpu => Ok(cpu()),
+        DeviceChoice::Cuda(ordinal) => Ok(Cuda::open(ordinal, config)?),
+        DeviceChoice::Auto => match Cuda::open(0, config) {
+            Ok(cuda) => Ok(cuda),
+            Err(error) => {
+                tracing::info!("tensors lie in host memory: {}", error.message());
+                Ok(cpu())
+            }
+        },
+    }
+}
+
 /// Memory and operators. Callers hold it as `Arc<dyn Device>` and know nothing else about it.
 ///
 /// Every method that makes a tensor charges the account before it allocates, and fails with `limit-exceeded` (the
@@ -53,6 +79,13 @@ pub trait Device: Send + Sync {
     /// The server's limits, for what no invocation's own limits bound.
     fn limits(&self) -> &Limits;
 
+    /// Whether the device can be used; what reads `/readyz` asks.
+    ///
+    /// Errors: `unavailable` with the reason once it is lost.
+    fn health(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes a tensor from row-major little-endian bytes.
     ///
     /// Errors: `invalid-argument` when `bytes` is not exactly as long as dtype and shape say, when a boolean is neither
@@ -62,6 +95,14 @@ pub trait Device: Send + Sync {
     /// Makes a tensor from host memory that someone else allocated, such as an engine's output, without a copy where
     /// the device can use it in place. Its length must be that of dtype and shape; booleans must be 0 or 1.
     fn adopt(&self, account: &Arc<Account>, dtype: DType, shape: Shape, memory: Box<dyn HostMemory>) -> Result<Tensor>;
+
+    /// The tensor in host memory, for engines that run there: the tensor itself where it lies there, else a copy that the
+    /// account pays for.
+    ///
+    /// Errors: those of [`Device::read`] and [`Device::adopt`].
+    fn on_host(&self, _account: &Arc<Account>, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.clone())
+    }
 
     /// Waits for the tensor and copies a range of its bytes to the host.
     ///

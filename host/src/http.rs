@@ -16,7 +16,6 @@ mod uploads;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::confined::Confined;
-use crate::device::{Cpu, Device, Ledger};
 use crate::error::{Error, Result};
 use crate::interface::Services;
 use crate::model::Models;
@@ -84,7 +83,7 @@ impl Server {
         let confined = Arc::new(Confined::new(&config)?);
         let catalog = Arc::new(Catalog::open(&config.data, &config.limits, confined.clone()).await?);
         let limits = Arc::new(config.limits.clone());
-        let device: Arc<dyn Device> = Cpu::new(Ledger::new(limits.device_bytes), config.limits.clone());
+        let device = crate::device::open(&config)?;
         let (blobs, directory) = (catalog.clone(), catalog.clone());
         let models = Arc::new(Models::new(&config, device.clone(), blobs, directory, confined.clone())?);
         let services = Arc::new(Services { device, models: models.clone(), limits });

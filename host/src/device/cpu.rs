@@ -22,6 +22,8 @@ mod top_k;
 mod unary;
 mod vectorised;
 
+#[cfg(feature = "server")]
+pub(super) use self::cast::bits_of;
 use self::element::{with_element, with_float, with_number};
 use self::memory::{Fresh, elements};
 use super::stop::Pace;
@@ -108,7 +110,7 @@ impl Device for Cpu {
 }
 
 /// Whether bytes are a tensor's elements.
-fn check(dtype: DType, shape: &Shape, bytes: &[u8]) -> Result<()> {
+pub(super) fn check(dtype: DType, shape: &Shape, bytes: &[u8]) -> Result<()> {
     let Some(length) = shape.bytes(dtype) else {
         return Err(Error::invalid_argument("dtype: a tensor of text is made from strings (create-text)"));
     };

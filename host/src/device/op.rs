@@ -15,6 +15,7 @@ mod reduce;
 mod unary;
 mod work;
 
+pub(super) use indexing::index_out_of_range;
 pub use work::{Broadcast, StridedCopy, Work};
 
 use super::{DType, Shape};

@@ -125,7 +125,9 @@ async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Refusal> {
     let answer = app.catalog.check().await.map_err(|error| {
         Error::unavailable("the catalog does not answer; the server's log has the cause").with_source(error)
     });
-    Ok(answer.map(|()| "ready\n")?)
+    answer?;
+    app.runtime.services().device.health()?;
+    Ok("ready\n")
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {

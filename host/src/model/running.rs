@@ -52,7 +52,9 @@ impl Lease {
         let account = account.clone();
         let work = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
-            let outputs = execution.run(&table.device, &account, &inputs);
+            let inputs: Result<Vec<Tensor>> =
+                inputs.iter().map(|tensor| table.device.on_host(&account, tensor)).collect();
+            let outputs = inputs.and_then(|inputs| execution.run(&table.device, &account, &inputs));
             loaded.counts.runs.fetch_add(1, Ordering::Relaxed);
             drop(turn);
             (outputs, begun.duration_since(asked), begun.elapsed())

@@ -117,7 +117,7 @@ fn each<A: Element + Cast<B>, B: Element>(input: &[A], result: &mut [B], pace: &
 }
 
 /// A number cast to a dtype, as the bits of the unsigned integer of its width.
-pub(super) fn bits_of(number: f64, dtype: DType) -> Result<u64> {
+pub(in crate::device) fn bits_of(number: f64, dtype: DType) -> Result<u64> {
     with_element!(dtype, T => {
         let value: T = number.cast();
         let mut bytes = [0; 8];

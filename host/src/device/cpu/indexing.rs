@@ -4,9 +4,10 @@
 use super::cast::bits_of;
 use super::element::{with_bits, with_integer};
 use super::memory::{Fresh, elements, room};
+use crate::device::op::index_out_of_range;
 use crate::device::stop::Pace;
 use crate::device::{Account, Charge, DType, Tensor};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use bytemuck::Pod;
 use std::sync::Arc;
 
@@ -33,12 +34,7 @@ fn checked<I: Pod + Into<i128>>(indices: &[I], length: u64, pace: &mut Pace<'_>)
             match usize::try_from(from_start) {
                 Ok(place) if (place as u64) < length => places.push(place),
                 _ => {
-                    let at = places.len();
-                    let takes = match length {
-                        0 => "nothing, because the axis is empty".to_owned(),
-                        _ => format!("-{length} to {}", length - 1),
-                    };
-                    return Err(Error::invalid_argument(format!("indices: element {at} is {index}; it takes {takes}")));
+                    return Err(index_out_of_range(places.len() as u64, index, length));
                 }
             }
         }

@@ -81,6 +81,15 @@ pub(super) fn one_hot(
     Ok(Plan::new(vec![(dtype, output)], steps, 1, Work::OneHot { outer, depth, inner }))
 }
 
+/// The error for an index that means no place on an axis: the first one in the list, and what it is.
+pub(in crate::device) fn index_out_of_range(at: u64, index: i128, length: u64) -> Error {
+    let takes = match length {
+        0 => "nothing, because the axis is empty".to_owned(),
+        _ => format!("-{length} to {}", length - 1),
+    };
+    Error::invalid_argument(format!("indices: element {at} is {index}; it takes {takes}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Op;

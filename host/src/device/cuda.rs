@@ -1,0 +1,240 @@
+//! A CUDA GPU as a device: tensors lie in its memory and operators are kernels in its queue; it never waits for the GPU but
+//! where somebody reads.
+//!
+//! Work is queued in the order of the calls, so a tensor is ready for every operator that is queued after the one that made
+//! it. Memory that is given back is used again behind whatever is queued for it. What a kernel finds wrong (an index that
+//! means no place) is told to whoever reads a tensor that was made with it.
+
+mod allocator;
+mod baseline;
+mod core;
+mod cublas;
+mod driver;
+mod gpu;
+mod memory;
+mod nvrtc;
+mod parameters;
+mod staging;
+mod task;
+mod units;
+
+#[cfg(test)]
+mod on_cpu;
+#[cfg(test)]
+mod tests;
+
+pub use allocator::MemoryUse;
+pub use baseline::Baseline;
+pub use staging::Copied;
+
+use self::core::Core;
+use self::driver::{Driver, Failure};
+use self::gpu::Gpu;
+use self::memory::CudaMemory;
+use self::staging::Purpose;
+use self::task::Task;
+use super::{Account, Buffer, Cpu, DType, Device, HostMemory, Ledger, Plan, Shape, Stop, Tensor, Work};
+use crate::config::{Config, Limits};
+use crate::error::{Error, Kind, Result};
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+/// A GPU, `cuda:N`.
+pub struct Cuda {
+    me: Weak<Cuda>,
+    name: String,
+    core: Core,
+    ledger: Arc<Ledger>,
+    limits: Limits,
+    /// Where engines that run on the CPU find their inputs; it shares the ledger.
+    host: Arc<Cpu>,
+}
+
+/// Of a GPU's free memory, what is left to others: contexts, modules and engines take some outside of the ledger.
+const LEFT_BYTES: u64 = 512 << 20;
+
+impl Cuda {
+    /// Opens the GPU of this number, from 0. Compiled kernels are kept in the data folder.
+    ///
+    /// Errors: `unavailable` saying what is missing: the driver, the GPU, or NVRTC.
+    pub fn open(ordinal: u32, config: &Config) -> Result<Arc<Cuda>> {
+        let name = format!("cuda:{ordinal}");
+        let missing = |why: String| Error::unavailable(format!("{name} cannot be used: {why}"));
+        let (cache, libraries) = (config.data.join("kernels"), config.data.join("lib"));
+        let gpu = Gpu::open(ordinal, &cache, config.nvrtc_lib.as_deref(), &libraries).map_err(missing)?;
+        let told = gpu.describe().map_err(|failure: Failure| missing(failure.to_string()))?;
+        let wanted = config.limits.device_bytes;
+        let budget = wanted.min(told.free_bytes.saturating_sub(LEFT_BYTES));
+        if budget < wanted {
+            tracing::warn!(
+                "{name} has {} bytes free, so {budget} are used instead of {wanted} (device_bytes)",
+                told.free_bytes
+            );
+        }
+        let (major, minor) = told.nvrtc;
+        tracing::info!(
+            gpu = told.name,
+            total_bytes = told.total_bytes,
+            architecture = told.architecture,
+            nvrtc = format!("{major}.{minor}"),
+            cublas = told.has_cublas,
+            "tensors lie on {name}"
+        );
+        Cuda::with(Arc::new(gpu), name, Ledger::new(budget), config.limits.clone())
+    }
+
+    fn with(driver: Arc<dyn Driver>, name: String, ledger: Arc<Ledger>, limits: Limits) -> Result<Arc<Cuda>> {
+        let core = Core::new(driver, &ledger, limits.staging_bytes)?;
+        let host = Cpu::new(Arc::clone(&ledger), limits.clone());
+        Ok(Arc::new_cyclic(|me| Cuda { me: Weak::clone(me), name, core, ledger, limits, host }))
+    }
+
+    /// What the allocator holds.
+    pub fn memory_use(&self) -> MemoryUse {
+        self.core.allocator.counts()
+    }
+
+    /// Measures plain copies of so many bytes, for benchmarks to compare with. It takes twice as much of the device, uncharged.
+    ///
+    /// Errors: `overloaded` where there is no room; `unavailable`.
+    pub fn baseline(&self, bytes: u64) -> Result<Baseline> {
+        self.core.told(baseline::measure(&self.core, bytes))
+    }
+
+    /// Bytes that went between host and device so far.
+    pub fn copied(&self) -> Copied {
+        self.core.staging.copied()
+    }
+
+    fn device(&self) -> Result<Arc<dyn Device>> {
+        let gone = || Error::new(Kind::Internal, "the CUDA device is shutting down");
+        self.me.upgrade().map(|me| me as Arc<dyn Device>).ok_or_else(gone)
+    }
+}
+
+impl Device for Cuda {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn health(&self) -> Result<()> {
+        self.core.check()
+    }
+
+    fn create(&self, account: &Arc<Account>, dtype: DType, shape: Shape, bytes: &[u8]) -> Result<Tensor> {
+        self.core.check()?;
+        super::cpu::check(dtype, &shape, bytes)?;
+        let charge = account.charge(bytes.len() as u64)?;
+        let block = self.core.take(bytes.len() as u64)?;
+        if !bytes.is_empty() {
+            self.core.upload(&block, bytes, Purpose::Tensor)?;
+        }
+        let memory = CudaMemory { block, faults: Vec::new() };
+        Tensor::new(dtype, shape, Buffer::new(self.device()?, Box::new(memory), charge))
+    }
+
+    fn adopt(&self, account: &Arc<Account>, dtype: DType, shape: Shape, memory: Box<dyn HostMemory>) -> Result<Tensor> {
+        self.create(account, dtype, shape, memory.bytes())
+    }
+
+    fn on_host(&self, account: &Arc<Account>, tensor: &Tensor) -> Result<Tensor> {
+        if tensor.dtype() == DType::Text {
+            return Ok(tensor.clone());
+        }
+        let bytes = self.read(tensor, 0..tensor.byte_length())?;
+        self.host.adopt(account, tensor.dtype(), tensor.shape().clone(), Box::new(bytes))
+    }
+
+    fn read(&self, tensor: &Tensor, range: Range<u64>) -> Result<Vec<u8>> {
+        if tensor.dtype() == DType::Text {
+            return Err(Error::unsupported("a tensor of text has no bytes; read its strings"));
+        }
+        let range = tensor.buffer_range(range)?;
+        self.core.check()?;
+        let memory = CudaMemory::of(tensor)?;
+        memory.faults.iter().try_for_each(|fault| self.core.settle(fault))?;
+        let length = (range.end - range.start) as usize;
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(length)
+            .map_err(|_| Error::overloaded(format!("no memory for {length} bytes; try again later")))?;
+        bytes.resize(length, 0);
+        if length > 0 {
+            self.core.download(memory.block.address() + range.start, &mut bytes, Purpose::Tensor)?;
+        }
+        Ok(bytes)
+    }
+
+    fn execute(&self, account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
+        self.core.check()?;
+        let device = self.device()?;
+        let mut faults: Vec<Arc<memory::Fault>> = Vec::new();
+        for input in inputs {
+            for fault in &CudaMemory::of(input)?.faults {
+                let settled = matches!(fault.found.get(), Some(None));
+                if !settled && !faults.iter().any(|known| Arc::ptr_eq(known, fault)) {
+                    faults.push(Arc::clone(fault));
+                }
+            }
+        }
+        let mut results = Vec::with_capacity(plan.outputs.len());
+        for (dtype, shape) in &plan.outputs {
+            let bytes = shape.bytes(*dtype).unwrap_or(0);
+            let charge = account.charge(bytes)?;
+            results.push((self.core.take(bytes)?, charge));
+        }
+        let addresses: Vec<u64> = results.iter().map(|(block, _)| block.address()).collect();
+        let mut task = Task::new(&self.core, account, stop, plan, inputs, &addresses)?;
+        // Indices are checked even where there is nothing to pick.
+        let checks = matches!(plan.work, Work::Gather { .. } | Work::OneHot { .. });
+        if checks || plan.outputs.iter().any(|(_, shape)| shape.elements() > 0) {
+            task.queue()?;
+        }
+        faults.extend(task.into_faults());
+        let outputs = plan.outputs.iter().zip(results);
+        outputs
+            .map(|((dtype, shape), (block, charge))| {
+                let memory = CudaMemory { block, faults: faults.clone() };
+                Tensor::new(*dtype, shape.clone(), Buffer::new(Arc::clone(&device), Box::new(memory), charge))
+            })
+            .collect()
+    }
+}
+
+/// The devices that the table of operators runs on beside the CPU: the kernels built for the CPU, and GPU 0 where there is
+/// one. Without a C++ compiler the kernels are passed over, unless `HEARTH_REQUIRE_REFERENCES` is 1; without a GPU the GPU is,
+/// unless `HEARTH_REQUIRE_GPU` is.
+#[cfg(test)]
+pub(super) fn test_devices() -> Vec<Arc<dyn Device>> {
+    let required = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
+    let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+    match on_cpu::build_all() {
+        Ok(()) => devices.push(on_cpu::OnCpu::new(false).device(1 << 30)),
+        Err(why) if !on_cpu::has_compiler() && !required("HEARTH_REQUIRE_REFERENCES") => {
+            eprintln!("skipped, kernels were not built for the CPU: {why}");
+        }
+        Err(why) => panic!("{why}"),
+    }
+    let data = std::env::temp_dir().join("hearth-kernels");
+    let raw = crate::config::RawConfig {
+        data: Some(data),
+        nvrtc_lib: std::env::var_os("HEARTH_NVRTC_LIB").map(Into::into),
+        ..Default::default()
+    };
+    match Cuda::open(0, &raw.resolve().unwrap()) {
+        Ok(cuda) => devices.push(cuda),
+        Err(error) => {
+            assert!(!required("HEARTH_REQUIRE_GPU"), "{error}");
+            eprintln!("skipped, no GPU: {error}");
+        }
+    }
+    devices
+}

@@ -1,0 +1,231 @@
+//! Device memory: every byte is taken here and comes back here, and what came back is kept for the next; it never hands
+//! memory to a queue that could still be read by another.
+//!
+//! Sizes are rounded up to classes, so that a block that came back fits the next request of about that size. What the driver
+//! gave, in use and kept, is never more than the ledger's budget. A block that comes back is free for kernels at once, because
+//! they run in one queue; a copy from the host into it waits for the event that was recorded when it came back.
+
+use super::driver::{Driver, Event, Failure, Outcome, Stream};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The smallest block, which is also the alignment of blocks.
+const LEAST_BYTES: u64 = 512;
+/// Above it, blocks are multiples of it.
+const LARGE_BYTES: u64 = 2 << 20;
+
+/// What an allocator holds, for status and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Bytes of blocks in use, rounded as they are.
+    pub used_bytes: u64,
+    /// Bytes of blocks that are kept for later.
+    pub kept_bytes: u64,
+    /// The most bytes that were taken from the driver at once.
+    pub peak_bytes: u64,
+    /// Requests that a kept block served.
+    pub reused: u64,
+    /// Requests that went to the driver.
+    pub taken: u64,
+}
+
+/// Takes, keeps and gives device memory.
+pub(super) struct Allocator {
+    driver: Arc<dyn Driver>,
+    budget_bytes: u64,
+    state: Mutex<State>,
+    /// Whether the device answers nothing any more, so that nothing is given back to it.
+    lost: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    kept: BTreeMap<u64, Vec<Kept>>,
+    counts: MemoryUse,
+}
+
+struct Kept {
+    address: u64,
+    /// When kernels that used it before are done; none for memory that no queue knows.
+    free_after: Option<Event>,
+}
+
+/// A block in use. It comes back when it is dropped.
+pub(super) struct Block {
+    allocator: Arc<Allocator>,
+    address: u64,
+    bytes: u64,
+    free_after: Option<Event>,
+}
+
+impl Allocator {
+    /// An allocator that takes at most `budget_bytes` from the driver.
+    pub(super) fn new(driver: Arc<dyn Driver>, budget_bytes: u64) -> Arc<Allocator> {
+        Arc::new(Allocator { driver, budget_bytes, state: Mutex::default(), lost: AtomicBool::new(false) })
+    }
+
+    /// A block of at least so many bytes, with anything in it.
+    ///
+    /// Errors: [`Failure::OutOfMemory`] when neither the budget nor the device has room after all kept blocks went back.
+    pub(super) fn take(self: &Arc<Allocator>, bytes: u64) -> Outcome<Block> {
+        let size = class_of(bytes).ok_or(Failure::OutOfMemory)?;
+        let mut state = self.state();
+        // A larger one serves too, as long as little of it is wasted.
+        let fitting = state.kept.range(size..=size + size / 4).next().map(|(size, _)| *size);
+        if let Some(size) = fitting
+            && let Some(kept) = state.pop(size)
+        {
+            state.counts.kept_bytes -= size;
+            state.counts.used_bytes += size;
+            state.counts.reused += 1;
+            return Ok(self.block(kept.address, size, kept.free_after));
+        }
+        let held = state.counts.used_bytes + state.counts.kept_bytes;
+        if held.saturating_add(size) > self.budget_bytes {
+            self.give_back(&mut state, held.saturating_add(size) - self.budget_bytes);
+            if (state.counts.used_bytes + state.counts.kept_bytes).saturating_add(size) > self.budget_bytes {
+                return Err(Failure::OutOfMemory);
+            }
+        }
+        let address = match self.driver.allocate(size) {
+            Err(Failure::OutOfMemory) => {
+                self.give_back(&mut state, u64::MAX);
+                self.driver.allocate(size)?
+            }
+            other => other?,
+        };
+        state.counts.taken += 1;
+        state.counts.used_bytes += size;
+        state.counts.peak_bytes = state.counts.peak_bytes.max(state.counts.used_bytes + state.counts.kept_bytes);
+        Ok(self.block(address, size, None))
+    }
+
+    /// What it holds now.
+    pub(super) fn counts(&self) -> MemoryUse {
+        self.state().counts
+    }
+
+    /// Gives all kept blocks back to the driver.
+    #[cfg(test)]
+    pub(super) fn trim(&self) {
+        self.give_back(&mut self.state(), u64::MAX);
+    }
+
+    /// Notes that the device is lost: its memory went with it.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    fn block(self: &Arc<Allocator>, address: u64, bytes: u64, free_after: Option<Event>) -> Block {
+        Block { allocator: Arc::clone(self), address, bytes, free_after }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives kept blocks back, the largest first, until there are at least so many bytes less.
+    fn give_back(&self, state: &mut State, bytes: u64) {
+        let mut given = 0;
+        while given < bytes {
+            let Some(size) = state.kept.last_key_value().map(|(size, _)| *size) else { return };
+            let Some(kept) = state.pop(size) else { continue };
+            state.counts.kept_bytes -= size;
+            given += size;
+            // Work in the queues may still use it; freeing waits for that anyway.
+            let done = kept.free_after.as_ref().map_or(Ok(()), Event::synchronize);
+            // SAFETY: the block was in nobody's use, and the queued work that used it is done, or the device is lost.
+            #[allow(unsafe_code)]
+            let freed = done.and_then(|()| unsafe { self.driver.free(kept.address) });
+            if let Err(failure) = freed {
+                tracing::warn!("{size} bytes of device memory could not be given back: {failure}");
+            }
+        }
+    }
+
+    fn keep(&self, block: &mut Block) {
+        // Recorded outside of the lock; a device that cannot is lost, and its memory with it.
+        let event = match self.lost.load(Ordering::Relaxed) {
+            true => None,
+            false => Event::record(&self.driver, Stream::Compute).ok(),
+        };
+        let mut state = self.state();
+        state.counts.used_bytes -= block.bytes;
+        if event.is_none() {
+            return;
+        }
+        state.counts.kept_bytes += block.bytes;
+        state.kept.entry(block.bytes).or_default().push(Kept { address: block.address, free_after: event });
+    }
+}
+
+impl State {
+    fn pop(&mut self, size: u64) -> Option<Kept> {
+        let list = self.kept.get_mut(&size)?;
+        let kept = list.pop();
+        if list.is_empty() {
+            self.kept.remove(&size);
+        }
+        kept
+    }
+}
+
+impl Drop for Allocator {
+    fn drop(&mut self) {
+        if !*self.lost.get_mut() {
+            let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+            self.give_back(&mut state, u64::MAX);
+        }
+    }
+}
+
+impl Block {
+    /// The first byte's address on the device.
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Lets copies from the host wait until kernels that used this memory before are done.
+    pub(super) fn hold_copies(&self) -> Outcome<()> {
+        self.free_after.as_ref().map_or(Ok(()), |event| event.hold(Stream::In))
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let allocator = Arc::clone(&self.allocator);
+        allocator.keep(self);
+    }
+}
+
+/// The size of the block for so many bytes: a power of two, or half again as much, up to 2 MiB and then multiples of that.
+fn class_of(bytes: u64) -> Option<u64> {
+    if bytes > LARGE_BYTES {
+        return bytes.checked_next_multiple_of(LARGE_BYTES);
+    }
+    let power = bytes.max(LEAST_BYTES).next_power_of_two();
+    let less = power / 4 * 3;
+    Some(if less >= bytes.max(LEAST_BYTES) { less } else { power })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_waste_less_than_half() {
+        for (bytes, class) in [(0, 512), (1, 512), (513, 768), (769, 1_024), (1_025, 1_536), (2 << 20, 2 << 20)] {
+            assert_eq!(class_of(bytes), Some(class));
+        }
+        assert_eq!(class_of((2 << 20) + 1), Some(4 << 20));
+        assert_eq!(class_of(u64::MAX), None);
+        for bytes in (512..4_000_000).step_by(4_099) {
+            let class = class_of(bytes).unwrap();
+            assert!(
+                class >= bytes && class.is_multiple_of(256) && (class - bytes) * 2 <= class + 1_024,
+                "{bytes} {class}"
+            );
+        }
+    }
+}

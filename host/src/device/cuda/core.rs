@@ -1,0 +1,168 @@
+//! What all work on the device shares: the driver, its memory, the units that are loaded, and whether the device is still
+//! there; it never knows an operator.
+
+use super::allocator::{Allocator, Block};
+use super::driver::{Driver, Event, Failure, Outcome, Stream, THREADS};
+use super::memory::{FAULT_BYTES, Fault};
+use super::staging::{Purpose, Staging};
+use super::units::Unit;
+use crate::device::{Charge, Ledger, Owner};
+use crate::error::{Error, Result};
+use bytemuck::Pod;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// A device that is in use.
+pub(super) struct Core {
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) allocator: Arc<Allocator>,
+    pub(super) staging: Staging,
+    units: Mutex<HashMap<Unit, Arc<Loaded>>>,
+    lost: OnceLock<String>,
+    /// What the library of products works in.
+    _workspace: Option<(Block, Charge)>,
+}
+
+/// A unit that is loaded, or being loaded by whoever holds the lock.
+#[derive(Default)]
+struct Loaded {
+    module: Mutex<Option<u64>>,
+    functions: Mutex<HashMap<&'static str, u64>>,
+}
+
+/// The most blocks of a launch.
+const MOST_BLOCKS: u64 = i32::MAX as u64;
+
+impl Core {
+    /// A device with a ledger's budget of memory, and pinned memory for copies.
+    pub(super) fn new(driver: Arc<dyn Driver>, ledger: &Arc<Ledger>, staging_bytes: u64) -> Result<Core> {
+        let allocator = Allocator::new(Arc::clone(&driver), ledger.budget_bytes());
+        let staging = Staging::new(Arc::clone(&driver), staging_bytes);
+        let bytes = driver.workspace_bytes();
+        let workspace = match bytes {
+            0 => None,
+            _ => {
+                let charge = ledger.account(Owner::Workspace, bytes, 0).charge(bytes)?;
+                let block = allocator.take(bytes)?;
+                // SAFETY: the block is kept as long as the core, through which all work is queued.
+                #[allow(unsafe_code)]
+                unsafe { driver.use_workspace(block.address(), bytes) }?;
+                Some((block, charge))
+            }
+        };
+        Ok(Core { driver, allocator, staging, units: Mutex::default(), lost: OnceLock::new(), _workspace: workspace })
+    }
+
+    /// Whether the device is still there.
+    ///
+    /// Errors: `unavailable` with the reason once it is lost.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.lost.get() {
+            Some(why) => Err(Failure::Lost(why.clone()).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The error for whoever asked; notes a lost device.
+    pub(super) fn told<T>(&self, outcome: Outcome<T>) -> Result<T> {
+        outcome.map_err(|failure| {
+            if let Failure::Lost(why) = &failure
+                && self.lost.set(why.clone()).is_ok()
+            {
+                self.allocator.lose();
+                tracing::error!("the CUDA device is lost: {why}; restart the server");
+            }
+            Error::from(failure)
+        })
+    }
+
+    /// Device memory of at least so many bytes. The caller charges it first.
+    pub(super) fn take(&self, bytes: u64) -> Result<Block> {
+        self.told(self.allocator.take(bytes))
+    }
+
+    /// Queues a copy into a block, before all kernels that are queued from now on.
+    pub(super) fn upload(&self, block: &Block, bytes: &[u8], purpose: Purpose) -> Result<()> {
+        let queued = block.hold_copies().and_then(|()| {
+            // SAFETY: the block is as long as what was asked for when it was taken. Dropping it only lets memory be used again
+            // by kernels, which wait for the copy by the event below, or by copies, which come after it.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.staging.upload(block.address(), bytes, purpose)
+            }
+        });
+        let held = Event::record(&self.driver, Stream::In).and_then(|event| event.hold(Stream::Compute));
+        if held.is_err() {
+            // Nothing keeps the copy and what comes later apart any more.
+            self.told(held.map_err(|failure| Failure::Lost(failure.to_string())))?;
+        }
+        self.told(queued)
+    }
+
+    /// Copies from the device what all kernels queued so far have made of it, and waits for it.
+    pub(super) fn download(&self, from: u64, bytes: &mut [u8], purpose: Purpose) -> Result<()> {
+        let held = Event::record(&self.driver, Stream::Compute).and_then(|event| event.hold(Stream::Out));
+        self.told(held)?;
+        // SAFETY: callers hold a tensor or a fault with these bytes until this returns; the queue waits for the kernels.
+        #[allow(unsafe_code)]
+        let copied = unsafe { self.staging.download(from, bytes, purpose) };
+        self.told(copied)
+    }
+
+    /// Looks at what kernels found, unless somebody did before.
+    ///
+    /// Errors: `invalid-argument` for a wrong index.
+    pub(super) fn settle(&self, fault: &Fault) -> Result<()> {
+        if fault.found.get().is_none() {
+            let mut words = [0; FAULT_BYTES];
+            self.download(fault.block.address(), &mut words, Purpose::Fault)?;
+            fault.note(words);
+        }
+        fault.check()
+    }
+
+    /// Queues a kernel.
+    pub(super) fn launch<P: Pod>(&self, unit: Unit, name: &'static str, blocks: u64, parameters: &P) -> Result<()> {
+        if blocks == 0 {
+            return Ok(());
+        }
+        if blocks > MOST_BLOCKS {
+            return Err(Error::too_large(format!(
+                "{name}: it takes {blocks} blocks of threads at once; split the work"
+            )));
+        }
+        let function = self.function(unit, name)?;
+        // SAFETY: `parameters` has the layout of the kernel's own (the tests compare the sizes), and the memory it names
+        // belongs to tensors and scratch that go back to the allocator at the earliest, which hands them only to work that is
+        // queued behind this.
+        #[allow(unsafe_code)]
+        let queued = unsafe { self.driver.launch(function, blocks as u32, bytemuck::bytes_of(parameters)) };
+        self.told(queued)
+    }
+
+    fn function(&self, unit: Unit, name: &'static str) -> Result<u64> {
+        let loaded = Arc::clone(lock(&self.units).entry(unit).or_default());
+        if let Some(function) = lock(&loaded.functions).get(name) {
+            return Ok(*function);
+        }
+        // One caller compiles, others who need the same unit wait for it.
+        let mut module = lock(&loaded.module);
+        let handle = match *module {
+            Some(handle) => handle,
+            None => *module.insert(self.told(self.driver.load(unit))?),
+        };
+        drop(module);
+        let function = self.told(self.driver.function(handle, name))?;
+        lock(&loaded.functions).insert(name, function);
+        Ok(function)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Blocks for so many threads.
+pub(super) fn blocks_of(threads: u64) -> u64 {
+    threads.div_ceil(THREADS)
+}

@@ -1,0 +1,359 @@
+//! The kernels built by the system's C++ compiler and run on the CPU, as a driver for tests: queues whose work is done as late
+//! as events allow, and memory that shows who reads what was never written or writes beyond its end.
+
+use super::Cuda;
+use super::driver::{Driver, Failure, Multiplication, Outcome, Pinned, Stream};
+use super::units::{Unit, every};
+use crate::config::Limits;
+use crate::device::Ledger;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+type Kernel = unsafe extern "C" fn(*const c_void, usize, u32) -> c_int;
+
+/// What fresh memory holds, and what lies behind every block.
+const POISON: u8 = 0xa5;
+const BEHIND: usize = 64;
+
+/// A library has one block's state, so one kernel runs at a time in the whole process.
+static RUNNING: Mutex<()> = Mutex::new(());
+
+/// The driver.
+pub(super) struct OnCpu {
+    state: Mutex<State>,
+    /// Whether copies are done as early as events allow, instead of as late.
+    eager_copies: bool,
+    /// Allocations until one fails, if one shall: the next with 1.
+    fail_after: Mutex<Option<u64>>,
+}
+
+#[derive(Default)]
+struct State {
+    blocks: HashMap<usize, Vec<u64>>,
+    lengths: HashMap<usize, usize>,
+    pinned: HashMap<usize, Vec<u64>>,
+    libraries: Vec<libloading::Library>,
+    queues: [VecDeque<Job>; 3],
+    events: HashMap<u64, (usize, bool)>,
+    next_event: u64,
+    lost: Option<String>,
+}
+
+enum Job {
+    Launch(usize, u32, Vec<u8>),
+    Fill(u64, u8, u64),
+    Copy(usize, usize, usize),
+    Record(u64),
+    Wait(u64),
+}
+
+fn number(stream: Stream) -> usize {
+    match stream {
+        Stream::Compute => 0,
+        Stream::In => 1,
+        Stream::Out => 2,
+    }
+}
+
+/// Compiles a unit into a library, unless it is there.
+fn built(unit: Unit) -> Result<PathBuf, String> {
+    use sha2::{Digest, Sha256};
+    const HEADER: &str = include_str!("kernels/on_cpu.h");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kernels-on-cpu");
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let source = format!("{HEADER}\n{}", unit.source());
+    let digest = hex::encode(&Sha256::digest(&source)[..8]);
+    let library = folder.join(format!("{}-{digest}.so", unit.name()));
+    if library.exists() {
+        return Ok(library);
+    }
+    let own = format!("{}-{digest}-{}-{:?}", unit.name(), std::process::id(), std::thread::current().id());
+    let (text, partial) = (folder.join(format!("{own}.cpp")), folder.join(format!("{own}.partial")));
+    std::fs::write(&text, source).map_err(|error| error.to_string())?;
+    let output = Command::new(compiler())
+        .args([
+            "-std=c++17",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-ffp-contract=off",
+            "-fno-strict-aliasing",
+            "-fvisibility=hidden",
+            "-o",
+        ])
+        .args([&partial, &text])
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", compiler()))?;
+    let _ = std::fs::remove_file(&text);
+    if !output.status.success() {
+        return Err(format!("{}: {}", unit.name(), String::from_utf8_lossy(&output.stderr)));
+    }
+    std::fs::rename(&partial, &library).map_err(|error| error.to_string())?;
+    Ok(library)
+}
+
+/// Whether there is a C++ compiler.
+pub(super) fn has_compiler() -> bool {
+    Command::new(compiler()).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Compiles all units, on all cores, once in a process.
+pub(super) fn build_all() -> Result<(), String> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    let build = || {
+        let left = Mutex::new(every());
+        let work = || {
+            let next = || left.lock().unwrap().pop();
+            std::iter::from_fn(next).try_for_each(|unit| built(unit).map(drop))
+        };
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+        })
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned())
+}
+
+impl OnCpu {
+    pub(super) fn new(eager_copies: bool) -> Arc<OnCpu> {
+        Arc::new(OnCpu { state: Mutex::default(), eager_copies, fail_after: Mutex::default() })
+    }
+
+    /// Lets the allocation after `count` others fail, and all after it; none with `None`.
+    pub(super) fn fail_after(&self, count: Option<u64>) {
+        *self.fail_after.lock().unwrap() = count.map(|count| count + 1);
+    }
+
+    /// A device on it.
+    pub(super) fn device(self: &Arc<OnCpu>, budget_bytes: u64) -> Arc<Cuda> {
+        let (driver, name) = (Arc::clone(self) as Arc<dyn Driver>, "cuda:0 (kernels on the CPU)".to_owned());
+        Cuda::with(driver, name, Ledger::new(budget_bytes), Limits::default()).unwrap()
+    }
+
+    /// Everything fails from now on, as on a device that fell off its bus.
+    pub(super) fn lose(&self, why: &str) {
+        self.state.lock().unwrap().lost = Some(why.to_owned());
+    }
+
+    /// Blocks of device memory and pieces of pinned memory that are taken.
+    pub(super) fn taken(&self) -> (usize, usize) {
+        let state = self.state.lock().unwrap();
+        (state.blocks.len(), state.pinned.len())
+    }
+
+    fn state(&self) -> Outcome<std::sync::MutexGuard<'_, State>> {
+        let state = self.state.lock().unwrap();
+        match &state.lost {
+            Some(why) => Err(Failure::Lost(why.clone())),
+            None => Ok(state),
+        }
+    }
+
+    fn queue(&self, stream: Stream, job: Job) -> Outcome<()> {
+        let mut state = self.state()?;
+        state.queues[number(stream)].push_back(job);
+        self.hurry(&mut state);
+        Ok(())
+    }
+
+    /// Does the copies that need not wait.
+    fn hurry(&self, state: &mut State) {
+        for queue in [number(Stream::In), number(Stream::Out)].into_iter().filter(|_| self.eager_copies) {
+            while let Some(job) = state.queues[queue].front() {
+                let done = |event: &u64| state.events.get(event).is_none_or(|(_, done)| *done);
+                if matches!(job, Job::Wait(event) if !done(event)) {
+                    break;
+                }
+                if let Some(job) = state.queues[queue].pop_front() {
+                    state.work(job);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Does what is queued before an event, and what that waits for, and nothing else.
+    fn reach(&mut self, event: u64) {
+        while let Some(&(queue, false)) = self.events.get(&event) {
+            let job = self.queues[queue].pop_front().expect("an event that was recorded lies in its queue");
+            self.work(job);
+        }
+    }
+
+    fn work(&mut self, job: Job) {
+        match job {
+            Job::Record(event) => {
+                if let Some((_, done)) = self.events.get_mut(&event) {
+                    *done = true;
+                }
+            }
+            Job::Wait(event) => self.reach(event),
+            Job::Launch(function, blocks, parameters) => {
+                // Aligned as the kernel's struct is.
+                let mut aligned = vec![0u64; parameters.len().div_ceil(8)];
+                bytemuck::cast_slice_mut(&mut aligned)[..parameters.len()].copy_from_slice(&parameters);
+                let _one = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+                // SAFETY: `function` is the address of a kernel's function in a library that is never unloaded.
+                #[allow(unsafe_code)]
+                let fits = unsafe {
+                    let kernel: Kernel = std::mem::transmute(function);
+                    kernel(aligned.as_ptr().cast(), parameters.len(), blocks)
+                };
+                assert_eq!(fits, 1, "a kernel's parameters are not {} bytes long", parameters.len());
+            }
+            Job::Fill(address, byte, bytes) => {
+                let memory = self.piece(address as usize, bytes as usize);
+                // SAFETY: `piece` found it within a block that is taken.
+                #[allow(unsafe_code)]
+                unsafe {
+                    std::ptr::write_bytes(memory as *mut u8, byte, bytes as usize);
+                }
+            }
+            Job::Copy(from, to, bytes) => {
+                let (from, to) = (self.piece(from, bytes), self.piece(to, bytes));
+                // SAFETY: `piece` found both within memory that is taken.
+                #[allow(unsafe_code)]
+                unsafe {
+                    std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes);
+                }
+            }
+        }
+    }
+
+    /// Asserts that bytes lie within memory that is taken.
+    fn piece(&self, address: usize, bytes: usize) -> usize {
+        let within = |start: usize, length: usize| start <= address && address + bytes <= start + length;
+        let device = self.lengths.iter().any(|(start, length)| within(*start, *length));
+        let pinned = self.pinned.iter().any(|(start, words)| within(*start, words.len() * 8));
+        assert!(device || pinned, "a copy of {bytes} bytes leaves its memory");
+        address
+    }
+}
+
+// SAFETY: the methods' contracts are those of the trait; this driver also checks most of them.
+#[allow(unsafe_code)]
+impl Driver for OnCpu {
+    fn allocate(&self, bytes: u64) -> Outcome<u64> {
+        let mut state = self.state()?;
+        if let Some(left) = &mut *self.fail_after.lock().unwrap() {
+            if *left <= 1 {
+                return Err(Failure::OutOfMemory);
+            }
+            *left -= 1;
+        }
+        let words = (bytes as usize + BEHIND).div_ceil(8) + 32;
+        let mut memory = vec![u64::from_ne_bytes([POISON; 8]); words];
+        // As aligned as CUDA's.
+        let start = (memory.as_mut_ptr().addr()).next_multiple_of(256);
+        state.lengths.insert(start, bytes as usize);
+        state.blocks.insert(start, memory);
+        Ok(start as u64)
+    }
+
+    unsafe fn free(&self, address: u64) -> Outcome<()> {
+        let mut state = self.state()?;
+        let start = address as usize;
+        let (memory, length) = (state.blocks.remove(&start), state.lengths.remove(&start));
+        let (memory, length) = (memory.expect("it was taken"), length.expect("it was taken"));
+        let offset = start - memory.as_ptr().addr();
+        let behind = &bytemuck::cast_slice::<u64, u8>(&memory)[offset + length..][..BEHIND];
+        assert!(behind.iter().all(|byte| *byte == POISON), "something wrote behind a block of {length} bytes");
+        Ok(())
+    }
+
+    fn allocate_pinned(&self, bytes: usize) -> Outcome<Pinned> {
+        let mut memory = vec![u64::from_ne_bytes([POISON; 8]); bytes.div_ceil(8)];
+        let address = memory.as_mut_ptr().addr();
+        self.state()?.pinned.insert(address, memory);
+        Ok(Pinned { address })
+    }
+
+    unsafe fn free_pinned(&self, pinned: Pinned) -> Outcome<()> {
+        self.state()?.pinned.remove(&pinned.address).expect("it was taken");
+        Ok(())
+    }
+
+    fn load(&self, unit: Unit) -> Outcome<u64> {
+        let path = built(unit).map_err(Failure::Failed)?;
+        // SAFETY: it was compiled from this repository's kernels, and runs nothing when it is loaded.
+        let library = unsafe { libloading::Library::new(path) }.map_err(|error| Failure::Failed(error.to_string()))?;
+        let mut state = self.state()?;
+        state.libraries.push(library);
+        Ok(state.libraries.len() as u64 - 1)
+    }
+
+    fn function(&self, module: u64, name: &str) -> Outcome<u64> {
+        let state = self.state()?;
+        let library = &state.libraries[module as usize];
+        // SAFETY: all functions that these libraries export are kernels.
+        let found = unsafe { library.get::<Kernel>(name) };
+        found.map(|kernel| *kernel as usize as u64).map_err(|error| Failure::Failed(error.to_string()))
+    }
+
+    unsafe fn launch(&self, function: u64, blocks: u32, parameters: &[u8]) -> Outcome<()> {
+        assert!(parameters.len() <= 4_096, "CUDA takes parameters of at most 4 KiB");
+        self.queue(Stream::Compute, Job::Launch(function as usize, blocks, parameters.to_vec()))
+    }
+
+    unsafe fn fill(&self, address: u64, byte: u8, bytes: u64) -> Outcome<()> {
+        self.queue(Stream::Compute, Job::Fill(address, byte, bytes))
+    }
+
+    unsafe fn copy_within(&self, from: u64, to: u64, bytes: u64) -> Outcome<()> {
+        self.queue(Stream::Compute, Job::Copy(from as usize, to as usize, bytes as usize))
+    }
+
+    unsafe fn copy_in(&self, to: u64, from: usize, bytes: usize) -> Outcome<()> {
+        self.queue(Stream::In, Job::Copy(from, to as usize, bytes))
+    }
+
+    unsafe fn copy_out(&self, from: u64, to: usize, bytes: usize) -> Outcome<()> {
+        self.queue(Stream::Out, Job::Copy(from as usize, to, bytes))
+    }
+
+    fn record(&self, stream: Stream) -> Outcome<u64> {
+        let mut state = self.state()?;
+        state.next_event += 1;
+        let event = state.next_event;
+        state.events.insert(event, (number(stream), false));
+        state.queues[number(stream)].push_back(Job::Record(event));
+        self.hurry(&mut state);
+        Ok(event)
+    }
+
+    fn wait(&self, stream: Stream, event: u64) -> Outcome<()> {
+        self.queue(stream, Job::Wait(event))
+    }
+
+    fn is_done(&self, event: u64) -> Outcome<bool> {
+        Ok(self.state()?.events.get(&event).is_none_or(|(_, done)| *done))
+    }
+
+    fn synchronize(&self, event: u64) -> Outcome<()> {
+        let mut state = self.state()?;
+        state.reach(event);
+        self.hurry(&mut state);
+        Ok(())
+    }
+
+    fn forget(&self, event: u64) {
+        // Queues may still hold waits for it, so only events that are done are dropped.
+        let mut state = self.state.lock().unwrap();
+        if state.events.get(&event).is_some_and(|(_, done)| *done) {
+            state.events.remove(&event);
+        }
+    }
+
+    unsafe fn multiply(&self, _: &Multiplication) -> Outcome<bool> {
+        Ok(false)
+    }
+}

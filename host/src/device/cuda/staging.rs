@@ -1,0 +1,266 @@
+//! Pinned host memory through which all bytes go to the device and back, in chunks that are used again; it never waits for the
+//! device to upload, unless all chunks are under way.
+
+use super::driver::{Driver, Event, Failure, Outcome, Pinned, Stream};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of the chunks: for small tensors, whose copies end soon, and for large ones.
+const CHUNK_BYTES: [usize; 2] = [64 << 10, 2 << 20];
+/// Chunks of a download that are under way at once.
+const AHEAD: usize = 2;
+
+/// Bytes that went between host and device, counted where they are copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Of tensors, to the device.
+    pub uploaded_bytes: u64,
+    /// Of tensors, from the device.
+    pub downloaded_bytes: u64,
+    /// Of tables that operators need beside tensors (the taps of a resize, factors of many channels), to the device.
+    pub table_bytes: u64,
+    /// Of what kernels found wrong, from the device.
+    pub fault_bytes: u64,
+}
+
+/// What bytes are, for [`Copied`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Tensor,
+    Table,
+    Fault,
+}
+
+/// The chunks.
+pub(super) struct Staging {
+    driver: Arc<dyn Driver>,
+    pools: [Pool; 2],
+    uploaded: AtomicU64,
+    downloaded: AtomicU64,
+    tables: AtomicU64,
+    faults: AtomicU64,
+}
+
+struct Pool {
+    chunk_bytes: usize,
+    most: usize,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    free: Vec<Pinned>,
+    under_way: VecDeque<(Pinned, Event)>,
+    /// All that were taken from the driver.
+    count: usize,
+}
+
+impl Staging {
+    /// Staging memory of at most so many bytes, but of at least some chunks of each size.
+    pub(super) fn new(driver: Arc<dyn Driver>, bytes: u64) -> Staging {
+        let pool = |chunk_bytes: usize, share: u64| Pool {
+            chunk_bytes,
+            most: usize::try_from(share).unwrap_or(usize::MAX).checked_div(chunk_bytes).unwrap_or(0).max(2 * AHEAD),
+            state: Mutex::default(),
+            returned: Condvar::new(),
+        };
+        let pools = [pool(CHUNK_BYTES[0], bytes / 8), pool(CHUNK_BYTES[1], bytes - bytes / 8)];
+        let [uploaded, downloaded, tables, faults] = Default::default();
+        Staging { driver, pools, uploaded, downloaded, tables, faults }
+    }
+
+    /// What was copied so far.
+    pub(super) fn copied(&self) -> Copied {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Copied {
+            uploaded_bytes: of(&self.uploaded),
+            downloaded_bytes: of(&self.downloaded),
+            table_bytes: of(&self.tables),
+            fault_bytes: of(&self.faults),
+        }
+    }
+
+    /// Queues a copy to the device.
+    ///
+    /// # Safety
+    /// So many bytes of device memory at `to` stay taken until [`Stream::In`] is past it.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn upload(&self, to: u64, bytes: &[u8], purpose: Purpose) -> Outcome<()> {
+        let pool = self.pool(bytes.len());
+        for (index, part) in bytes.chunks(pool.chunk_bytes).enumerate() {
+            let chunk = pool.take(&*self.driver)?;
+            // SAFETY: the chunk is this call's alone, and at least as long as the part.
+            unsafe {
+                std::ptr::copy_nonoverlapping(part.as_ptr(), chunk.address as *mut u8, part.len());
+            }
+            let start = (index * pool.chunk_bytes) as u64;
+            // SAFETY: the caller's memory holds the part; the chunk comes back after an event behind the copy.
+            let queued = unsafe { self.driver.copy_in(to + start, chunk.address, part.len()) };
+            let event = queued.and_then(|()| Event::record(&self.driver, Stream::In))?;
+            chunk.send(event);
+        }
+        let counter = if purpose == Purpose::Tensor { &self.uploaded } else { &self.tables };
+        counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Copies from the device and waits for it.
+    ///
+    /// # Safety
+    /// So many bytes of device memory at `from` are taken, and what [`Stream::Out`] waits for has written them.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn download(&self, from: u64, bytes: &mut [u8], purpose: Purpose) -> Outcome<()> {
+        let pool = self.pool(bytes.len());
+        let mut under_way: VecDeque<(&mut [u8], Chunk<'_>, Event)> = VecDeque::new();
+        let arrive = |(to, chunk, event): (&mut [u8], Chunk<'_>, Event)| -> Outcome<()> {
+            event.synchronize()?;
+            // SAFETY: the copy into the chunk is done, and the chunk is at least as long as the part.
+            unsafe {
+                std::ptr::copy_nonoverlapping(chunk.address as *const u8, to.as_mut_ptr(), to.len());
+            }
+            chunk.put();
+            Ok(())
+        };
+        let length = bytes.len() as u64;
+        for (index, part) in bytes.chunks_mut(pool.chunk_bytes).enumerate() {
+            // Nobody waits for a chunk while holding one.
+            let chunk = match under_way.pop_front() {
+                None => pool.take(&*self.driver)?,
+                Some(first) => match pool.try_take(&*self.driver)? {
+                    Some(chunk) => {
+                        under_way.push_front(first);
+                        chunk
+                    }
+                    None => {
+                        arrive(first)?;
+                        pool.take(&*self.driver)?
+                    }
+                },
+            };
+            let start = (index * pool.chunk_bytes) as u64;
+            // SAFETY: the caller's memory holds the part; the chunk is kept until the event behind the copy.
+            unsafe {
+                self.driver.copy_out(from + start, chunk.address, part.len())?;
+            }
+            let event = Event::record(&self.driver, Stream::Out)?;
+            under_way.push_back((part, chunk, event));
+            if under_way.len() == AHEAD
+                && let Some(first) = under_way.pop_front()
+            {
+                arrive(first)?;
+            }
+        }
+        under_way.into_iter().try_for_each(arrive)?;
+        let counter = if purpose == Purpose::Tensor { &self.downloaded } else { &self.faults };
+        counter.fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn pool(&self, bytes: usize) -> &Pool {
+        &self.pools[usize::from(bytes > CHUNK_BYTES[0])]
+    }
+}
+
+impl Pool {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A chunk that nothing uses; waits for one.
+    fn take(&self, driver: &dyn Driver) -> Outcome<Chunk<'_>> {
+        loop {
+            if let Some(chunk) = self.try_take(driver)? {
+                return Ok(chunk);
+            }
+            let state = self.state();
+            // Whoever holds a chunk gives it back without taking another, so one comes.
+            if state.free.is_empty() && state.under_way.is_empty() {
+                // Looked at again now and then: memory for another chunk may come from elsewhere.
+                let patience = std::time::Duration::from_millis(50);
+                drop(self.returned.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner));
+            }
+        }
+    }
+
+    /// A chunk that nothing uses, or that a copy to the device uses until its end; none where all are held by downloads.
+    fn try_take(&self, driver: &dyn Driver) -> Outcome<Option<Chunk<'_>>> {
+        let chunk = |pinned: Pinned| Some(Chunk { pool: self, address: pinned.address, is_over: false });
+        let mut state = self.state();
+        if let Some(pinned) = state.free.pop() {
+            return Ok(chunk(pinned));
+        }
+        let arrived = match state.under_way.front() {
+            Some((_, event)) => event.is_done()?,
+            None => false,
+        };
+        if !arrived && state.count < self.most {
+            match driver.allocate_pinned(self.chunk_bytes) {
+                Ok(pinned) => {
+                    state.count += 1;
+                    return Ok(chunk(pinned));
+                }
+                // What there is must do.
+                Err(Failure::OutOfMemory) if state.count > 0 => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let Some((pinned, event)) = state.under_way.pop_front() else { return Ok(None) };
+        drop(state);
+        let taken = chunk(pinned);
+        event.synchronize()?;
+        Ok(taken)
+    }
+}
+
+/// A chunk in use. One that is dropped without [`Chunk::put`] or [`Chunk::send`] is never used again, because whether a copy
+/// still runs is unknown; another may then take its place.
+struct Chunk<'a> {
+    pool: &'a Pool,
+    address: usize,
+    is_over: bool,
+}
+
+impl Chunk<'_> {
+    /// Nothing uses it any more.
+    fn put(mut self) {
+        self.is_over = true;
+        self.pool.state().free.push(Pinned { address: self.address });
+        self.pool.returned.notify_one();
+    }
+
+    /// Nothing uses it once the event's work is done.
+    fn send(mut self, event: Event) {
+        self.is_over = true;
+        self.pool.state().under_way.push_back((Pinned { address: self.address }, event));
+        self.pool.returned.notify_one();
+    }
+}
+
+impl Drop for Chunk<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.pool.state().count -= 1;
+            self.pool.returned.notify_all();
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        for pool in &mut self.pools {
+            let state = std::mem::take(pool.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+            let under_way =
+                state.under_way.into_iter().filter_map(|(chunk, event)| event.synchronize().ok().map(|()| chunk));
+            for chunk in state.free.into_iter().chain(under_way) {
+                // SAFETY: nothing is queued for it any more.
+                #[allow(unsafe_code)]
+                let freed = unsafe { self.driver.free_pinned(chunk) };
+                if let Err(failure) = freed {
+                    tracing::warn!("pinned memory could not be given back: {failure}");
+                }
+            }
+        }
+    }
+}

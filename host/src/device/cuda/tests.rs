@@ -1,0 +1,262 @@
+//! The device over the kernels on the CPU: order of queues, what is counted, what fails; results of operators are the table's.
+
+use super::on_cpu::{OnCpu, has_compiler};
+use super::*;
+use crate::device::{
+    Arithmetic, Coordinates, ImageLayout, Interpolation, Op, Owner, OwnerKind, Reduction, Resize, SliceRange, Unary,
+};
+
+const BUDGET_BYTES: u64 = 64 << 20;
+
+/// A device and its driver; none where kernels cannot be built.
+fn device(eager_copies: bool, budget_bytes: u64) -> Option<(Arc<OnCpu>, Arc<Cuda>)> {
+    if !has_compiler() {
+        assert!(std::env::var_os("HEARTH_REQUIRE_REFERENCES").is_none_or(|value| value != "1"), "no C++ compiler");
+        eprintln!("skipped: there is no C++ compiler");
+        return None;
+    }
+    let driver = OnCpu::new(eager_copies);
+    let device = driver.device(budget_bytes);
+    Some((driver, device))
+}
+
+fn account(device: &Cuda) -> Arc<Account> {
+    device.ledger().account(Owner::Invocation { tenant: "default".into() }, BUDGET_BYTES, 1_000)
+}
+
+fn shape(dims: &[u64]) -> Shape {
+    Shape::new(dims, 8).unwrap()
+}
+
+fn floats(device: &Cuda, account: &Arc<Account>, dims: &[u64], value: f32) -> Tensor {
+    let shape = shape(dims);
+    let bytes = value.to_le_bytes().repeat(shape.elements() as usize);
+    device.create(account, DType::F32, shape, &bytes).unwrap()
+}
+
+fn run(device: &Cuda, account: &Arc<Account>, op: &Op, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+    device.run(account, op, inputs, device.limits(), &Stop::default())
+}
+
+fn all_are(tensor: &Tensor, value: f32) -> bool {
+    let bytes = tensor.read(0..tensor.byte_length()).unwrap();
+    !bytes.is_empty() && bytes.chunks_exact(4).all(|bytes| bytes == value.to_le_bytes())
+}
+
+#[test]
+fn memory_that_is_used_again_never_mixes_tensors() {
+    for eager in [false, true] {
+        let Some((_, device)) = device(eager, BUDGET_BYTES) else { return };
+        let account = account(&device);
+        let mut kept: Vec<(Tensor, f32)> = Vec::new();
+        for round in 0..60 {
+            let value = round as f32;
+            let input = floats(&device, &account, &[1_000], value);
+            let doubled = run(&device, &account, &Op::Arithmetic(Arithmetic::Add), &[&input, &input]).unwrap();
+            // The input's memory comes back while the kernel that reads it is still queued.
+            drop(input);
+            let negative = run(&device, &account, &Op::Unary(Unary::Negate), &[&doubled[0]]).unwrap();
+            kept.push((doubled[0].clone(), 2.0 * value));
+            kept.push((negative[0].clone(), -2.0 * value));
+            if round % 7 == 6 {
+                let (tensor, value) = kept.swap_remove(round % 5);
+                assert!(all_are(&tensor, value), "{round}");
+            }
+        }
+        assert!(kept.iter().all(|(tensor, value)| all_are(tensor, *value)));
+        assert!(device.memory_use().reused > 30, "{:?}", device.memory_use());
+    }
+}
+
+#[test]
+fn tensors_larger_than_staging_chunks_go_and_come_back() {
+    for eager in [false, true] {
+        let Some((_, device)) = device(eager, BUDGET_BYTES) else { return };
+        let account = account(&device);
+        for length in [0usize, 1, 65_536, 65_537, (5 << 20) + 3] {
+            let bytes: Vec<u8> = (0..length).map(|index| (index * 31 % 251) as u8).collect();
+            let tensor = device.create(&account, DType::U8, shape(&[length as u64]), &bytes).unwrap();
+            assert_eq!(tensor.read(0..length as u64).unwrap(), bytes);
+            let middle = length as u64 / 2;
+            assert_eq!(tensor.read(middle..length as u64).unwrap(), bytes[length / 2..]);
+            assert_eq!(tensor.host_bytes(), None);
+            let on_host = device.on_host(&account, &tensor).unwrap();
+            assert_eq!((on_host.host_bytes().unwrap(), on_host.device().name()), (&bytes[..], "cpu"));
+        }
+        assert_eq!((account.used_bytes(), account.tensor_count()), (0, 0));
+    }
+}
+
+#[test]
+fn many_large_copies_at_once_share_few_chunks() {
+    if device(false, BUDGET_BYTES).is_none() {
+        return;
+    }
+    // Four chunks of 2 MiB, and eight threads that would each like two.
+    let limits = Limits { staging_bytes: 1 << 20, ..Limits::default() };
+    let device = Cuda::with(OnCpu::new(true), "cuda:0".to_owned(), Ledger::new(BUDGET_BYTES), limits).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8u8 {
+            let device = &device;
+            scope.spawn(move || {
+                let account = account(device);
+                let bytes = vec![thread; 5 << 20];
+                for _ in 0..3 {
+                    let tensor = device.create(&account, DType::U8, shape(&[5 << 20]), &bytes).unwrap();
+                    assert!(tensor.read(0..5 << 20).unwrap() == bytes);
+                }
+            });
+        }
+    });
+    assert_eq!(device.ledger().used_bytes(), 0);
+}
+
+#[test]
+fn a_chain_uploads_its_image_and_downloads_its_result_and_nothing_else() {
+    let Some((_, device)) = device(false, BUDGET_BYTES) else { return };
+    let account = account(&device);
+    let image = device.create(&account, DType::U8, shape(&[48, 64, 3]), &[200; 48 * 64 * 3]).unwrap();
+    let resize = Resize {
+        height: 16,
+        width: 16,
+        layout: ImageLayout::Hwc,
+        interpolation: Interpolation::Bilinear,
+        coordinates: Coordinates::HalfPixel,
+        antialias: true,
+    };
+    let steps = [
+        Op::Resize(resize),
+        Op::Normalize { axis: -1, scale: vec![0.01; 3], offset: vec![-1.0; 3] },
+        Op::Permute { axes: vec![2, 0, 1] },
+        Op::Reduce { reduction: Reduction::Mean, axes: vec![1], keep_axes: false },
+        Op::Softmax { axis: -1 },
+    ];
+    let mut tensor = image.clone();
+    for step in &steps {
+        tensor = run(&device, &account, step, &[&tensor]).unwrap().remove(0);
+    }
+    let best = run(&device, &account, &Op::TopK { k: 5, axis: -1, largest: true }, &[&tensor]).unwrap();
+    assert_eq!(device.copied().downloaded_bytes, 0, "nothing waits before somebody reads");
+    let values = best[0].read(0..best[0].byte_length()).unwrap();
+    let indices = best[1].read(0..best[1].byte_length()).unwrap();
+    assert!(
+        values.chunks_exact(4).all(|value| (f32::from_le_bytes(value.try_into().unwrap()) - 1.0 / 16.0).abs() < 1e-6)
+    );
+    let first: Vec<u8> = (0..3).flat_map(|_| (0..5i64).flat_map(i64::to_le_bytes)).collect();
+    assert_eq!(indices, first);
+    let copied = device.copied();
+    assert_eq!(copied.uploaded_bytes, 48 * 64 * 3);
+    assert_eq!(copied.downloaded_bytes, 3 * 5 * (4 + 8));
+    assert_eq!(copied.fault_bytes, 0);
+    // The taps of both axes: 16 runs each, of weights and two numbers.
+    assert!(copied.table_bytes > 0 && copied.table_bytes < 16 * 2 * 80, "{copied:?}");
+}
+
+#[test]
+fn wrong_indices_are_told_to_whoever_reads_what_was_made_with_them() {
+    let Some((_, device)) = device(false, BUDGET_BYTES) else { return };
+    let account = account(&device);
+    let input = floats(&device, &account, &[4, 2], 3.0);
+    let indices = |numbers: &[i64]| {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        device.create(&account, DType::S64, shape(&[numbers.len() as u64]), &bytes).unwrap()
+    };
+    let (good, bad) = (indices(&[0, -4, 3]), indices(&[1, 2, -5, 9]));
+    let gather = Op::Gather { axis: 0 };
+    let right = run(&device, &account, &gather, &[&input, &good]).unwrap().remove(0);
+    let wrong = run(&device, &account, &gather, &[&input, &bad]).unwrap().remove(0);
+    let sum = run(&device, &account, &Op::Arithmetic(Arithmetic::Add), &[&wrong, &wrong]).unwrap().remove(0);
+    let view =
+        sum.slice(vec![SliceRange { axis: 0, start: 0, end: 1, step: 1 }], device.limits(), &Stop::default()).unwrap();
+    assert!(all_are(&right, 3.0) && all_are(&input, 3.0));
+    for tensor in [&wrong, &sum, &view] {
+        let error = tensor.read(0..4).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        assert_eq!(error.message(), "gather: indices: element 2 is -5; it takes -4 to 3");
+    }
+    assert_eq!(device.copied().fault_bytes, 32, "each fault is looked at once");
+    drop((input, good, bad, right, wrong, sum, view));
+    assert_eq!((account.used_bytes(), account.tensor_count()), (0, 0));
+}
+
+#[test]
+fn a_failed_allocation_is_a_typed_error_and_leaves_nothing_behind() {
+    let Some((driver, device)) = device(false, BUDGET_BYTES) else { return };
+    let account = account(&device);
+    let work = || -> Result<()> {
+        let bytes = 1.5f32.to_le_bytes().repeat(3_000);
+        let tensor = device.create(&account, DType::F32, shape(&[2, 1_500]), &bytes)?;
+        let sorted = run(&device, &account, &Op::Sort { axis: -1, descending: true }, &[&tensor])?;
+        let sum = Op::Reduce { reduction: Reduction::Sum, axes: vec![], keep_axes: false };
+        let sum = run(&device, &account, &sum, &[&sorted[0]])?;
+        assert!(all_are(&sum[0], 4_500.0));
+        Ok(())
+    };
+    let mut failures = 0;
+    for count in 0..200 {
+        device.core.allocator.trim();
+        driver.fail_after(Some(count));
+        match work() {
+            Ok(()) => break,
+            Err(error) => {
+                failures += 1;
+                assert_eq!(error.kind(), Kind::Overloaded, "{error}");
+            }
+        }
+        assert_eq!((account.used_bytes(), account.tensor_count()), (0, 0), "after allocation {count} failed");
+        assert_eq!(device.ledger().used_by(OwnerKind::Invocation), 0);
+    }
+    assert!((5..200).contains(&failures), "{failures}");
+    driver.fail_after(None);
+    work().unwrap();
+    let held = device.memory_use();
+    assert_eq!((held.used_bytes, account.used_bytes()), (0, 0));
+    drop(device);
+    assert_eq!(driver.taken(), (0, 0), "all memory went back to the driver");
+}
+
+#[test]
+fn kept_memory_makes_room_before_a_request_is_refused() {
+    let Some((_, device)) = device(false, 8 << 20) else { return };
+    let account = account(&device);
+    let take = |bytes: u64| device.create(&account, DType::U8, shape(&[bytes]), &vec![1; bytes as usize]);
+    // Sizes of different classes, so that none is used again as it is.
+    for megabytes in [2, 4, 6, 8, 2, 6] {
+        take(megabytes << 20).unwrap();
+        assert!(device.memory_use().kept_bytes + device.memory_use().used_bytes <= 8 << 20);
+    }
+    assert!(device.memory_use().peak_bytes <= 8 << 20);
+    let (a, b) = (take(4 << 20).unwrap(), take(2 << 20).unwrap());
+    assert_eq!(take(3 << 20).unwrap_err().kind(), Kind::Overloaded);
+    drop((a, b));
+    take(8 << 20).unwrap();
+}
+
+#[test]
+fn a_lost_device_answers_everything_with_unavailable() {
+    let Some((driver, device)) = device(false, BUDGET_BYTES) else { return };
+    let account = account(&device);
+    let tensor = floats(&device, &account, &[10], 1.0);
+    device.health().unwrap();
+    driver.lose("it fell off the bus");
+    assert_eq!(tensor.read(0..4).unwrap_err().kind(), Kind::Unavailable);
+    let error = device.health().unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.message().contains("it fell off the bus"));
+    let failed = run(&device, &account, &Op::Unary(Unary::Exp), &[&tensor]).unwrap_err();
+    assert_eq!(failed.kind(), Kind::Unavailable);
+    assert_eq!(device.create(&account, DType::U8, shape(&[1]), &[1]).unwrap_err().kind(), Kind::Unavailable);
+    drop(tensor);
+    assert_eq!((account.used_bytes(), device.memory_use().used_bytes), (0, 0));
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_named() {
+    let data = std::env::temp_dir();
+    let raw = crate::config::RawConfig { device: Some("cuda:63".to_owned()), data: Some(data), ..Default::default() };
+    let error = crate::device::open(&raw.resolve().unwrap()).err().unwrap();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    let named = ["driver", "no GPU of this number", "finds no GPU", "NVRTC"];
+    assert!(error.message().starts_with("cuda:63 cannot be used"), "{error}");
+    assert!(named.iter().any(|part| error.message().contains(part)), "{error}");
+}
