@@ -17,7 +17,7 @@ mod text;
 pub use cpu::Cpu;
 pub use decode::decode_image;
 pub use dtype::DType;
-pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind};
+pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind, Reclaim};
 pub use op::{
     Arithmetic, Broadcast, Comparison, Coordinates, Cost, ImageLayout, Interpolation, Logical, Op, PadMode, Plan,
     Reduction, Resize, SliceRange, StridedCopy, Suppression, Unary, Work,
