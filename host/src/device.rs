@@ -25,7 +25,7 @@ pub use cpu::Cpu;
 pub use cuda::{Baseline, Copied, Cuda, MemoryUse};
 pub use decode::decode_image;
 pub use dtype::DType;
-pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind};
+pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind, Reclaim};
 pub use op::{
     Arithmetic, Broadcast, Comparison, Coordinates, Cost, ImageLayout, Interpolation, Logical, Op, PadMode, Plan,
     Reduction, Resize, SliceRange, StridedCopy, Suppression, Unary, Work,

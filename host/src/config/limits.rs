@@ -148,6 +148,8 @@ limits! {
     model_runs = 10_000, 1, 1_000_000_000, function;
     /// Runs that one invocation submitted and that are not over: it may overlap models, not fill their queues.
     submitted_runs = 16, 1, 10_000, function;
+    /// Milliseconds that loading a model waits for room on the device, where the models that could leave are in use.
+    room_wait_ms = 10_000, 0, 3_600_000;
     /// Model runs waiting for one model at once; more are refused as overloaded.
     queued_model_runs = 1_024, 1, 1_000_000;
     /// Bytes of the device's memory for tensors and models' work, all tenants together: host memory on the CPU device; on a GPU

@@ -1,8 +1,9 @@
 //! Who owns which bytes of a device: every allocation is charged before it is made; it never allocates tensors itself.
 
 use crate::error::{Error, Result};
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// For whom bytes are held.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,18 +58,34 @@ impl OwnerKind {
     }
 }
 
+/// Frees at least so many bytes of a device, where it can and then says so. It may take as long as unloading a model takes.
+pub type Reclaim = Box<dyn Fn(u64) -> bool + Send + Sync>;
+
 /// All bytes of one device.
-#[derive(Debug)]
 pub struct Ledger {
     budget_bytes: u64,
     total: AtomicU64,
+    peak: AtomicU64,
     by_kind: [AtomicU64; OwnerKind::ALL.len()],
+    reclaim: OnceLock<Reclaim>,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} of {} bytes", self.used_bytes(), self.budget_bytes)
+    }
 }
 
 impl Ledger {
     /// A ledger that lets at most `budget_bytes` be owned at once.
     pub fn new(budget_bytes: u64) -> Arc<Ledger> {
-        Arc::new(Ledger { budget_bytes, total: AtomicU64::new(0), by_kind: Default::default() })
+        Arc::new(Ledger {
+            budget_bytes,
+            total: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            by_kind: Default::default(),
+            reclaim: OnceLock::new(),
+        })
     }
 
     /// An account of its own limits: bytes, and tensors alive, at once.
@@ -99,15 +116,36 @@ impl Ledger {
         self.by_kind[kind as usize].load(Ordering::Relaxed)
     }
 
+    /// The most bytes that were owned at once.
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// What is called, from here on, before a charge is refused for want of room. Only the first one counts.
+    pub fn reclaim_with(&self, reclaim: Reclaim) {
+        // A second one would be a second owner of the same device.
+        let _ = self.reclaim.set(reclaim);
+    }
+
     fn take(&self, kind: OwnerKind, bytes: u64) -> Result<()> {
-        add_within(&self.total, bytes, self.budget_bytes).map_err(|used| {
-            Error::overloaded(format!(
-                "the device has no room for {bytes} bytes: {used} of {} are in use (device_bytes); try again later",
-                self.budget_bytes
-            ))
-        })?;
-        self.by_kind[kind as usize].fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+        loop {
+            let used = match add_within(&self.total, bytes, self.budget_bytes) {
+                Ok(total) => {
+                    self.peak.fetch_max(total, Ordering::Relaxed);
+                    self.by_kind[kind as usize].fetch_add(bytes, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(used) => used,
+            };
+            let missing = bytes.saturating_sub(self.budget_bytes.saturating_sub(used));
+            let possible = bytes <= self.budget_bytes;
+            if !(possible && self.reclaim.get().is_some_and(|reclaim| reclaim(missing))) {
+                return Err(Error::overloaded(format!(
+                    "the device has no room for {bytes} bytes: {used} of {} are in use (device_bytes); try again later",
+                    self.budget_bytes
+                )));
+            }
+        }
     }
 
     fn give_back(&self, kind: OwnerKind, bytes: u64) {
@@ -250,6 +288,26 @@ mod tests {
         assert_eq!(a.charge(u64::MAX).unwrap_err().kind(), Kind::LimitExceeded);
         drop(held);
         assert_eq!((ledger.used_bytes(), a.used_bytes(), a.peak_bytes()), (0, 0, 60));
+    }
+
+    #[test]
+    fn what_can_be_freed_is_freed_before_a_charge_is_refused() {
+        let ledger = Ledger::new(100);
+        let account = account(&ledger, 1000, 1);
+        let idle = std::sync::Mutex::new(vec![account.charge(30).unwrap(), account.charge(40).unwrap()]);
+        let asked = Arc::new(AtomicU64::new(0));
+        let told = asked.clone();
+        ledger.reclaim_with(Box::new(move |bytes| {
+            told.store(bytes, Ordering::Relaxed);
+            idle.lock().unwrap().pop().is_some()
+        }));
+        let held = account.charge(50).unwrap();
+        assert_eq!((asked.load(Ordering::Relaxed), ledger.used_bytes()), (20, 80));
+        assert_eq!(account.charge(101).unwrap_err().kind(), Kind::Overloaded);
+        assert_eq!(ledger.used_bytes(), 80, "what could never fit frees nothing");
+        assert_eq!(account.charge(51).unwrap_err().kind(), Kind::Overloaded);
+        assert_eq!((asked.load(Ordering::Relaxed), ledger.used_bytes(), ledger.peak_bytes()), (1, 50, 100));
+        drop(held);
     }
 
     #[test]

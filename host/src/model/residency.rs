@@ -1,7 +1,15 @@
 //! Which models are in memory, and for whom; it never runs them, and never unloads one that is leased.
 //!
 //! A model is known by the digest of its package: however many names, tenants and functions use it, it is loaded once.
-//! Whoever opens a model that is being loaded waits for that load.
+//! Whoever opens a model that is being loaded waits for that load. Where the device has no room, models that nobody holds
+//! leave, the [`policy`] says which; where they do not free enough, a load waits for leases to end.
+
+mod lease;
+mod policy;
+#[cfg(test)]
+mod traces;
+
+pub use lease::{Description, Lease};
 
 use super::check::check;
 use super::engine::Session;
@@ -12,11 +20,12 @@ use crate::config::{Config, Limits};
 use crate::confined::Confined;
 use crate::device::{Charge, Device, Owner};
 use crate::error::{Error, Kind, Result};
+use policy::{Candidate, Uses};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
-use tokio::sync::{Semaphore, watch};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// Where a model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -58,6 +67,18 @@ pub struct ModelState {
     pub runs: u64,
     /// Leases that keep it in memory.
     pub leases: u64,
+    /// How it came to be where it is.
+    pub reason: String,
+    /// It never makes room for others.
+    pub pinned: bool,
+    /// Models of a lower priority make room first.
+    pub priority: u8,
+    /// How often it was loaded since the process started.
+    pub loads: u64,
+    /// How often it made room for others.
+    pub evictions: u64,
+    /// What loading it took, in milliseconds: the mean of the last time and the mean before.
+    pub load_ms: u64,
 }
 
 /// Every model of this process.
@@ -77,9 +98,18 @@ pub(super) struct Table {
     /// One permit for each run that may be under way.
     pub(super) runs: Arc<Semaphore>,
     loads: Semaphore,
+    /// One load after the other gets room, in the order in which they came.
+    room: tokio::sync::Mutex<()>,
+    /// Told when a lease has ended.
+    freed: Notify,
+    /// Opens of any model.
+    opens: AtomicU64,
     /// By digest and engine.
-    entries: Mutex<HashMap<(String, EngineName), Entry>>,
+    entries: Mutex<HashMap<Key, Entry>>,
 }
+
+/// A model's digest, and the engine it runs on.
+type Key = (String, EngineName);
 
 struct Entry {
     name: String,
@@ -88,6 +118,37 @@ struct Entry {
     bytes: u64,
     counts: Arc<Counts>,
     slot: Slot,
+    reason: String,
+    pinned: bool,
+    priority: u8,
+    uses: Uses,
+    load_ms: Option<f64>,
+    loads: u64,
+    evictions: u64,
+}
+
+impl Entry {
+    fn new(resolved: &Resolved) -> Entry {
+        Entry {
+            name: resolved.name.clone(),
+            forgotten: false,
+            bytes: resolved.package.weights_bytes(),
+            counts: Arc::default(),
+            slot: Slot::Stored,
+            reason: String::new(),
+            pinned: false,
+            priority: 0,
+            uses: Uses::default(),
+            load_ms: None,
+            loads: 0,
+            evictions: 0,
+        }
+    }
+
+    /// What loading it takes, or would by a rough guess: a gigabyte a second.
+    fn load_ms(&self) -> f64 {
+        self.load_ms.unwrap_or(1.0 + self.bytes as f64 / 1e6)
+    }
 }
 
 enum Slot {
@@ -118,7 +179,7 @@ pub(super) struct Counts {
 pub(super) struct Loaded {
     pub(super) session: Arc<dyn Session>,
     pub(super) counts: Arc<Counts>,
-    _weights: Charge,
+    weights: Charge,
 }
 
 impl Models {
@@ -159,7 +220,7 @@ impl Models {
         directory: Arc<dyn Directory>,
     ) -> Models {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let table = Table {
+        let table = Arc::new(Table {
             engines,
             device,
             blobs,
@@ -167,9 +228,15 @@ impl Models {
             limits: limits.clone(),
             runs: Arc::new(Semaphore::new(cores)),
             loads: Semaphore::new(cores),
+            room: tokio::sync::Mutex::default(),
+            freed: Notify::new(),
+            opens: AtomicU64::new(0),
             entries: Mutex::default(),
-        };
-        Models { table: Arc::new(table), checks: None }
+        });
+        let weak = Arc::downgrade(&table);
+        let reclaim = move |bytes| weak.upgrade().is_some_and(|table| table.make_room(bytes));
+        table.device.ledger().reclaim_with(Box::new(reclaim));
+        Models { table, checks: None }
     }
 
     /// The engines of this process, those that are not there with what to do about it.
@@ -188,13 +255,12 @@ impl Models {
     /// is under way, waits for that. A load goes on when the future is dropped.
     ///
     /// Errors: those of the directory (`not-found`); `unavailable` where the model cannot be loaded; `overloaded` where the
-    /// device has no room.
+    /// device has no room, and none came within `room_wait_ms`: what is there is leased or pinned, or belongs to tensors.
     pub async fn open(&self, tenant: &str, name: &str) -> Result<Lease> {
         let resolved = self.table.directory.resolve(tenant, name).await?;
         let loaded = self.table.loaded(&resolved).await?;
-        loaded.counts.leases.fetch_add(1, Ordering::Relaxed);
-        let description = Description { resolved, blobs: self.table.blobs.clone() };
-        Ok(Lease(Arc::new(Held { loaded, description, table: self.table.clone() })))
+        let description = Description::new(resolved, self.table.blobs.clone());
+        Ok(Lease::new(loaded, description, self.table.clone()))
     }
 
     /// The local file with the bytes of a digest, such as an asset's.
@@ -207,7 +273,7 @@ impl Models {
     /// Errors: those of the directory (`not-found`).
     pub async fn describe(&self, tenant: &str, name: &str) -> Result<Description> {
         let resolved = self.table.directory.resolve(tenant, name).await?;
-        Ok(Description { resolved, blobs: self.table.blobs.clone() })
+        Ok(Description::new(resolved, self.table.blobs.clone()))
     }
 
     /// Tries a model that is not known yet on each engine, in child processes. The device's memory is charged for it
@@ -249,6 +315,12 @@ impl Models {
                 bytes: entry.bytes,
                 runs: entry.counts.runs.load(Ordering::Relaxed),
                 leases: entry.counts.leases.load(Ordering::Relaxed),
+                reason: entry.reason.clone(),
+                pinned: entry.pinned,
+                priority: entry.priority,
+                loads: entry.loads,
+                evictions: entry.evictions,
+                load_ms: entry.load_ms.unwrap_or_default() as u64,
             })
             .collect();
         drop(entries);
@@ -266,14 +338,30 @@ impl Models {
         free
     }
 
-    async fn unload_from(&self, key: &(String, EngineName)) -> bool {
+    /// Keeps a model from making room for others, or lets it; and sets whom it goes before. It counts until the model is
+    /// unloaded on request or the process ends.
+    ///
+    /// Errors: those of [`Models::open`], for one that is pinned is loaded first.
+    pub async fn pin(&self, tenant: &str, name: &str, pinned: bool, priority: u8) -> Result<Lease> {
+        let lease = self.open(tenant, name).await?;
+        let resolved = self.table.directory.resolve(tenant, name).await?;
+        let key = (resolved.digest.clone(), self.table.engines.choose(&resolved.checked)?);
+        if let Some(entry) = self.table.entries().get_mut(&key) {
+            (entry.pinned, entry.priority) = (pinned, priority);
+        }
+        Ok(lease)
+    }
+
+    async fn unload_from(&self, key: &Key) -> bool {
         loop {
             let mut pending = {
                 let mut entries = self.table.entries();
                 let Some(entry) = entries.get_mut(key) else { return true };
+                entry.pinned = false;
                 match std::mem::replace(&mut entry.slot, Slot::Stored) {
                     Slot::Stored => return true,
                     Slot::Resident(loaded) => {
+                        "unloaded on request".clone_into(&mut entry.reason);
                         let left = Arc::downgrade(&loaded);
                         entry.slot = Slot::Leaving(left.clone());
                         drop(entries);
@@ -310,7 +398,7 @@ impl Models {
 }
 
 impl Table {
-    fn entries(&self) -> MutexGuard<'_, HashMap<(String, EngineName), Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -318,14 +406,9 @@ impl Table {
         let key = (resolved.digest.clone(), self.engines.choose(&resolved.checked)?);
         let mut pending = {
             let mut entries = self.entries();
-            let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
-                name: String::new(),
-                forgotten: false,
-                bytes: resolved.package.weights_bytes(),
-                counts: Arc::default(),
-                slot: Slot::Stored,
-            });
+            let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved));
             entry.forgotten = false;
+            entry.uses.note(self.opens.fetch_add(1, Ordering::Relaxed));
             if entry.name != resolved.name {
                 entry.name.clone_from(&resolved.name);
             }
@@ -338,6 +421,7 @@ impl Table {
                 Now::Away => {
                     let (sender, outcome) = watch::channel(Outcome::Pending);
                     entry.slot = Slot::Loading(outcome.clone());
+                    "opened".clone_into(&mut entry.reason);
                     tokio::spawn(self.clone().bring(resolved.clone(), key.1, entry.counts.clone(), sender));
                     outcome
                 }
@@ -362,11 +446,12 @@ impl Table {
         sender: watch::Sender<Outcome>,
     ) {
         let Resolved { name, version, digest, package, .. } = &*resolved;
-        let begun = Instant::now();
+        let mut took = None;
         let outcome = match self.bring_in_turn(digest, package.clone(), engine, counts).await {
-            Ok(loaded) => {
-                let ms = begun.elapsed().as_millis() as u64;
+            Ok((loaded, time)) => {
+                let ms = time.as_millis() as u64;
                 tracing::info!(model = name, version, digest, %engine, ms, "model is resident");
+                took = Some(time);
                 Outcome::Ready(loaded)
             }
             Err(error) => {
@@ -380,9 +465,18 @@ impl Table {
             }
         };
         if let Some(entry) = self.entries().get_mut(&(digest.clone(), engine)) {
+            if let Some(took) = took {
+                let ms = took.as_secs_f64() * 1e3;
+                entry.load_ms = Some(entry.load_ms.map_or(ms, |before| f64::midpoint(before, ms)));
+                entry.loads += 1;
+            }
             entry.slot = match &outcome {
                 Outcome::Ready(loaded) => Slot::Resident(loaded.clone()),
-                Outcome::Failed(..) | Outcome::Pending => Slot::Stored,
+                Outcome::Failed(_, message) => {
+                    entry.reason.clone_from(message);
+                    Slot::Stored
+                }
+                Outcome::Pending => Slot::Stored,
             };
         }
         sender.send_replace(outcome);
@@ -394,18 +488,86 @@ impl Table {
         package: Package,
         engine: EngineName,
         counts: Arc<Counts>,
-    ) -> Result<Arc<Loaded>> {
+    ) -> Result<(Arc<Loaded>, Duration)> {
+        let weights = self.room_for(digest, &package).await?;
         let _turn = self.loads.acquire().await.map_err(|error| Error::host("waiting to load", error))?;
         let (table, digest) = (self.clone(), digest.to_owned());
-        let work = tokio::task::spawn_blocking(move || table.load(&digest, &package, engine));
-        let (session, weights) = work.await.map_err(|error| Error::host("loading a model", error))??;
-        Ok(Arc::new(Loaded { session, counts, _weights: weights }))
+        let begun = Instant::now();
+        let work = tokio::task::spawn_blocking(move || {
+            let folder = table.blobs.package_folder(&digest, &package)?;
+            table.engines.get(engine).load(&folder)
+        });
+        let session = work.await.map_err(|error| Error::host("loading a model", error))??;
+        Ok((Arc::new(Loaded { session, counts, weights }), begun.elapsed()))
     }
 
-    fn load(&self, digest: &str, package: &Package, engine: EngineName) -> Result<(Arc<dyn Session>, Charge)> {
-        let charge = self.charge(digest, package)?;
-        let folder = self.blobs.package_folder(digest, package)?;
-        Ok((self.engines.get(engine).load(&folder)?, charge))
+    /// The claim on a model's bytes. Models that nobody holds leave for it; then it waits for leases and tensors to go.
+    ///
+    /// Errors: `overloaded` where there is no room within `room_wait_ms`, or never can be.
+    async fn room_for(self: &Arc<Self>, digest: &str, package: &Package) -> Result<Charge> {
+        let _turn = self.room.lock().await;
+        let end = Instant::now() + Duration::from_millis(self.limits.room_wait_ms);
+        let possible = package.weights_bytes() <= self.device.ledger().budget_bytes();
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            let (table, of, wanted) = (self.clone(), digest.to_owned(), package.clone());
+            // Models may be unloaded for it, which takes its time.
+            let work = tokio::task::spawn_blocking(move || table.charge(&of, &wanted));
+            match work.await.map_err(|error| Error::host("making room for a model", error))? {
+                Err(error) if error.kind() == Kind::Overloaded && possible && Instant::now() < end => {
+                    // Tensors tell nobody that they have gone.
+                    let _ = tokio::time::timeout(Duration::from_millis(20), freed).await;
+                }
+                Err(error) if error.kind() == Kind::Overloaded => return Err(self.no_room(&error)),
+                charged => return charged,
+            }
+        }
+    }
+
+    fn no_room(&self, error: &Error) -> Error {
+        let entries = self.entries();
+        let held = |pinned: bool| {
+            let resident = entries.values().filter(|entry| entry.slot.residency() == Residency::Resident);
+            resident.filter(|entry| entry.pinned == pinned).map(|entry| entry.bytes).sum::<u64>()
+        };
+        Error::overloaded(format!(
+            "{}; models that are pinned hold {} bytes, models in use {}",
+            error.message(),
+            held(true),
+            held(false)
+        ))
+    }
+
+    /// Unloads models that nobody holds, so that at least so many bytes are free; none where all of them are not enough.
+    fn make_room(&self, need: u64) -> bool {
+        let mut left = Vec::new();
+        {
+            let mut entries = self.entries();
+            let clock = self.opens.load(Ordering::Relaxed);
+            let idle = |entry: &Entry| match &entry.slot {
+                // Every lease, and everyone who waited for the load, has a clone.
+                Slot::Resident(loaded) if Arc::strong_count(loaded) == 1 && !entry.pinned => {
+                    Some(loaded.weights.bytes())
+                }
+                _ => None,
+            };
+            let candidates = entries.iter().filter_map(|(key, entry)| {
+                let worth = entry.uses.at(clock) * entry.load_ms();
+                Some(Candidate { key: key.clone(), bytes: idle(entry)?, priority: entry.priority, worth })
+            });
+            let Some(keys) = policy::leaving(candidates.collect(), need) else { return false };
+            for key in keys {
+                let Some(entry) = entries.get_mut(&key) else { continue };
+                let slot = std::mem::replace(&mut entry.slot, Slot::Stored);
+                "made room for others".clone_into(&mut entry.reason);
+                entry.evictions += 1;
+                tracing::info!(model = entry.name, digest = key.0, bytes = entry.bytes, "model makes room");
+                left.push(slot);
+            }
+        }
+        // Without the lock: an engine takes its time.
+        !left.is_empty()
     }
 
     fn charge(&self, digest: &str, package: &Package) -> Result<Charge> {
@@ -443,99 +605,5 @@ impl Slot {
             Slot::Leaving(left) if left.strong_count() == 0 => Residency::Stored,
             Slot::Leaving(_) => Residency::Resident,
         }
-    }
-}
-
-/// A hold on a model in memory: it stays there at least until the last clone is dropped.
-#[derive(Clone)]
-pub struct Lease(Arc<Held>);
-
-struct Held {
-    loaded: Arc<Loaded>,
-    description: Description,
-    table: Arc<Table>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.loaded.counts.leases.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Lease {
-    /// What the model is, apart from being loaded.
-    pub fn description(&self) -> &Description {
-        &self.0.description
-    }
-
-    /// The model's name, without version or alias.
-    pub fn name(&self) -> &str {
-        self.0.description.name()
-    }
-
-    /// The version that the name meant when it was opened.
-    pub fn version(&self) -> u64 {
-        self.0.description.resolved.version
-    }
-
-    /// What the model takes and gives, as the engine that loaded it says.
-    pub fn signature(&self) -> &Signature {
-        self.0.loaded.session.signature()
-    }
-
-    pub(super) fn loaded(&self) -> &Arc<Loaded> {
-        &self.0.loaded
-    }
-
-    pub(super) fn table(&self) -> &Arc<Table> {
-        &self.0.table
-    }
-}
-
-/// A model that was found: its signature and its assets. It keeps nothing in memory but itself.
-#[derive(Clone)]
-pub struct Description {
-    resolved: Arc<Resolved>,
-    blobs: Arc<dyn Blobs>,
-}
-
-impl Description {
-    /// The model's name, without version or alias.
-    pub fn name(&self) -> &str {
-        &self.resolved.name
-    }
-
-    /// What the model takes and gives, as it was found at the upload.
-    pub fn signature(&self) -> &Signature {
-        &self.resolved.signature
-    }
-
-    /// The names of the model's assets, sorted: paths below `assets/`.
-    pub fn asset_names(&self) -> Vec<String> {
-        self.resolved.package.asset_names().map(str::to_owned).collect()
-    }
-
-    /// The bytes of an asset, which is its path below `assets/`. Blocks on the disk.
-    ///
-    /// Errors: `not-found`, listing the names there are; `too-large` where it exceeds `limit_bytes`, the caller's
-    /// `asset_bytes`; those of the disk.
-    pub fn asset(&self, name: &str, limit_bytes: u64) -> Result<Vec<u8>> {
-        let Some(file) = self.resolved.package.asset(name) else {
-            return Err(self.no_asset(name));
-        };
-        if file.bytes > limit_bytes {
-            let message = format!("asset '{name}' has {} bytes; the limit asset_bytes is {limit_bytes}", file.bytes);
-            return Err(Error::too_large(message));
-        }
-        std::fs::read(self.blobs.path(&file.digest)).map_err(|error| Error::storage("reading an asset", error))
-    }
-
-    fn no_asset(&self, name: &str) -> Error {
-        let names: Vec<_> = self.resolved.package.asset_names().take(32).collect();
-        let name: String = name.chars().take(64).collect();
-        Error::not_found(match names.as_slice() {
-            [] => format!("model '{}' has no assets, so none is called '{name}'", self.name()),
-            names => format!("model '{}' has no asset '{name}'; there are {}", self.name(), names.join(", ")),
-        })
     }
 }
