@@ -15,6 +15,7 @@ mod model_files;
 mod new;
 mod onnx;
 mod output;
+mod residency;
 mod resume;
 mod settings;
 mod source;

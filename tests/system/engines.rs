@@ -14,10 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Folders of models; the digest is the folder. `NAME@ENGINE` runs on that engine.
 #[derive(Default)]
-struct Shelf(Mutex<BTreeMap<String, (Package, Option<(Signature, Checked)>)>>);
+struct Shelf(Mutex<Shelved>);
+
+/// Packages by digest, and what their checks found.
+type Shelved = BTreeMap<String, (Package, Option<(Signature, Checked)>)>;
 
 impl Shelf {
-    fn models(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Package, Option<(Signature, Checked)>)>> {
+    fn models(&self) -> std::sync::MutexGuard<'_, Shelved> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -187,7 +190,7 @@ fn fault(found: &Tensor, expected: &Tensor, relative: f64, absolute: f64) -> Opt
     let (a, b) = (numbers(found), numbers(expected));
     let wrong = a.iter().zip(&b).position(|(a, b)| {
         let same = a == b || (a.is_nan() && b.is_nan());
-        !same && (exact || !((a - b).abs() <= absolute + relative * b.abs()))
+        !same && (exact || (a - b).abs() > absolute + relative * b.abs() || !a.is_finite() || !b.is_finite())
     });
     wrong.map(|index| format!("element {index} of {} is {} and not {}", a.len(), a[index], b[index]))
 }

@@ -96,7 +96,9 @@ impl Python {
             "--abi=cp311",
             "--abi=none",
         ]);
-        command.args(["--platform=manylinux_2_28_x86_64", "--platform=manylinux_2_17_x86_64", "--platform=any"]);
+        for platform in ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux_2_12_x86_64", "any"] {
+            command.arg(format!("--platform={platform}"));
+        }
         if fresh {
             command.arg("--no-cache-dir");
         }

@@ -1,9 +1,10 @@
-//! `hearth model add|list`: uploads and lists models; it never loads one.
+//! `hearth model add|list|load|unload|pin`: uploads and lists models; it never loads one itself.
 
 use super::client::{Client, encode};
 use super::deploy::put;
 use super::model_files::{ModelFiles, listed};
 use super::output::{field, items, print, print_json, printable, short_digest, size, table, word};
+use super::residency::{Named, Pin};
 use super::resume::Resumable;
 use super::source::Source;
 use super::{Target, upload};
@@ -23,6 +24,12 @@ pub enum Model {
     Add(Add),
     /// List the models
     List(List),
+    /// Load a model, so that the first call need not wait for it
+    Load(Named),
+    /// Take a model out of memory; calls that use it end undisturbed
+    Unload(Named),
+    /// Load a model and keep it from making room for others
+    Pin(Pin),
 }
 
 /// Arguments of `hearth model add`.
@@ -58,6 +65,9 @@ impl Model {
         match self {
             Model::Add(add) => add.run().await,
             Model::List(list) => list.run().await,
+            Model::Load(named) => named.load().await,
+            Model::Unload(named) => named.unload().await,
+            Model::Pin(pin) => pin.run().await,
         }
     }
 }

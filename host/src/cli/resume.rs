@@ -83,7 +83,7 @@ impl<'a> Resumable<'a> {
             let Err(error) = self.part(offset).await else { return Ok(()) };
             self.source.check()?;
             // A body that came too slowly is 400 too.
-            if is_final(&error) && !error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == 400) {
+            if is_final(&error) && error.downcast_ref::<Refused>().is_none_or(|refused| refused.status != 400) {
                 return Err(error);
             }
             let before = offset;

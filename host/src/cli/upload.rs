@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn the_rest_of_a_source_is_streamed_and_counted() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let bytes: Vec<u8> = (0..1_000_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..1_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
         std::fs::write(file.path(), &bytes).unwrap();
         let source = Arc::new(Source::file(file.path()).unwrap());
         for offset in [0, 123_456, 1_000_000] {

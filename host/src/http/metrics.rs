@@ -1,6 +1,7 @@
 //! Numbers for Prometheus; never a decision.
 
 use crate::error::{Error, Kind};
+use crate::model::{ModelState, Residency};
 use crate::sandbox::Receipt;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::time::Duration;
@@ -42,6 +43,9 @@ impl Metrics {
                 "Time from the start of an invocation to its answer"
             );
             metrics::describe_gauge!("hearth_device_bytes", metrics::Unit::Bytes, "Bytes in use on the device");
+            metrics::describe_gauge!("hearth_models_resident", "Models in the device's memory");
+            metrics::describe_counter!("hearth_model_loads_total", "Loads of models into the device's memory");
+            metrics::describe_counter!("hearth_model_evictions_total", "Models that made room for others");
             metrics::describe_gauge!("hearth_invocations_running", "Invocations that run now");
             metrics::describe_gauge!("hearth_invocations_waiting", "Invocations that wait for an instance now");
         });
@@ -86,11 +90,16 @@ impl Metrics {
     }
 
     /// Everything in Prometheus' text format.
-    pub(super) fn render(&self, device_bytes: u64, running: u64, waiting: u64) -> String {
+    pub(super) fn render(&self, device_bytes: u64, running: u64, waiting: u64, models: &[ModelState]) -> String {
         metrics::with_local_recorder(&self.recorder, || {
             metrics::gauge!("hearth_device_bytes").set(device_bytes as f64);
             metrics::gauge!("hearth_invocations_running").set(running as f64);
             metrics::gauge!("hearth_invocations_waiting").set(waiting as f64);
+            let count = |of: fn(&ModelState) -> u64| models.iter().map(of).sum::<u64>();
+            let resident = |state: &ModelState| u64::from(state.state == Residency::Resident);
+            metrics::gauge!("hearth_models_resident").set(count(resident) as f64);
+            metrics::counter!("hearth_model_loads_total").absolute(count(|state| state.loads));
+            metrics::counter!("hearth_model_evictions_total").absolute(count(|state| state.evictions));
         });
         self.handle.run_upkeep();
         self.handle.render()

@@ -39,6 +39,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{name}/aliases/{alias}", put(put_model_alias).delete(delete_model_alias))
         .route("/v1/models/{name}/load", axum::routing::post(load_model))
         .route("/v1/models/{name}/unload", axum::routing::post(unload_model))
+        .route("/v1/models/{name}/pin", axum::routing::post(pin_model))
         .route("/v1/uploads", get(super::uploads::list).post(super::uploads::begin))
         .route(
             "/v1/uploads/{id}",
@@ -132,7 +133,8 @@ async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Refusal> {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let (running, waiting) = app.runtime.load_now();
-    let text = app.metrics.render(app.runtime.services().device.ledger().used_bytes(), running, waiting);
+    let states = app.models.states();
+    let text = app.metrics.render(app.runtime.services().device.ledger().used_bytes(), running, waiting, &states);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
@@ -155,6 +157,7 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
             "name": services.device.name(),
             "budget_bytes": ledger.budget_bytes(),
             "used_bytes": ledger.used_bytes(),
+            "peak_bytes": ledger.peak_bytes(),
             "used_by": used.into_iter().collect::<serde_json::Map<_, _>>(),
         },
         "engines": app.models.engines(),
@@ -172,7 +175,9 @@ fn model_states(app: &App) -> Vec<Value> {
     let one = |state: crate::model::ModelState| {
         json!({
             "name": state.name, "digest": state.digest, "engine": state.engine, "state": state.state.as_str(),
-            "bytes": state.bytes, "runs": state.runs, "leases": state.leases,
+            "bytes": state.bytes, "runs": state.runs, "leases": state.leases, "reason": state.reason,
+            "pinned": state.pinned, "priority": state.priority, "loads": state.loads, "evictions": state.evictions,
+            "load_ms": state.load_ms,
         })
     };
     states.map(one).collect()
@@ -306,6 +311,8 @@ async fn models(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> R
         let state = states.iter().find(|state| state.digest == model.digest && Some(state.engine) == runs_on);
         let mut value = json!(model);
         value["state"] = json!(state.map_or("stored", |state| state.state.as_str()));
+        value["reason"] = json!(state.map_or("not opened yet", |state| state.reason.as_str()));
+        value["pinned"] = json!(state.is_some_and(|state| state.pinned));
         value["runs_on"] = json!(runs_on);
         value
     };
@@ -423,6 +430,37 @@ async fn delete_model_alias(State(app): State<Arc<App>>, Target { tenant, name, 
 async fn load_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
     let lease = app.models.open(&tenant, &name).await?;
     ok(&json!({ "name": name, "version": lease.version(), "state": "resident" }))
+}
+
+/// Loads a model and keeps it from making room for others; `{"pinned": false}` lets it. `priority` from 0 to 255: models of
+/// a lower one make room first. Without a body, it is pinned.
+async fn pin_model(
+    State(app): State<Arc<App>>,
+    Target { tenant, name, .. }: Target,
+    request: axum::extract::Request,
+) -> Reply {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Pin {
+        pinned: bool,
+        priority: u8,
+    }
+    impl Default for Pin {
+        fn default() -> Pin {
+            Pin { pinned: true, priority: 0 }
+        }
+    }
+    let limits = &app.config.limits;
+    let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
+    let pin = if bytes.is_empty() { Ok(Pin::default()) } else { serde_json::from_slice(&bytes) };
+    let Pin { pinned, priority } = pin.map_err(|error: serde_json::Error| {
+        let kind = if error.is_data() { Kind::InvalidArgument } else { Kind::Malformed };
+        Error::new(kind, format!("the body is not {{\"pinned\": true, \"priority\": 0 to 255}}: {error}"))
+    })?;
+    let lease = app.models.pin(&tenant, &name, pinned, priority).await?;
+    ok(&json!({
+        "name": name, "version": lease.version(), "state": "resident", "pinned": pinned, "priority": priority,
+    }))
 }
 
 async fn unload_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {

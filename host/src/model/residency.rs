@@ -7,7 +7,7 @@
 mod lease;
 mod policy;
 #[cfg(test)]
-mod traces;
+pub(super) mod traces;
 
 pub use lease::{Description, Lease};
 
@@ -505,8 +505,8 @@ impl Table {
     ///
     /// Errors: `overloaded` where there is no room within `room_wait_ms`, or never can be.
     async fn room_for(self: &Arc<Self>, digest: &str, package: &Package) -> Result<Charge> {
-        let _turn = self.room.lock().await;
         let end = Instant::now() + Duration::from_millis(self.limits.room_wait_ms);
+        let _turn = self.room.lock().await;
         let possible = package.weights_bytes() <= self.device.ledger().budget_bytes();
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());

@@ -5,6 +5,7 @@
 mod checks;
 mod graph;
 mod on_rten;
+mod room;
 
 use super::*;
 use crate::config::{Config, Limits, RawConfig};

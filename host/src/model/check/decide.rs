@@ -67,11 +67,11 @@ impl Finding {
         if self.runs() > 0 || self.samples > 0 {
             return None;
         }
-        let failures = self.trials.iter().filter_map(|(_, shapes, ran)| match ran {
+        let mut failures = self.trials.iter().filter_map(|(_, shapes, ran)| match ran {
             Ran::Failed(message) => Some((shapes, message)),
             Ran::Done(_) | Ran::Unsent => None,
         });
-        let last = failures.last().map(|(shapes, message)| format!(", the last of shapes {shapes}: {message}"));
+        let last = failures.next_back().map(|(shapes, message)| format!(", the last of shapes {shapes}: {message}"));
         let message = format!(
             "the model ran on none of the {} generated inputs{}; put inputs that it takes into samples/ (docs/engines.md)",
             self.trials.len(),

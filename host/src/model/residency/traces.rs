@@ -7,16 +7,16 @@ use rand::{RngExt, SeedableRng};
 
 /// What a model takes.
 #[derive(Clone, Copy)]
-pub(super) struct Item {
-    pub(super) bytes: u64,
-    pub(super) load_ms: f64,
+pub(in crate::model) struct Item {
+    pub(in crate::model) bytes: u64,
+    pub(in crate::model) load_ms: f64,
 }
 
 /// Requests, each for the model of a number.
-pub(super) type Trace = Vec<usize>;
+pub(in crate::model) type Trace = Vec<usize>;
 
 /// The traces by their names, of `requests` requests for `models` models.
-pub(super) fn traces(models: usize, requests: usize, seed: u64) -> [(&'static str, Trace); 3] {
+pub(in crate::model) fn traces(models: usize, requests: usize, seed: u64) -> [(&'static str, Trace); 3] {
     let mut random = StdRng::seed_from_u64(seed);
     let mut ranks: Vec<usize> = (0..models).collect();
     ranks.shuffle(&mut random);
@@ -104,13 +104,12 @@ impl Policy for Ours<'_> {
 }
 
 /// Whatever can be told by one number for each model: the lowest leaves first.
-struct Ranked<'a, F: Fn(&mut State, usize, usize)> {
+struct Ranked<F: Fn(&mut State, usize, usize)> {
     state: State,
     note: F,
     rank: fn(&State, usize) -> f64,
     /// GDSF: what has left raises the floor from which the others start.
     ages: bool,
-    _items: &'a [Item],
 }
 
 #[derive(Default)]
@@ -120,7 +119,7 @@ struct State {
     floor: f64,
 }
 
-impl<F: Fn(&mut State, usize, usize)> Policy for Ranked<'_, F> {
+impl<F: Fn(&mut State, usize, usize)> Policy for Ranked<F> {
     fn used(&mut self, model: usize, at: usize) {
         (self.note)(&mut self.state, model, at);
     }
@@ -141,7 +140,7 @@ impl<F: Fn(&mut State, usize, usize)> Policy for Ranked<'_, F> {
 
 /// What the policies cost on a trace, by their names; ours first. Belady's is told when each model is wanted next, and knows
 /// no costs: the farthest leaves.
-pub(super) fn costs(trace: &[usize], items: &[Item], budget: u64) -> [(&'static str, f64); 5] {
+pub(in crate::model) fn costs(trace: &[usize], items: &[Item], budget: u64) -> [(&'static str, f64); 5] {
     let state = || State { rank: vec![0.0; items.len()], count: vec![0.0; items.len()], floor: 0.0 };
     let rank: fn(&State, usize) -> f64 = |state, model| state.rank[model];
     let lru = |state: &mut State, model: usize, at: usize| state.rank[model] = at as f64;
@@ -159,7 +158,7 @@ pub(super) fn costs(trace: &[usize], items: &[Item], budget: u64) -> [(&'static 
         state.rank[model] = -next.map_or(f64::INFINITY, |steps| (at + 1 + steps) as f64);
     };
     let ranked = |note: &dyn Fn(&mut State, usize, usize), ages| {
-        let mut policy = Ranked { state: state(), note, rank, ages, _items: items };
+        let mut policy = Ranked { state: state(), note, rank, ages };
         cost(&mut policy, trace, items, budget)
     };
     [

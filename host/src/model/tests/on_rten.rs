@@ -39,7 +39,7 @@ async fn every_dtype_that_rten_has_goes_in_and_out() {
             let elements: u64 = dims.iter().product();
             let size = dtype.size_bytes().unwrap();
             // Small numbers of any width: their lowest byte is 0 or 1.
-            let byte = |i: u64| u8::from(i % size == 0 && (i / size) % 2 == 1);
+            let byte = |i: u64| u8::from(i.is_multiple_of(size) && (i / size) % 2 == 1);
             let bytes: Vec<u8> = (0..elements * size).map(byte).collect();
             let x = house.tensor(dtype, dims, &bytes);
             let account = house.account();

@@ -1,0 +1,144 @@
+//! More models than memory: no request fails, no byte is over budget, and nothing is left behind.
+
+use super::super::residency::traces::{Item, costs, traces};
+use super::*;
+use std::sync::atomic::AtomicUsize;
+
+/// Models that set-up takes, with what their free dimensions are here.
+const REAL: [(&str, u64); 5] =
+    [("magika", 1), ("minilm", 4), ("ocr-detect", 64), ("ocr-recognize", 64), ("ocr-classify", 48)];
+const GENERATED: u64 = 7;
+
+impl House {
+    /// A model of two nodes that counts as so many bytes: beside it lies a file that nobody reads.
+    fn heavy(&self, name: &str, bytes: u64) {
+        let graph = Graph::default().input("x", F32, "n").node("Relu", &["x"], &["y"]).output("y", F32, "n");
+        self.shelf.write(name, &[("model.onnx", &graph.model())]);
+        let file = std::fs::File::create(self.shelf.folder(name).join("weights.bin")).unwrap();
+        file.set_len(bytes).unwrap();
+    }
+
+    /// Opens a model and runs it on inputs of ones.
+    async fn request(&self, name: &str, free: u64) -> Result<()> {
+        let lease = self.models.open("default", name).await?;
+        let account = self.account();
+        let inputs = lease.signature().inputs.iter().map(|input| {
+            let first = |index: usize| if index == 0 { 1 } else { free };
+            let dims: Vec<u64> = (input.shape.iter().enumerate())
+                .map(|(index, dim)| if let Dim::Fixed(size) = dim { *size } else { first(index) })
+                .collect();
+            let shape = Shape::new(&dims, 8).unwrap();
+            let one: &[u8] = match input.dtype {
+                DType::F32 => &[0, 0, 128, 63],
+                DType::S64 => &[1, 0, 0, 0, 0, 0, 0, 0],
+                DType::S32 => &[1, 0, 0, 0],
+                other => panic!("{name} takes {other}"),
+            };
+            let bytes = one.repeat(shape.elements() as usize);
+            Ok((input.name.clone(), self.device.create(&account, input.dtype, shape, &bytes)?))
+        });
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        lease.infer(&account, inputs, &Stop::default()).await.map(drop)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_models_than_memory_simply_work() {
+    let (Some(library), Some(real)) = (wanted("HEARTH_ORT_LIB"), wanted("HEARTH_TEST_MODELS")) else { return };
+    let requests = std::env::var("HEARTH_TRACE_REQUESTS").map_or(1_000, |count| count.parse().unwrap());
+    const BUDGET: u64 = 184 << 20;
+    let house = Arc::new(House::with(Some(library), 1, &[&format!("device_bytes={BUDGET}")]));
+    let mut names: Vec<(String, u64)> = Vec::new();
+    for (name, free) in REAL {
+        house.shelf.put(name, &real.join(name));
+        names.push((name.to_owned(), free));
+    }
+    for number in 1..=GENERATED {
+        let name = format!("generated-{number}");
+        house.heavy(&name, (number * number * 22 / 10 + 15) << 20);
+        names.push((name, 3));
+    }
+    let bytes: Vec<u64> = names.iter().map(|(name, _)| package(&house.shelf.folder(name)).weights_bytes()).collect();
+    let total: u64 = bytes.iter().sum();
+    assert!((BUDGET * 5 / 2..BUDGET * 7 / 2).contains(&total), "{total} bytes are about three times the budget");
+    let ledger = house.device.ledger().clone();
+    for (kind, trace) in traces(names.len(), requests, 11) {
+        let before: u64 = house.models.states().iter().map(|model| model.loads).sum();
+        let begun = Instant::now();
+        let (next, trace, names) = (Arc::new(AtomicUsize::new(0)), Arc::new(trace), Arc::new(names.clone()));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (house, next, trace, names) = (house.clone(), next.clone(), trace.clone(), names.clone());
+                tokio::spawn(async move {
+                    while let Some(&model) = trace.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let (name, free) = &names[model];
+                        house.request(name, *free).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+        let states = house.models.states();
+        let loads: u64 = states.iter().map(|model| model.loads).sum();
+        let items: Vec<Item> = (names.iter().zip(&bytes))
+            .map(|((name, _), bytes)| {
+                let state = states.iter().find(|state| &state.name == name).unwrap();
+                Item { bytes: *bytes, load_ms: state.load_ms.max(1) as f64 }
+            })
+            .collect();
+        let told: Vec<String> =
+            costs(&trace, &items, BUDGET).iter().map(|(name, ms)| format!("{name} {ms:.0}")).collect();
+        println!(
+            "{kind}: {requests} requests, {} loads, {} ms; milliseconds of loading by simulation: {}",
+            loads - before,
+            begun.elapsed().as_millis(),
+            told.join(", ")
+        );
+        assert!(loads - before > 12, "models had to leave");
+        assert!(ledger.peak_bytes() <= BUDGET, "{} bytes", ledger.peak_bytes());
+    }
+    assert!(ledger.used_bytes() <= BUDGET && ledger.used_by(OwnerKind::Invocation) == 0);
+    for (name, _) in &names {
+        assert!(house.models.unload(name).await, "{name}");
+    }
+    assert_eq!(ledger.used_bytes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_waits_for_leases_and_pinned_models_stay() {
+    let Some(library) = wanted("HEARTH_ORT_LIB") else { return };
+    let house = Arc::new(House::with(Some(library), 1, &["device_bytes=10MiB", "room_wait_ms=400"]));
+    for (name, bytes) in [("a", 6 << 20), ("b", 6 << 20), ("c", 3 << 20), ("d", 20 << 20)] {
+        house.heavy(name, bytes);
+    }
+    let state = |name: &str| house.models.states().into_iter().find(|state| state.name == name).unwrap();
+    let lease = house.models.open("default", "a").await.unwrap();
+    // Leased for longer than a load waits: told, with who holds what.
+    let error = house.models.open("default", "b").await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::Overloaded);
+    assert!(error.message().contains("device_bytes") && error.message().contains("in use 6"), "{error}");
+    // Let go while a load waits: it goes on.
+    let waiting = tokio::spawn({
+        let house = house.clone();
+        async move { house.models.open("default", "b").await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(lease);
+    waiting.await.unwrap().unwrap();
+    assert_eq!((state("a").state, state("a").evictions), (Residency::Stored, 1));
+    assert_eq!(state("a").reason, "made room for others");
+    // What is pinned never leaves, and what could never fit makes nobody leave.
+    drop(house.models.pin("default", "b", true, 0).await.unwrap());
+    drop(house.models.open("default", "c").await.unwrap());
+    for (name, kind) in [("a", Kind::Overloaded), ("d", Kind::Overloaded)] {
+        assert_eq!(house.models.open("default", name).await.map(drop).unwrap_err().kind(), kind);
+    }
+    assert_eq!((state("b").state, state("c").state), (Residency::Resident, Residency::Resident));
+    drop(house.models.pin("default", "b", false, 1).await.unwrap());
+    // A tensor that needs the room takes the model of the lower priority.
+    let tensor = house.tensor(DType::U8, &[2 << 20], &vec![0; 2 << 20]);
+    assert_eq!((state("b").state, state("c").state), (Residency::Resident, Residency::Stored));
+    drop(tensor);
+}
