@@ -93,8 +93,7 @@ def sample(folder, label, tensor, array):
 
 def write(test, out):
     """The test's entry in the index, or why it is left out."""
-    source = pathlib.Path(test.model_dir)
-    model = onnx.load(source / "model.onnx")
+    model = test.model
     reason = left_out(test.name, model)
     if reason:
         return reason
@@ -105,17 +104,19 @@ def write(test, out):
     }
     folder = out / test.name
     (folder / "samples").mkdir(parents=True)
-    shutil.copy(source / "model.onnx", folder / "model.onnx")
+    onnx.save(model, folder / "model.onnx")
     cases = []
-    for number, data in enumerate(sorted(source.glob("test_data_set_*"))):
+    for number, data in enumerate(test.data_sets):
         case, replayed = {}, {}
-        for side in ["input", "output"]:
+        for side, values in zip(["input", "output"], data):
+            if len(values) != len(names[side]):
+                return "optional inputs or outputs"
             case[side + "s"], replayed[side + "s"] = [], {}
             for index, name in enumerate(names[side]):
-                tensor = TensorProto()
-                try:
-                    tensor.ParseFromString((data / f"{side}_{index}.pb").read_bytes())
-                except Exception:
+                tensor = values[index]
+                if isinstance(tensor, (numpy.ndarray, numpy.generic)):
+                    tensor = numpy_helper.from_array(numpy.asarray(tensor))
+                if not isinstance(tensor, TensorProto):
                     return "data that is no tensor"
                 if tensor.data_type not in WORDS:
                     return "data of another type"

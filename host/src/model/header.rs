@@ -25,6 +25,8 @@ pub(super) struct Header {
     initializers: BTreeSet<String>,
     /// Every operator, in subgraphs too, once: its name, after its domain and a dot where it is not ONNX's own.
     pub(super) operators: BTreeSet<String>,
+    /// Nodes, those of subgraphs too.
+    pub(super) nodes: u64,
     /// The version of ONNX's operators that the model means; 1 where it says none.
     pub(super) opset: u64,
     /// Nodes that normalise along an axis, in the model's own graph and in subgraphs.
@@ -159,6 +161,7 @@ impl Header {
             }
         }
         self.bound()?;
+        self.nodes += 1;
         if matches!(operator.as_str(), "Softmax" | "LogSoftmax" | "Hardmax") {
             self.softmaxes.push(Softmax { output, axis });
         }

@@ -22,7 +22,6 @@ use half::f16;
 use rten::{Dimension, LoadErrorKind, Model, ModelOptions, NodeId, RunError, RunErrorKind, RunOptions, ThreadPool};
 use rten::{Value, ValueOrView, ValueView};
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +29,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The version in use, as Cargo.lock has it; a test compares the two.
 pub(super) const VERSION: &str = "0.27.0";
 
+/// Nodes of a graph, and the stack for following all of them one after the other; measured are some 400 bytes a node.
+const MOST_NODES: u64 = 50_000;
+const STACK_BYTES: usize = 64 << 20;
 /// Characters of rten's text that a message quotes.
 const MOST_CHARS: usize = 400;
 
@@ -54,6 +56,13 @@ impl Engine for Rten {
         let path = folder.join(Package::MODEL);
         let header = Header::read(&path)?;
         let signature = header.signature()?;
+        if header.nodes > MOST_NODES {
+            let message = format!("the graph has {} nodes; rten takes {MOST_NODES}", header.nodes);
+            return Err(Error::unsupported(message));
+        }
+        if signature.outputs.is_empty() {
+            return Err(Error::invalid_argument("the model has no outputs"));
+        }
         for (what, tensors) in [("input", &signature.inputs), ("output", &signature.outputs)] {
             if let Some(tensor) = tensors.iter().find(|tensor| !takes(tensor.dtype)) {
                 let message = format!("rten has no tensors of {}, which {what} '{}' is", tensor.dtype, tensor.name);
@@ -281,10 +290,15 @@ impl<T: Pod + Send + Sync> HostMemory for Elements<T> {
     }
 }
 
-/// What a call of rten gives; a panic in it is an error.
-fn caught<T>(doing: &str, work: impl FnOnce() -> T) -> Result<T> {
+/// What a call of rten gives; a panic in it is an error. It has a thread of its own, since rten follows a graph by calls
+/// that nest as deep as the graph is long.
+fn caught<T: Send>(doing: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
     // A model whose run panicked is left as it was: runs share nothing but its constants and the plan, which is whole.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+    let outcome = std::thread::scope(|scope| -> Result<_> {
+        let thread = std::thread::Builder::new().name("rten".to_owned()).stack_size(STACK_BYTES);
+        Ok(thread.spawn_scoped(scope, work).map_err(|error| Error::host("starting a thread", error))?.join())
+    });
+    outcome?.map_err(|panic| {
         Error::unsupported(format!("rten failed while {doing} the model; have it run on onnxruntime"))
             .with_source(said(&*panic))
     })

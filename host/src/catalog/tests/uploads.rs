@@ -263,6 +263,7 @@ async fn models_from_before_engines_were_compared_run_on_onnxruntime() {
         sqlx::query(step).execute(&pool).await.unwrap();
     }
     catalog.close().await;
+    drop((upload, pool));
     let catalog = open(&folder).await;
     let found = catalog.resolve("default", "m").await.unwrap();
     assert_eq!(found.checked, checked(EngineName::Onnxruntime));

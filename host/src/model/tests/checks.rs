@@ -32,7 +32,7 @@ async fn both_engines_pass_what_they_run_alike() {
     let checked = house.check("relu", &[("model.onnx", &relu().model())], None).await.unwrap();
     assert_eq!(checked.engine, EngineChoice::Auto);
     for engine in EngineName::ALL {
-        assert!(checked.allows(engine) && verdict(&checked, engine).runs >= 5, "{checked:?}");
+        assert!(checked.allows(engine) && verdict(&checked, engine).runs >= 4, "{checked:?}");
     }
     let rten = verdict(&checked, EngineName::Rten);
     assert_eq!((rten.difference, rten.compared), (Some(0.0), rten.runs));
@@ -45,7 +45,7 @@ async fn without_onnxruntime_rten_is_judged_alone() {
     let checked = house.check("relu", &[("model.onnx", &relu().model())], None).await.unwrap();
     assert_eq!(checked.engines.len(), 1);
     let rten = verdict(&checked, EngineName::Rten);
-    assert!(rten.passed && rten.runs >= 5 && rten.compared == 0 && rten.difference.is_none(), "{rten:?}");
+    assert!(rten.passed && rten.runs >= 4 && rten.compared == 0 && rten.difference.is_none(), "{rten:?}");
     assert_eq!(house.models.engine_of(&checked).unwrap(), EngineName::Rten);
     let unknown = Graph::default().input("x", F32, "n").node("Nonsense", &["x"], &["y"]).output("y", F32, "n").model();
     let error = house.check("unknown", &[("model.onnx", &unknown)], None).await.unwrap_err();
