@@ -56,7 +56,10 @@ impl Header {
     ///
     /// Errors: `invalid-argument` where it is no ONNX, or unreasonably large.
     pub(super) fn read(path: &Path) -> Result<Header> {
-        let file = File::open(path).map_err(|error| Error::storage("reading a model", error))?;
+        let file = File::open(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::invalid_argument("there is no model.onnx"),
+            _ => Error::storage("reading a model", error),
+        })?;
         let length = file.metadata().map_err(|error| Error::storage("reading a model", error))?.len();
         let mut header = Header { opset: 1, ..Header::default() };
         header.model(&mut Message { reader: &mut BufReader::new(file), left: length }).map_err(|error| {
