@@ -264,7 +264,11 @@ impl Proxy {
                 // A server that is down refuses; so does this.
                 let Ok(to) = TcpStream::connect(address) else { continue };
                 let (mut back, mut front) = (to.try_clone().unwrap(), stream.try_clone().unwrap());
-                std::thread::spawn(move || drop(std::io::copy(&mut back, &mut front)));
+                std::thread::spawn(move || {
+                    std::io::copy(&mut back, &mut front).ok();
+                    // Where the server has gone, its client must hear it.
+                    front.shutdown(Shutdown::Both).ok();
+                });
                 let (carried, cuts, cut) = (carried.clone(), cuts.clone(), cut.clone());
                 std::thread::spawn(move || carry(stream, to, &carried, &cuts, &*cut));
             }

@@ -1,18 +1,16 @@
 //! Finds the files beside an .onnx file that hold its weights; it never takes the model into memory, nor judges it.
 //!
-//! Fields are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), by number. What is of no interest
-//! is skipped by its length, so that a model of 2 GB costs a few reads.
+//! Fields are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), by number.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::model::protobuf::{Message, Value, wrong};
+use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{self, BufReader};
 use std::path::Path;
 
 /// Graphs within graphs, and the messages between them.
 const DEPTH: usize = 64;
-/// Bytes of a key or value that names external data.
-const TEXT_BYTES: u64 = 4 << 10;
 /// `TensorProto.DataLocation.EXTERNAL`.
 const EXTERNAL: u64 = 1;
 
@@ -20,15 +18,15 @@ const EXTERNAL: u64 = 1;
 pub(super) fn external_data(path: &Path) -> Result<BTreeSet<String>> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let bytes = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
-    let mut reader = Wire { source: BufReader::with_capacity(64 << 10, file), at: 0, found: BTreeSet::new() };
-    let read = reader.message(Message::Model, bytes, 0);
+    let (mut reader, mut found) = (BufReader::with_capacity(64 << 10, file), BTreeSet::new());
+    let read = search(&mut Message::whole(&mut reader, bytes), Kind::Model, 0, &mut found);
     read.with_context(|| format!("{} is no ONNX model, or is cut off", path.display()))?;
-    Ok(reader.found)
+    Ok(found)
 }
 
 /// The messages that lead to a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Message {
+enum Kind {
     Model,
     Training,
     Graph,
@@ -39,127 +37,59 @@ enum Message {
     Tensor,
 }
 
-impl Message {
+impl Kind {
     /// What a field of this message holds, where it leads on.
-    fn field(self, number: u64) -> Option<Message> {
+    fn field(self, number: u64) -> Option<Kind> {
         match (self, number) {
-            (Message::Model, 7) | (Message::Training, 1 | 2) | (Message::Attribute, 6 | 11) => Some(Message::Graph),
-            (Message::Model, 20) => Some(Message::Training),
-            (Message::Model, 25) => Some(Message::Function),
-            (Message::Graph, 1) | (Message::Function, 7) => Some(Message::Node),
-            (Message::Function, 11) | (Message::Node, 5) => Some(Message::Attribute),
-            (Message::Graph, 15) | (Message::Attribute, 22 | 23) => Some(Message::Sparse),
-            (Message::Graph, 5) | (Message::Attribute, 5 | 10) | (Message::Sparse, 1 | 2) => Some(Message::Tensor),
+            (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => Some(Kind::Graph),
+            (Kind::Model, 20) => Some(Kind::Training),
+            (Kind::Model, 25) => Some(Kind::Function),
+            (Kind::Graph, 1) | (Kind::Function, 7) => Some(Kind::Node),
+            (Kind::Function, 11) | (Kind::Node, 5) => Some(Kind::Attribute),
+            (Kind::Graph, 15) | (Kind::Attribute, 22 | 23) => Some(Kind::Sparse),
+            (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) | (Kind::Sparse, 1 | 2) => Some(Kind::Tensor),
             _ => None,
         }
     }
 }
 
-/// A reader of protocol buffers.
-struct Wire<R> {
-    source: BufReader<R>,
-    at: u64,
-    found: BTreeSet<String>,
+/// Adds the files that the tensors in a message are in.
+fn search(message: &mut Message<'_>, kind: Kind, depth: usize, found: &mut BTreeSet<String>) -> io::Result<()> {
+    if depth >= DEPTH {
+        return Err(wrong(&format!("its graphs are nested more than {DEPTH} deep")));
+    }
+    let (mut location, mut external) = (None, false);
+    while let Some((field, value)) = message.next()? {
+        match (field, value) {
+            (14, Value::Number(value)) if kind == Kind::Tensor => external = value == EXTERNAL,
+            (13, Value::Message(length)) if kind == Kind::Tensor => {
+                location = entry(&mut message.within(length)?)?.or(location);
+            }
+            (field, Value::Message(length)) => match kind.field(field) {
+                Some(inner) => search(&mut message.within(length)?, inner, depth + 1, found)?,
+                None => message.skip(Value::Message(length))?,
+            },
+            (_, value) => message.skip(value)?,
+        }
+    }
+    if external {
+        let none = || wrong("a tensor is said to be in another file, and no file is named");
+        found.insert(location.ok_or_else(none)?);
+    }
+    Ok(())
 }
 
-/// What stands before a field's value: its number, and how long the value is or, for a number, what it is.
-enum Field {
-    Number(u64, u64),
-    Bytes(u64, u64),
-}
-
-impl<R: Read + Seek> Wire<R> {
-    /// Reads a message that ends at `end`.
-    fn message(&mut self, kind: Message, end: u64, depth: usize) -> Result<()> {
-        ensure!(depth < DEPTH, "its graphs are nested more than {DEPTH} deep");
-        let (mut location, mut external) = (None, false);
-        while self.at < end {
-            match self.field(end)? {
-                Field::Number(14, value) if kind == Message::Tensor => external = value == EXTERNAL,
-                Field::Number(..) => {}
-                Field::Bytes(13, length) if kind == Message::Tensor => {
-                    let until = self.at + length;
-                    location = self.entry(until)?.or(location);
-                }
-                Field::Bytes(number, length) => match kind.field(number) {
-                    Some(inner) => {
-                        let until = self.at + length;
-                        self.message(inner, until, depth + 1)?;
-                    }
-                    None => self.skip(length)?,
-                },
-            }
+/// The value of an entry whose key is `location`.
+fn entry(message: &mut Message<'_>) -> io::Result<Option<String>> {
+    let (mut key, mut text) = (String::new(), String::new());
+    while let Some((field, value)) = message.next()? {
+        match (field, value) {
+            (1, Value::Message(length)) => key = message.text(length)?,
+            (2, Value::Message(length)) => text = message.text(length)?,
+            (_, value) => message.skip(value)?,
         }
-        if external {
-            let location = location.context("a tensor is said to be in another file, and no file is named")?;
-            self.found.insert(location);
-        }
-        Ok(())
     }
-
-    /// The value of an entry whose key is `location`.
-    fn entry(&mut self, end: u64) -> Result<Option<String>> {
-        let (mut key, mut value) = (String::new(), String::new());
-        while self.at < end {
-            match self.field(end)? {
-                Field::Bytes(1, length) => key = self.text(length)?,
-                Field::Bytes(2, length) => value = self.text(length)?,
-                Field::Bytes(_, length) => self.skip(length)?,
-                Field::Number(..) => {}
-            }
-        }
-        Ok((key == "location").then_some(value))
-    }
-
-    fn field(&mut self, end: u64) -> Result<Field> {
-        let tag = self.varint()?;
-        let number = tag >> 3;
-        ensure!(number > 0, "a field has no number");
-        let field = match tag & 7 {
-            0 => Field::Number(number, self.varint()?),
-            1 => {
-                self.skip(8)?;
-                Field::Number(number, 0)
-            }
-            2 => Field::Bytes(number, self.varint()?),
-            5 => {
-                self.skip(4)?;
-                Field::Number(number, 0)
-            }
-            other => bail!("a field is of wire type {other}"),
-        };
-        let length = if let Field::Bytes(_, length) = field { length } else { 0 };
-        ensure!(self.at.checked_add(length).is_some_and(|at| at <= end), "a field is longer than what it is in");
-        Ok(field)
-    }
-
-    fn varint(&mut self) -> Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let mut byte = [0];
-            self.source.read_exact(&mut byte)?;
-            self.at += 1;
-            value |= u64::from(byte[0] & 0x7f) << shift;
-            if byte[0] < 0x80 {
-                return Ok(value);
-            }
-        }
-        bail!("a number is too long")
-    }
-
-    fn text(&mut self, length: u64) -> Result<String> {
-        ensure!(length <= TEXT_BYTES, "the name of a file has {length} bytes");
-        let mut bytes = vec![0; length as usize];
-        self.source.read_exact(&mut bytes)?;
-        self.at += length;
-        String::from_utf8(bytes).context("the name of a file is not UTF-8")
-    }
-
-    fn skip(&mut self, length: u64) -> Result<()> {
-        self.source.seek_relative(i64::try_from(length)?)?;
-        self.at += length;
-        Ok(())
-    }
+    Ok((key == "location").then_some(text))
 }
 
 #[cfg(test)]

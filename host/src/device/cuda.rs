@@ -11,6 +11,7 @@ mod core;
 mod cublas;
 mod driver;
 mod gpu;
+mod libraries;
 mod memory;
 mod nvrtc;
 mod parameters;

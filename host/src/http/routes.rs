@@ -163,24 +163,11 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
         "engines": app.models.engines(),
         "reading_is_confined": crate::confined::reading_is_confined(),
         "invocations": { "running": running, "waiting": waiting },
-        "models": model_states(&app),
+        "models": app.models.states(),
         "uploads": { "open": uploads.0, "bytes": uploads.1 },
         "limits": limits.collect::<Vec<_>>(),
     });
     json_of(StatusCode::OK, &status)
-}
-
-fn model_states(app: &App) -> Vec<Value> {
-    let states = app.models.states().into_iter();
-    let one = |state: crate::model::ModelState| {
-        json!({
-            "name": state.name, "digest": state.digest, "engine": state.engine, "state": state.state.as_str(),
-            "bytes": state.bytes, "runs": state.runs, "leases": state.leases, "reason": state.reason,
-            "pinned": state.pinned, "priority": state.priority, "loads": state.loads, "evictions": state.evictions,
-            "load_ms": state.load_ms,
-        })
-    };
-    states.map(one).collect()
 }
 
 async fn functions(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> Reply {
@@ -281,10 +268,14 @@ async fn alias_version(app: &App, request: axum::extract::Request) -> Result<u64
     }
     let limits = &app.config.limits;
     let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
-    let alias: Result<Alias, _> = serde_json::from_slice(&bytes);
-    alias.map(|alias| alias.version).map_err(|error| {
+    Ok(parsed::<Alias>(&bytes, r#"{"version": NUMBER}"#)?.version)
+}
+
+/// A body of JSON, which has a form like `form`.
+fn parsed<T: serde::de::DeserializeOwned>(bytes: &[u8], form: &str) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
         let kind = if error.is_data() { Kind::InvalidArgument } else { Kind::Malformed };
-        Error::new(kind, format!("the body is not {{\"version\": NUMBER}}: {error}"))
+        Error::new(kind, format!("the body is not {form}: {error}"))
     })
 }
 
@@ -452,11 +443,8 @@ async fn pin_model(
     }
     let limits = &app.config.limits;
     let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
-    let pin = if bytes.is_empty() { Ok(Pin::default()) } else { serde_json::from_slice(&bytes) };
-    let Pin { pinned, priority } = pin.map_err(|error: serde_json::Error| {
-        let kind = if error.is_data() { Kind::InvalidArgument } else { Kind::Malformed };
-        Error::new(kind, format!("the body is not {{\"pinned\": true, \"priority\": 0 to 255}}: {error}"))
-    })?;
+    let form = r#"{"pinned": true, "priority": 0 to 255}"#;
+    let Pin { pinned, priority } = if bytes.is_empty() { Pin::default() } else { parsed(&bytes, form)? };
     let lease = app.models.pin(&tenant, &name, pinned, priority).await?;
     ok(&json!({
         "name": name, "version": lease.version(), "state": "resident", "pinned": pinned, "priority": priority,

@@ -1,18 +1,17 @@
 //! Reads what a model declares straight out of its ONNX file (onnx.proto3, fields by number): inputs, outputs, the operators it
 //! uses. It never reads weights, nor says whether the graph makes sense: that is the engines' work.
 
+use super::protobuf::{Message, Value, wrong};
 use super::signature::{Dim, Signature, TensorSignature};
 use crate::device::DType;
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read};
+use std::io::{self, BufReader, ErrorKind};
 use std::path::Path;
 
 /// Graphs within graphs. Exporters nest a handful.
 const MOST_DEPTH: u32 = 16;
-/// Bytes of one field that is read whole: names, types. Longer ones are no ONNX.
-const MOST_FIELD_BYTES: u64 = 1 << 20;
 /// Values and operators that are remembered. Large language models have some ten thousand nodes of a few dozen operators.
 const MOST_ENTRIES: usize = 100_000;
 
@@ -62,7 +61,7 @@ impl Header {
         })?;
         let length = file.metadata().map_err(|error| Error::storage("reading a model", error))?.len();
         let mut header = Header { opset: 1, ..Header::default() };
-        header.model(&mut Message { reader: &mut BufReader::new(file), left: length }).map_err(|error| {
+        header.model(&mut Message::whole(&mut BufReader::new(file), length)).map_err(|error| {
             let message = format!("model.onnx cannot be read as ONNX: {error}; export it again");
             Error::invalid_argument(message).with_source(error)
         })?;
@@ -313,86 +312,4 @@ pub(super) fn dtype_of(element: u64) -> Option<DType> {
         16 => DType::BF16,
         _ => return None,
     })
-}
-
-/// A message of protocol buffers that is being read: <https://protobuf.dev/programming-guides/encoding/>.
-struct Message<'a> {
-    reader: &'a mut BufReader<File>,
-    /// Bytes of it that are left; those of messages within it are taken away when they begin.
-    left: u64,
-}
-
-enum Value {
-    Number(u64),
-    /// Of so many bytes, still to be read: a message, a string or packed numbers.
-    Message(u64),
-    /// Four or eight bytes, still to be read.
-    Fixed(u64),
-}
-
-impl Message<'_> {
-    /// The next field, or none at the end.
-    fn next(&mut self) -> io::Result<Option<(u64, Value)>> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Value::Number(self.varint()?),
-            1 => Value::Fixed(8),
-            2 => Value::Message(self.varint()?),
-            5 => Value::Fixed(4),
-            _ => return Err(wrong("it has a field of no known form")),
-        };
-        Ok(Some((key >> 3, value)))
-    }
-
-    fn skip(&mut self, value: Value) -> io::Result<()> {
-        let length = match value {
-            Value::Number(_) => return Ok(()),
-            Value::Message(length) | Value::Fixed(length) => length,
-        };
-        self.take(length)?;
-        let step = i64::try_from(length).map_err(|_| wrong("a field is too long"))?;
-        self.reader.seek_relative(step)
-    }
-
-    /// A message within this one, whose length was just read.
-    fn within(&mut self, length: u64) -> io::Result<Message<'_>> {
-        self.take(length)?;
-        Ok(Message { reader: &mut *self.reader, left: length })
-    }
-
-    fn text(&mut self, length: u64) -> io::Result<String> {
-        if length > MOST_FIELD_BYTES {
-            return Err(wrong("a name is too long"));
-        }
-        self.take(length)?;
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.reader.read_exact(&mut bytes)?;
-        String::from_utf8(bytes).map_err(|_| wrong("a name is no UTF-8"))
-    }
-
-    fn varint(&mut self) -> io::Result<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            self.take(1)?;
-            let mut byte = [0];
-            self.reader.read_exact(&mut byte)?;
-            value |= u64::from(byte[0] & 0x7f) << shift;
-            if byte[0] & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(wrong("it has a number that does not end"))
-    }
-
-    fn take(&mut self, bytes: u64) -> io::Result<()> {
-        self.left = self.left.checked_sub(bytes).ok_or_else(|| wrong("it ends early"))?;
-        Ok(())
-    }
-}
-
-fn wrong(what: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, what.to_owned())
 }

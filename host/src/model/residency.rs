@@ -257,7 +257,10 @@ impl Models {
     /// Errors: those of the directory (`not-found`); `unavailable` where the model cannot be loaded; `overloaded` where the
     /// device has no room, and none came within `room_wait_ms`: what is there is leased or pinned, or belongs to tensors.
     pub async fn open(&self, tenant: &str, name: &str) -> Result<Lease> {
-        let resolved = self.table.directory.resolve(tenant, name).await?;
+        self.lease(self.table.directory.resolve(tenant, name).await?).await
+    }
+
+    async fn lease(&self, resolved: Arc<Resolved>) -> Result<Lease> {
         let loaded = self.table.loaded(&resolved).await?;
         let description = Description::new(resolved, self.table.blobs.clone());
         Ok(Lease::new(loaded, description, self.table.clone()))
@@ -343,9 +346,9 @@ impl Models {
     ///
     /// Errors: those of [`Models::open`], for one that is pinned is loaded first.
     pub async fn pin(&self, tenant: &str, name: &str, pinned: bool, priority: u8) -> Result<Lease> {
-        let lease = self.open(tenant, name).await?;
         let resolved = self.table.directory.resolve(tenant, name).await?;
-        let key = (resolved.digest.clone(), self.table.engines.choose(&resolved.checked)?);
+        let key = self.table.key(&resolved)?;
+        let lease = self.lease(resolved).await?;
         if let Some(entry) = self.table.entries().get_mut(&key) {
             (entry.pinned, entry.priority) = (pinned, priority);
         }
@@ -402,8 +405,12 @@ impl Table {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn key(&self, resolved: &Resolved) -> Result<Key> {
+        Ok((resolved.digest.clone(), self.engines.choose(&resolved.checked)?))
+    }
+
     async fn loaded(self: &Arc<Self>, resolved: &Arc<Resolved>) -> Result<Arc<Loaded>> {
-        let key = (resolved.digest.clone(), self.engines.choose(&resolved.checked)?);
+        let key = self.key(resolved)?;
         let mut pending = {
             let mut entries = self.entries();
             let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved));

@@ -2,14 +2,14 @@
 //! given some.
 
 use super::driver::{Failure, Multiplication, Outcome};
+use super::libraries;
 use libloading::Library;
 use std::ffi::{c_int, c_longlong, c_void};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 /// Names of the library in the loader's path, newest first.
 const NAMES: [&str; 3] = ["libcublas.so.13", "libcublas.so.12", "libcublas.so"];
-const FOLDERS: [&str; 2] = ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"];
 /// What NVIDIA's documentation recommends for Hopper; older GPUs need less.
 const WORKSPACE_BYTES: u64 = 32 << 20;
 
@@ -79,18 +79,7 @@ impl Cublas {
     ///
     /// Errors: why the first place that was tried does not do.
     pub(super) fn load(folder: &Path, stream: *mut c_void) -> Result<Cublas, String> {
-        let folders = [folder].into_iter().chain(FOLDERS.iter().map(Path::new));
-        let within = folders.flat_map(|folder| NAMES.iter().map(|name| folder.join(name)));
-        let candidates: Vec<PathBuf> =
-            within.filter(|path| path.exists()).chain(NAMES.iter().map(PathBuf::from)).collect();
-        let mut first = None;
-        for path in candidates {
-            match Cublas::open(&path, stream) {
-                Ok(cublas) => return Ok(cublas),
-                Err(why) => first = first.or(Some(format!("{}: {why}", path.display()))),
-            }
-        }
-        Err(first.unwrap_or_default())
+        libraries::first(&libraries::places(Some(folder), &NAMES), |path| Cublas::open(path, stream))
     }
 
     fn open(path: &Path, stream: *mut c_void) -> Result<Cublas, String> {

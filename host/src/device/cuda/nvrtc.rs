@@ -1,16 +1,15 @@
 //! NVRTC, CUDA's run-time compiler, loaded while the program runs: kernels' sources become code for one architecture; it
 //! needs no GPU and keeps nothing.
 
+use super::libraries;
 use super::units::Unit;
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 /// Names of the library in the loader's path, newest first.
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
-/// Where CUDA's own installation puts its libraries.
-const FOLDERS: [&str; 2] = ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"];
 
 /// A program of NVRTC's.
 type Program = *mut std::ffi::c_void;
@@ -62,28 +61,16 @@ impl Nvrtc {
     ///
     /// Errors: a message that says what is missing and what to install.
     pub(super) fn load(named: Option<&Path>, folder: Option<&Path>) -> Result<Nvrtc, String> {
-        let mut candidates: Vec<PathBuf> = Vec::new();
-        match named {
-            Some(path) => candidates.push(path.to_owned()),
-            None => {
-                let folders = folder.into_iter().chain(FOLDERS.iter().map(Path::new));
-                let within = folders.flat_map(|folder| NAMES.iter().map(|name| folder.join(name)));
-                candidates.extend(within.filter(|path| path.exists()));
-                candidates.extend(NAMES.iter().map(PathBuf::from));
-            }
-        }
-        let mut first = None;
-        for path in &candidates {
-            match Nvrtc::open(path) {
-                Ok(nvrtc) => return Ok(nvrtc),
-                Err(why) => first = first.or(Some(format!("{}: {why}", path.display()))),
-            }
-        }
-        Err(format!(
-            "the library NVRTC (libnvrtc.so.13 or .12), which compiles kernels, cannot be loaded ({}); install CUDA's toolkit \
-             or the Python package nvidia-cuda-nvrtc, and name its libnvrtc.so in HEARTH_NVRTC_LIB",
-            first.unwrap_or_default()
-        ))
+        let places = match named {
+            Some(path) => vec![path.to_owned()],
+            None => libraries::places(folder, &NAMES),
+        };
+        libraries::first(&places, Nvrtc::open).map_err(|why| {
+            format!(
+                "the library NVRTC (libnvrtc.so.13 or .12), which compiles kernels, cannot be loaded ({why}); install CUDA's \
+                 toolkit or the Python package nvidia-cuda-nvrtc, and name its libnvrtc.so in HEARTH_NVRTC_LIB"
+            )
+        })
     }
 
     fn open(path: &Path) -> Result<Nvrtc, String> {
@@ -219,7 +206,7 @@ mod tests {
 
     #[test]
     fn nvrtc_takes_every_kernel_for_two_architectures() {
-        let named = std::env::var_os("HEARTH_NVRTC_LIB").map(PathBuf::from);
+        let named = std::env::var_os("HEARTH_NVRTC_LIB").map(std::path::PathBuf::from);
         let nvrtc = match Nvrtc::load(named.as_deref(), None) {
             Ok(nvrtc) => nvrtc,
             Err(why) => {

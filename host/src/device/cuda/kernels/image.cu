@@ -18,15 +18,21 @@ struct Resized {
 INLINE f32 product(f32 a, f32 b) { return __fmul_rn(a, b); }
 INLINE f64 product(f64 a, f64 b) { return __dmul_rn(a, b); }
 
+// Where an element of the result is.
+struct Place {
+    u64 image, y, x, channel;
+};
+
+INLINE Place place_of(const Resized &p, u64 index) {
+    const u64 pixel = index / p.channels, row = pixel / p.width;
+    return {row / p.height, row % p.height, pixel % p.width, index % p.channels};
+}
+
 KERNEL(resize, Resized) {
     const u64 index = global_index();
     if (index >= p.count) return;
-    u64 rest = index;
-    const u64 channel = rest % p.channels;
-    rest /= p.channels;
-    const u64 x = rest % p.width;
-    rest /= p.width;
-    const u64 y = rest % p.height, image = rest / p.height;
+    const Place place = place_of(p, index);
+    const u64 image = place.image, y = place.y, x = place.x, channel = place.channel;
     const u32 top = ((const u32 *)p.rows.starts)[y], down = ((const u32 *)p.rows.counts)[y];
     const u32 left = ((const u32 *)p.columns.starts)[x], across = ((const u32 *)p.columns.counts)[x];
     const Wide *row_weights = (const Wide *)p.rows.weights + y * p.rows.width;
@@ -48,13 +54,8 @@ KERNEL(resize, Resized) {
 KERNEL(pick, Resized) {
     const u64 index = global_index();
     if (index >= p.count) return;
-    u64 rest = index;
-    const u64 channel = rest % p.channels;
-    rest /= p.channels;
-    const u64 x = rest % p.width;
-    rest /= p.width;
-    const u64 y = rest % p.height, image = rest / p.height;
-    const u64 top = ((const u32 *)p.rows.starts)[y], left = ((const u32 *)p.columns.starts)[x];
-    const u64 at = ((image * p.source_height + top) * p.source_width + left) * p.channels + channel;
+    const Place place = place_of(p, index);
+    const u64 top = ((const u32 *)p.rows.starts)[place.y], left = ((const u32 *)p.columns.starts)[place.x];
+    const u64 at = ((place.image * p.source_height + top) * p.source_width + left) * p.channels + place.channel;
     ((E *)p.output)[index] = ((const E *)p.input)[at];
 }
