@@ -29,9 +29,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The version in use, as Cargo.lock has it; a test compares the two.
 pub(super) const VERSION: &str = "0.27.0";
 
-/// Nodes of a graph, and the stack for following all of them one after the other; measured are some 400 bytes a node.
+/// Nodes of a graph. rten follows them by calls that nest as deep as the graph is long: 2 MiB of stack do not last for 6,000.
 const MOST_NODES: u64 = 50_000;
-const STACK_BYTES: usize = 64 << 20;
+const STACK_BYTES: usize = 2 << 20;
+const STACK_BYTES_A_NODE: usize = 2 << 10;
 /// Characters of rten's text that a message quotes.
 const MOST_CHARS: usize = 400;
 
@@ -69,7 +70,7 @@ impl Engine for Rten {
                 return Err(Error::unsupported(message));
             }
         }
-        let loaded = caught("loading", || ModelOptions::with_all_ops().load_file(&path))?;
+        let loaded = caught("loading", header.nodes, || ModelOptions::with_all_ops().load_file(&path))?;
         let model = loaded.map_err(|error| {
             let kind = match error.kind() {
                 LoadErrorKind::OperatorInvalid => Kind::Unsupported,
@@ -90,7 +91,8 @@ impl Engine for Rten {
             tensors.iter().map(id).collect()
         };
         let (inputs, outputs) = (ids(&signature.inputs)?, ids(&signature.outputs)?);
-        Ok(Arc::new(RtenSession { model, signature, inputs, outputs, threads: self.threads.clone() }))
+        let (nodes, threads) = (header.nodes, self.threads.clone());
+        Ok(Arc::new(RtenSession { model, signature, nodes, inputs, outputs, threads }))
     }
 }
 
@@ -131,6 +133,7 @@ fn takes(dtype: DType) -> bool {
 struct RtenSession {
     model: Model,
     signature: Signature,
+    nodes: u64,
     inputs: Vec<NodeId>,
     outputs: Vec<NodeId>,
     threads: Arc<ThreadPool>,
@@ -153,7 +156,7 @@ struct RtenExecution {
 
 impl Execution for RtenExecution {
     fn run(&self, device: &Arc<dyn Device>, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        let RtenSession { model, signature, inputs: ids, outputs, threads } = &*self.session;
+        let RtenSession { model, signature, nodes, inputs: ids, outputs, threads } = &*self.session;
         // Copies of what rten stores otherwise are paid for until the run is over.
         let mut copies = Vec::new();
         let mut values = Vec::with_capacity(inputs.len());
@@ -165,7 +168,7 @@ impl Execution for RtenExecution {
             return Err(Error::cancelled("the run was ended before it began"));
         }
         let options = RunOptions::default().with_thread_pool(Some(threads.clone()));
-        let results = caught("running", || model.run(values, outputs, Some(options)))?.map_err(refused)?;
+        let results = caught("running", *nodes, || model.run(values, outputs, Some(options)))?.map_err(refused)?;
         drop(copies);
         let outputs = results.into_iter().zip(&signature.outputs);
         outputs.map(|(value, declared)| adopted(device, account, declared, value)).collect()
@@ -290,12 +293,12 @@ impl<T: Pod + Send + Sync> HostMemory for Elements<T> {
     }
 }
 
-/// What a call of rten gives; a panic in it is an error. It has a thread of its own, since rten follows a graph by calls
-/// that nest as deep as the graph is long.
-fn caught<T: Send>(doing: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+/// What a call of rten gives; a panic in it is an error. It has a thread of its own, with a stack for a graph of so many nodes.
+fn caught<T: Send>(doing: &str, nodes: u64, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let stack = STACK_BYTES + nodes.min(MOST_NODES) as usize * STACK_BYTES_A_NODE;
     // A model whose run panicked is left as it was: runs share nothing but its constants and the plan, which is whole.
     let outcome = std::thread::scope(|scope| -> Result<_> {
-        let thread = std::thread::Builder::new().name("rten".to_owned()).stack_size(STACK_BYTES);
+        let thread = std::thread::Builder::new().name("rten".to_owned()).stack_size(stack);
         Ok(thread.spawn_scoped(scope, work).map_err(|error| Error::host("starting a thread", error))?.join())
     });
     outcome?.map_err(|panic| {
