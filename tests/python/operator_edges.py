@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 
-from operator_functions import closely, functions_of_one, ordered, suppressed
+from operator_functions import COMPARISONS, closely, functions_of_one, ordered, suppressed
 from operator_table import DTYPES, FLOATS, cast_to, wide
 
 
@@ -28,7 +28,14 @@ def nothing(table):
             table.case({"op": op}, [empty], [empty])
     for op in ("add", "subtract", "multiply", "divide", "minimum", "maximum", "power"):
         table.case({"op": op}, [empty, empty[:1]], [empty])
-    for op in ("equal", "not-equal", "less", "less-or-equal", "greater", "greater-or-equal"):
+    for op, join in {"stack": np.stack, "concat": np.concatenate}.items():
+        table.case({"op": op, "axis": 0}, [empty, empty], [join([empty, empty], axis=0)])
+    call = {"op": "pad", "before": [0, 0, 1], "after": [1, 0, 0], "mode": "edge"}
+    table.case(call, [empty], [np.zeros([3, 0, 4], np.float32)])
+    whole = empty.astype(np.int32)
+    table.case({"op": "modulo"}, [whole, whole[:1]], [whole])
+    table.case({"op": "clamp", "low": "0.0", "high": "1.0"}, [empty], [empty])
+    for op in COMPARISONS:
         table.case({"op": op}, [empty, empty[:1]], [flags])
     for op in ("reduce-sum", "reduce-mean", "reduce-max", "reduce-min", "reduce-l2"):
         table.case({"op": op, "axes": [0], "keep_axes": False}, [empty], [empty[0]])
@@ -39,6 +46,24 @@ def nothing(table):
         table.case({"op": "slice", "ranges": ranges}, [rows], [rows[1:6:step]])
     table.case({"op": "gather", "axis": -1}, [empty, np.array([2, 0])], [empty[..., :2]])
     table.case({"op": "crop", "layout": "hwc", "top": 0, "left": 0, "height": 1, "width": 0}, [empty], [empty[:1]])
+
+
+def every_rank(table):
+    """Rows of every rank, for operators whose random rows might miss one."""
+    exact, whole, near = functions_of_one()
+    for rank in range(9):
+        shape = [2 - axis % 2 for axis in range(rank)]
+        a, b = (np.asarray(table.rng.integers(1, 4, shape)).astype(np.float32) for _ in range(2))
+        for op, function in COMPARISONS.items():
+            table.case({"op": op}, [a, b], [np.asarray(function(a, b))])
+        table.case({"op": "select"}, [np.asarray(a < b), a, b], [np.where(a < b, a, b)])
+        table.case({"op": "power"}, [a, b], [("f32", np.power(wide(a), wide(b)), "close")])
+        table.case({"op": "modulo"}, [a.astype(np.int32), b.astype(np.int32)], [np.mod(a, b).astype(np.int32)])
+        table.case({"op": "clamp", "low": "1.5", "high": "2.5"}, [a], [np.clip(a, np.float32(1.5), np.float32(2.5))])
+        for op, function in (exact | whole).items():
+            table.case({"op": op}, [a], [("f32", wide(np.asarray(function(a))))])
+        for op, function in near.items():
+            table.case({"op": op}, [a], [("f32", np.asarray(function(wide(a))), *closely(op))])
 
 
 def dense(table):
@@ -65,6 +90,7 @@ def dense(table):
 
 def edges(table, along):
     nothing(table)
+    every_rank(table)
     for name in FLOATS:
         empty = np.zeros([2, 0, 3], DTYPES[name])
         along(table, name, empty, 0)
@@ -82,9 +108,7 @@ def edges(table, along):
             # The sign of a zero is left open.
             table.case({"op": op}, pairs, [(name, wide(function(*pairs)), "close")])
         table.case({"op": "power"}, pairs, [(name, np.power(*map(wide, pairs)), "close")])
-        comparisons = {"equal": np.equal, "not-equal": np.not_equal, "less": np.less, "less-or-equal": np.less_equal,
-                       "greater": np.greater, "greater-or-equal": np.greater_equal}
-        for op, function in comparisons.items():
+        for op, function in COMPARISONS.items():
             table.case({"op": op}, pairs, [function(*pairs)])
         exact, whole, near = functions_of_one()
         for op, function in exact.items():

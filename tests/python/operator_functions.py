@@ -10,12 +10,14 @@ from operator_table import DTYPES, FLOATS, INTEGERS, NUMBERS, broadcasting, cast
 # Comparisons, choices, functions
 
 
+COMPARISONS = {"equal": np.equal, "not-equal": np.not_equal, "less": np.less, "less-or-equal": np.less_equal,
+               "greater": np.greater, "greater-or-equal": np.greater_equal}
+
+
 def comparisons(table, rounds):
-    functions = {"equal": np.equal, "not-equal": np.not_equal, "less": np.less, "less-or-equal": np.less_equal,
-                 "greater": np.greater, "greater-or-equal": np.greater_equal}
     for round_ in range(rounds):
         for name in DTYPES:
-            for op, function in functions.items():
+            for op, function in COMPARISONS.items():
                 shape = table.shape(table.rank(), zeros=round_ > 0)
                 a, b = (table.array(name, broadcasting(table, shape), largest=True) for _ in range(2))
                 if a.shape == b.shape:
@@ -34,7 +36,7 @@ def comparisons(table, rounds):
     for steps in np.ndindex(2, 2, 2):
         condition, a, b = (table.array(name, [3, 50 if step else 1]) for name, step in zip(["boolean", "f32", "f32"], steps))
         table.case({"op": "select"}, [condition, a, b], [np.where(condition, a, b)])
-    for op in functions:
+    for op in COMPARISONS:
         table.error({"op": op}, [np.zeros([2]), np.zeros([2], dtype=np.float32)], "dtype")
         table.error({"op": op}, [np.zeros([2]), np.zeros([3])], "broadcast")
     for op in ("logical-and", "logical-or"):
