@@ -294,6 +294,10 @@ def ordered(table, name, array, axis, descending, exclusive, reverse):
     if name == "boolean":
         table.error(call, [array], "dtype")
         return
+    if name == "f64":
+        # Where sums come near the largest number, the order of the additions decides whether one overflows.
+        far = np.isfinite(array) & (np.abs(array) > 1e300)
+        array = np.where(far, np.copysign(1e300, array), array)
     terms = wide(array) if name in FLOATS else array
     terms = np.flip(terms, axis) if reverse else terms
     sums = np.cumsum(terms, axis=axis, dtype=terms.dtype)

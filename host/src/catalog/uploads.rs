@@ -390,9 +390,17 @@ impl UploadPart {
     }
 }
 
+/// What goes to the thread that reads, and comes back.
+struct Reading {
+    file: File,
+    hasher: Option<Sha256>,
+    /// The same memory for each part: freed on another thread than it was taken on, it would stay with that thread.
+    part: Vec<u8>,
+}
+
 /// A whole upload that is being stored as something that lasts.
 pub struct WholeUpload {
-    file: Option<(File, Option<Sha256>)>,
+    reading: Option<Reading>,
     uploads: Arc<Uploads>,
     held: Held,
 }
@@ -401,26 +409,26 @@ impl WholeUpload {
     /// The next part of it, or none at its end.
     ///
     /// Errors: those of the disk.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    pub async fn next(&mut self) -> Result<Option<&[u8]>> {
         let failed = || Error::host("reading an upload", "a read failed before");
-        let (mut file, mut hasher) = self.file.take().ok_or_else(failed)?;
-        let (read, part) = blocking(move || {
-            let mut part = Vec::with_capacity(GATHERED_BYTES);
-            let read = Read::by_ref(&mut file).take(GATHERED_BYTES as u64).read_to_end(&mut part);
+        let mut reading = self.reading.take().ok_or_else(failed)?;
+        let reading = blocking(move || {
+            reading.part.clear();
+            let read = Read::by_ref(&mut reading.file).take(GATHERED_BYTES as u64).read_to_end(&mut reading.part);
             read.map_err(|error| Error::storage("reading an upload", error))?;
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&part);
+            if let Some(hasher) = &mut reading.hasher {
+                hasher.update(&reading.part);
             }
-            Ok(((file, hasher), part))
+            Ok(reading)
         })
         .await?;
-        self.file = Some(read);
+        let part = &self.reading.insert(reading).part;
         Ok((!part.is_empty()).then_some(part))
     }
 
     /// The hasher that was given, after all that was read.
     pub fn take_hasher(&mut self) -> Option<Sha256> {
-        self.file.as_mut()?.1.take()
+        self.reading.as_mut()?.hasher.take()
     }
 
     /// Removes it: what it was is stored. A failure goes to the log, since the upload is removed later when it is idle.
@@ -497,7 +505,8 @@ impl super::Catalog {
                     "the upload has {there} of {length} bytes; send the rest with PATCH first"
                 )));
             }
-            Ok(WholeUpload { file: Some((file, hasher)), uploads, held })
+            let reading = Reading { file, hasher, part: Vec::with_capacity(GATHERED_BYTES) };
+            Ok(WholeUpload { reading: Some(reading), uploads, held })
         })
         .await
     }

@@ -326,8 +326,9 @@ proptest! {
             prop_assert_eq!(plan.unwrap_err().kind(), Kind::InvalidArgument);
             return Ok(());
         }
-        let device = Cpu::new(Ledger::new(1 << 26), Limits::default());
-        let account = device.ledger().account(Owner::Invocation { tenant: "default".into() }, 1 << 26, 100);
+        let memory = 1 << 26;
+        let device = Cpu::new(Ledger::new(memory), Limits::default());
+        let account = device.ledger().account(Owner::Invocation { tenant: "default".into() }, memory, 100);
         let stop = Stop::default();
         let tensors: Vec<Tensor> = inputs
             .iter()
@@ -343,6 +344,10 @@ proptest! {
                 prop_assert_eq!(account.peak_bytes(), before, "refused before anything was allocated");
             }
             (Err(planned), Ok(_)) => prop_assert!(false, "{planned} but it ran"),
+            (Ok(plan), Err(ran)) if before + plan.cost.bytes > memory => {
+                prop_assert_eq!(ran.kind(), Kind::LimitExceeded);
+                prop_assert_eq!(account.peak_bytes(), before, "refused before anything was allocated");
+            }
             // Only what tensors hold can be wrong now.
             (Ok(_), Err(ran)) => {
                 prop_assert!(matches!(op, Op::Gather { .. } | Op::OneHot { .. }), "{ran}");

@@ -149,7 +149,7 @@ pub(super) async fn model(
     }
     let mut whole = app.catalog.whole_upload(tenant, &id, hasher).await?;
     while let Some(part) = whole.next().await? {
-        writer.write(&part).await?;
+        writer.write(part).await?;
     }
     if let Err(error) = same(wanted, whole.take_hasher()) {
         whole.remove().await;
