@@ -30,7 +30,7 @@ pub(super) fn plan(suppression: Suppression, inputs: [(DType, &Shape); 2], max_r
     let indices = Shape::new(&[maximum], max_rank)?;
     // Each box is compared with those kept before it, a few at a time.
     let each = maximum.min(count).saturating_mul(2).saturating_add(32);
-    let steps = count.saturating_mul(each).saturating_add(maximum);
+    let steps = count.saturating_mul(each).saturating_add(maximum).saturating_add(1);
     let outputs = vec![(DType::S64, indices), (DType::S64, Shape::scalar())];
     Ok(Plan::new(outputs, steps, 1, Work::NonMaximumSuppression { count, suppression }))
 }
