@@ -305,8 +305,8 @@ fn peak(process: u32) -> u64 {
 /// server is killed; then runs it. The server's memory stays flat.
 async fn a_large_model(megabytes: u64) {
     /// What a server may take beyond what it has when it is idle, whatever the model's size: parts in flight, code, and what is
-    /// compared. Measured are 125 MiB; only models of gigabytes, in `cargo xtask soak`, tell that it does not grow.
-    const MOST_MORE: u64 = 192 << 20;
+    /// compared. Measured are 23 MiB for 100 MB and 53 MiB for 3 GB.
+    const MOST_MORE: u64 = 96 << 20;
     // Outputs of the check are held to be compared; they have a limit of their own.
     const FEW_OUTPUTS: [&str; 2] = ["--limit", "check_output_bytes=4MiB"];
     let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
