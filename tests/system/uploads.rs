@@ -322,12 +322,14 @@ async fn a_large_model(megabytes: u64) {
     let idle = peak(id());
     let peaks = Arc::new(Mutex::new(Vec::new()));
     let proxy = {
-        let (server, peaks, place) = (server.clone(), peaks.clone(), data.path().to_owned());
+        // The proxy's thread outlives the test; the server does not.
+        let (server, peaks, place) = (Arc::downgrade(&server), peaks.clone(), data.path().to_owned());
         // Bound later: the proxy's own server is replaced by the restart.
         let moved: Arc<Mutex<Option<Arc<Mutex<SocketAddr>>>>> = Arc::default();
         let to = moved.clone();
         let proxy = Proxy::start(address(), vec![total / 3, total * 2 / 3], move |number| {
             if number == 1 {
+                let server = server.upgrade().unwrap();
                 let mut server = server.lock().unwrap();
                 let old = server.take().unwrap();
                 peaks.lock().unwrap().push(peak(old.id()));
