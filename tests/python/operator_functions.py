@@ -294,11 +294,12 @@ def ordered(table, name, array, axis, descending, exclusive, reverse):
     if name == "boolean":
         table.error(call, [array], "dtype")
         return
+    addends = array
     if name == "f64":
         # Where sums come near the largest number, the order of the additions decides whether one overflows.
         far = np.isfinite(array) & (np.abs(array) > 1e300)
-        array = np.where(far, np.copysign(1e300, array), array)
-    terms = wide(array) if name in FLOATS else array
+        addends = np.where(far, np.copysign(1e300, array), array)
+    terms = wide(addends) if name in FLOATS else addends
     terms = np.flip(terms, axis) if reverse else terms
     sums = np.cumsum(terms, axis=axis, dtype=terms.dtype)
     if exclusive:
@@ -306,7 +307,7 @@ def ordered(table, name, array, axis, descending, exclusive, reverse):
         sums = np.concatenate([first, sums], axis=axis).take(np.arange(shape[axis]), axis=axis)
     sums = np.flip(sums, axis) if reverse else sums
     if name in FLOATS:
-        table.case(call, [array], [(name, sums, spread(array, axis=axis))])
+        table.case(call, [addends], [(name, sums, spread(addends, axis=axis))])
         exact = wide(array)
         most = np.max(exact, axis=axis, keepdims=True, initial=-np.inf)
         expected = exact - most - np.log(np.sum(np.exp(exact - most), axis=axis, keepdims=True))
@@ -317,7 +318,7 @@ def ordered(table, name, array, axis, descending, exclusive, reverse):
             theirs = evaluate("LogSoftmax", [exact], axis=axis)
             np.testing.assert_allclose(expected[near], theirs[near], rtol=1e-9, atol=1e-9)
     else:
-        table.case(call, [array], [sums.astype(array.dtype)])
+        table.case(call, [addends], [sums.astype(array.dtype)])
 
 
 # Matrices and boxes
