@@ -73,7 +73,26 @@ def dense(table):
         for op, function in near.items():
             low, high = {"exp": (-9.5, 11), "log": (1e-3, 40), "sqrt": (0, 50)}.get(op, (-8, 8))
             line = np.linspace(low, high, 4001).astype(DTYPES[name])
-            table.case({"op": op}, [line], [(name, np.asarray(function(wide(line))), *closely(op))])
+            # Of f32 within some units of the last place: what is further off has a wrong coefficient.
+            units = {"exp": 0.03, "log": 0.03, "erf": 0.07, "gelu": 0.15}.get(op, 0.05)
+            times = closely(op) if name != "f32" else [units] if op == "gelu" else [("close", units)]
+            table.case({"op": op}, [line], [(name, np.asarray(function(wide(line))), *times)])
+    lengths = np.exp(np.linspace(-100, 88, 4001)).astype(np.float32)
+    table.case({"op": "log"}, [lengths], [("f32", np.log(wide(lengths)), ("close", 0.05))])
+    # What is rounded twice, first to f64: just above the middle of two numbers of the target.
+    for name, low in (("u64", 53), ("s64", 53)):
+        powers = [(power, place) for power in range(low, 64 if name == "u64" else 63) for place in (24, 8, 11)]
+        numbers = [(1 << power) + (1 << (power - place)) + offset for power, place in powers for offset in (-1, 0, 1)]
+        whole = np.array(numbers, dtype=DTYPES[name])
+        for source in [whole] + ([-whole] if name == "s64" else []):
+            for target in FLOATS:
+                table.case({"op": "cast", "dtype": target}, [source], [cast_to(source, target)])
+    # NaN with the smallest of payloads, which rounding must not make infinite.
+    for source, bits in (("f32", np.array([0x7F800001, 0xFF800001], np.uint32)), ("f64", np.array([0x7FF0000000000001], np.uint64)),
+                         ("f16", np.array([0x7C01], np.uint16)), ("bf16", np.array([0x7F81], np.uint16))):
+        quiet = bits.view(DTYPES[source])
+        for target in FLOATS:
+            table.case({"op": "cast", "dtype": target}, [quiet], [np.full(quiet.shape, np.nan, DTYPES[target])])
     for name in DTYPES:
         small = np.array([-2, -1, 0, 1, 2, 3] if name[0] != "u" and name != "boolean" else [0, 1, 2, 3]).astype(DTYPES[name])
         for target in DTYPES:

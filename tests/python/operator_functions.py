@@ -345,6 +345,15 @@ def products(table, rounds):
             table.case({"op": "matmul"}, [a, b], [(name, exact, scale)])
             if name == "f64" and exact.size and k:
                 np.testing.assert_allclose(exact, evaluate("MatMul", [a, b]), rtol=1e-9, atol=1e-9)
+    # Lengths of several parts and a rest, in every way in which a product is computed.
+    for name in NUMBERS:
+        for m, k, n in ([5, 103, 1], [1, 103, 1], [3, 101, 7], [9, 91, 20], [20, 45, 17]):
+            a, b = (table.array(name, shape, special=False) for shape in ([m, k], [k, n]))
+            if name in INTEGERS:
+                table.case({"op": "matmul"}, [a, b], [np.matmul(a, b)])
+            else:
+                scale = max(1.0, float(np.max(np.matmul(np.abs(wide(a)), np.abs(wide(b))))))
+                table.case({"op": "matmul"}, [a, b], [(name, np.matmul(wide(a), wide(b)), scale)])
     for name in FLOATS:
         a, b = (np.array(values).astype(DTYPES[name]) for values in ([[np.inf, 1.0], [np.nan, 2.0]], [[1.0, 0.0], [3.0, 4.0]]))
         table.case({"op": "matmul"}, [a, b], [(name, np.matmul(wide(a), wide(b)))])

@@ -49,7 +49,7 @@ class Table:
     def case(self, call, inputs, outputs):
         """Adds a case. An output is an array (exact) or a pair of dtype and array of f64 (within the dtype's tolerance), or
         with a third number within so many times the tolerance; with "close" there, within the tolerance of the magnitude
-        itself, however small that is."""
+        itself, however small that is; with ("close", number), within so many times that."""
         described = []
         for output in outputs:
             if isinstance(output, tuple):
@@ -58,6 +58,8 @@ class Table:
                     check = {"rounded": 1e-3}
                 elif times == "close":
                     check = {"close": TOLERANCE[dtype]}
+                elif isinstance(times, tuple):
+                    check = {"close": TOLERANCE[dtype] * times[1]}
                 else:
                     check = {"relative": TOLERANCE[dtype] * times}
                 tensor = self.tensor(np.asarray(values, dtype=np.float64))
