@@ -42,8 +42,9 @@ use tokio::time::{Instant, timeout_at};
 const LAST_WORDS_BYTES: usize = 4 << 10;
 /// Bytes that a pipe holds, so that a stream does not change threads for every 64 KiB.
 const PIPE_BYTES: usize = 1 << 20;
-/// Variables that a child gets from the server's environment: where the loader looks for libraries.
-const PASSED_ON: [&str; 1] = ["LD_LIBRARY_PATH"];
+/// Variables that a child gets from the server's environment: where the loader looks for libraries, and the C library for
+/// locales, which engines normalise text by.
+const PASSED_ON: [&str; 2] = ["LD_LIBRARY_PATH", "LOCPATH"];
 
 /// Which children wait for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -183,8 +183,14 @@ async fn a_child_has_no_privileges_and_nothing_of_the_servers_environment() {
     let environment = about(child, "environ");
     let names: Vec<_> = environment.split('\0').filter_map(|one| Some(one.split_once('=')?.0)).collect();
     assert!(!names.is_empty());
-    let known =
-        ["HEARTH_LOG", "RAYON_NUM_THREADS", "LD_LIBRARY_PATH", "MIMALLOC_ARENA_EAGER_COMMIT", "MIMALLOC_EAGER_COMMIT"];
+    let known = [
+        "HEARTH_LOG",
+        "RAYON_NUM_THREADS",
+        "LD_LIBRARY_PATH",
+        "LOCPATH",
+        "MIMALLOC_ARENA_EAGER_COMMIT",
+        "MIMALLOC_EAGER_COMMIT",
+    ];
     assert!(names.iter().all(|name| known.contains(name)), "{names:?}");
     assert_eq!(about(child, "oom_score_adj").trim(), "1000");
     for entry in std::fs::read_dir(format!("/proc/{child}/fd")).unwrap().flatten() {

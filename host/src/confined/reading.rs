@@ -35,8 +35,8 @@ const SYSTEM: [&str; 19] = [
     "/dev/urandom",
 ];
 
-/// Where the loader looks for libraries, beside the system's folders.
-const LOADER_PATH: &str = "LD_LIBRARY_PATH";
+/// Where the loader looks for libraries and the C library for locales, beside the system's folders.
+const SEARCHED: [&str; 2] = ["LD_LIBRARY_PATH", "LOCPATH"];
 /// Where a machine names folders of libraries of its own.
 const LOADER_FOLDERS: &str = "/etc/ld.so.conf.d";
 
@@ -72,8 +72,8 @@ fn own_program() -> impl Iterator<Item = Result<PathBeneath<PathFd>, RulesetErro
 }
 
 fn loader_folders() -> Vec<PathBuf> {
-    let named = std::env::var_os(LOADER_PATH).unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&named).collect();
+    let named = SEARCHED.iter().filter_map(std::env::var_os);
+    let mut folders: Vec<PathBuf> = named.flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>()).collect();
     for file in std::fs::read_dir(LOADER_FOLDERS).into_iter().flatten().flatten() {
         let text = std::fs::read_to_string(file.path()).unwrap_or_default();
         folders.extend(text.lines().map(|line| PathBuf::from(line.trim())));

@@ -8,6 +8,9 @@ use std::path::Path;
 /// Characters of the engine's text that a message quotes.
 const MOST_CHARS: usize = 400;
 
+/// What precedes the name of a locale that is missing.
+const LOCALE: &str = "Failed to construct locale with name:";
+
 /// What to leave out of messages: where a model lies.
 pub(super) struct Reason {
     folders: Vec<String>,
@@ -32,6 +35,13 @@ impl Reason {
             _ => Kind::InvalidArgument,
         };
         let text = self.shortened(error.message());
+        if let Some(locale) = locale_of(error.message()) {
+            let message = format!(
+                "the model normalises text by the locale '{locale}', which this machine lacks: install it \
+                 (`localedef -i en_US -f UTF-8 en_US.UTF-8`), or name a folder that has it in the server's LOCPATH"
+            );
+            return Error::unsupported(message).with_source(error);
+        }
         Error::new(kind, format!("onnxruntime cannot load the model: {text}")).with_source(error)
     }
 
@@ -65,6 +75,12 @@ impl Reason {
             Some((end, _)) => format!("{}…", &text[..end]),
         }
     }
+}
+
+/// The locale that was missing.
+fn locale_of(text: &str) -> Option<String> {
+    let (_, locale) = text.split_once(LOCALE)?;
+    Some(locale.split(':').next().unwrap_or_default().chars().take(64).collect())
 }
 
 fn is_memory(text: &str) -> bool {
@@ -146,5 +162,9 @@ mod tests {
             assert_eq!(reason.shortened(text), expected);
         }
         assert!(reason.shortened(&"é".repeat(10_000)).len() < 1_000);
+        let missing = "Exception during initialization: /src/string_normalizer.cc:96 L::L() Failed to construct locale \
+                       with name:en_US.UTF-8:locale::facet::_S_create_c_locale name not valid:Please, install it";
+        assert_eq!(locale_of(missing).as_deref(), Some("en_US.UTF-8"));
+        assert_eq!(locale_of("Protobuf parsing failed."), None);
     }
 }
