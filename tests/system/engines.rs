@@ -178,6 +178,9 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
     }
 }
 
+/// A few units in the last place of f32, for whatever an output's largest elements were summed from.
+const ROUNDING: f64 = 5e-7;
+
 /// What is wrong with an output, if anything.
 fn fault(found: &Tensor, expected: &Tensor, relative: f64, absolute: f64) -> Option<String> {
     if (found.dtype(), found.shape().dims()) != (expected.dtype(), expected.shape().dims()) {
@@ -188,6 +191,9 @@ fn fault(found: &Tensor, expected: &Tensor, relative: f64, absolute: f64) -> Opt
     }
     let exact = !found.dtype().is_float();
     let (a, b) = (numbers(found), numbers(expected));
+    // What sums of such elements may be rounded by, also where they come to nothing.
+    let magnitude = b.iter().filter(|value| value.is_finite()).fold(0.0f64, |most, value| most.max(value.abs()));
+    let absolute = absolute + ROUNDING * magnitude;
     let wrong = a.iter().zip(&b).position(|(a, b)| {
         let same = a == b || (a.is_nan() && b.is_nan());
         !same && (exact || (a - b).abs() > absolute + relative * b.abs() || !a.is_finite() || !b.is_finite())
@@ -202,13 +208,14 @@ const REAL: [&str; 6] = ["magika", "minilm", "ocr-detect", "ocr-recognize", "ocr
 async fn real_models_run_on_both_engines_as_in_python() {
     let data = tempfile::tempdir().unwrap();
     let house = House::new(data.path());
-    let mut on_rten = 0;
+    let (mut present, mut on_rten) = (0, 0);
     for name in REAL {
         let folder = model_folder(name);
         if !folder.exists() {
             println!("skipped: set-up takes no model {name}");
             continue;
         }
+        present += 1;
         let begun = std::time::Instant::now();
         let checked = house.check(&folder).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         println!("{name}: checked in {} ms: {:?}", begun.elapsed().as_millis(), checked.engines);
@@ -234,8 +241,8 @@ async fn real_models_run_on_both_engines_as_in_python() {
             }
         }
     }
-    println!("{on_rten} of {} models run on rten, too", REAL.len());
-    assert!(on_rten >= 3);
+    println!("{on_rten} of {present} models run on rten, too");
+    assert_eq!(on_rten, present);
 }
 
 /// ONNX's node tests as the script writes them.
@@ -330,8 +337,9 @@ async fn node_tests_of_onnx_get_no_wrong_answer_from_a_model_that_the_check_lets
     }
     let right = all.iter().filter(|test| test.ran[0] == Ran::Right).count();
     assert!(all.len() > 1_000, "{} tests", all.len());
-    // Of 1.32 it is 94.1 %: most others are operators of opset 24, which it has no kernels for.
-    assert!(right * 100 >= all.len() * 94, "onnxruntime gives what ONNX says on {right} of {}", all.len());
+    assert!(right * 100 >= all.len() * 95, "onnxruntime gives what ONNX says on {right} of {}", all.len());
+    let alone: Vec<_> = all.iter().filter(|test| test.is_wrong_alone()).map(|test| &test.name).collect();
+    assert!(alone.len() <= 2, "without onnxruntime rten is let through and is wrong: {alone:?}");
     let wrong = |with_samples: usize| -> Vec<_> {
         let accepted = |test: &&Became| {
             matches!(test.of(EngineName::Rten), Ran::Wrong(_)) && test.lets(with_samples, EngineName::Rten)
@@ -339,8 +347,7 @@ async fn node_tests_of_onnx_get_no_wrong_answer_from_a_model_that_the_check_lets
         all.iter().filter(accepted).map(|test| &test.name).collect()
     };
     assert!(wrong(1).is_empty(), "rten was let through by samples and is wrong: {:?}", wrong(1));
-    // Ties of argmax, signs of nothing and the like, which no generated input has.
-    assert!(wrong(0).len() <= 10, "rten was let through without samples and is wrong: {:?}", wrong(0));
+    assert!(wrong(0).is_empty(), "rten was let through without samples and is wrong: {:?}", wrong(0));
     let passed = all.iter().filter(|test| test.lets(1, EngineName::Rten)).count();
     assert!(passed > 300, "rten passes on {passed} only");
 }
@@ -394,6 +401,23 @@ impl Became {
         };
         self.checks[0].as_ref().is_ok_and(verdict)
     }
+
+    /// Whether it would be, and be wrong.
+    fn is_wrong_alone(&self) -> bool {
+        self.lets_rten_alone() && matches!(self.of(EngineName::Rten), Ran::Wrong(_))
+    }
+}
+
+/// A failure's reason, as one of a few kinds.
+fn kind_of(refusal: &str) -> &'static str {
+    let kinds = [
+        ("Could not find an implementation", "it has no kernel of the operator for these types or this version"),
+        ("Failed to find kernel", "it has no kernel of the operator for these types or this version"),
+        ("is not a registered function/op", "it does not know the operator (a preview of ONNX)"),
+        ("layout_ == 0 was false", "it has no recurrent operator in batchwise layout"),
+        ("the model refuses these inputs", "its kernel refuses the inputs"),
+    ];
+    kinds.iter().find(|(sign, _)| refusal.contains(sign)).map_or("otherwise", |(_, kind)| kind)
 }
 
 fn report(all: &[Became], left_out: &BTreeMap<String, u64>) {
@@ -414,8 +438,17 @@ fn report(all: &[Became], left_out: &BTreeMap<String, u64>) {
             count(&|test| test.lets(1, engine) && matches!(test.of(engine), Ran::Wrong(_))),
         );
     }
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    for test in all {
+        match test.of(EngineName::Onnxruntime) {
+            Ran::Refused(reason) => *kinds.entry(kind_of(reason)).or_default() += 1,
+            Ran::Wrong(_) => *kinds.entry("it gives something else").or_default() += 1,
+            Ran::Right => {}
+        }
+    }
+    println!("what onnxruntime fails of, by reason: {kinds:#?}");
     let alone: Vec<_> = all.iter().filter(|test| test.lets_rten_alone()).collect();
-    let wrong: Vec<_> = alone.iter().filter(|test| matches!(test.of(EngineName::Rten), Ran::Wrong(_))).collect();
+    let wrong: Vec<_> = alone.iter().filter(|test| test.is_wrong_alone()).collect();
     let names: Vec<_> = wrong.iter().map(|test| &test.name).collect();
     println!(
         "where there is no onnxruntime, rten is let through {} and of these wrong on {}: {names:?}",

@@ -165,12 +165,16 @@ fn engines(model: &Value) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-/// Why the other engines are refused, one line each.
+/// Why the other engines are refused, and what the passed ones fail of, one line each.
 fn refusals(model: &Value) -> String {
-    let refused = items(model, "engines").iter().filter(|verdict| verdict.get("passed") == Some(&Value::Bool(false)));
-    let told = refused.map(|verdict| {
+    let told = items(model, "engines").iter().filter_map(|verdict| {
         let of = |key| printable(&field(verdict, key));
-        format!("\n{} cannot run on {}: {}\n", printable(&field(model, "name")), of("engine"), of("reason"))
+        let (name, engine) = (printable(&field(model, "name")), of("engine"));
+        match (verdict.get("passed").and_then(Value::as_bool), verdict.get("failure")) {
+            (Some(false), _) => Some(format!("\n{name} cannot run on {engine}: {}\n", of("reason"))),
+            (_, Some(_)) => Some(format!("\n{name} on {engine}: {}\n", of("failure"))),
+            (_, None) => None,
+        }
     });
     told.collect()
 }
@@ -210,6 +214,8 @@ mod tests {
             (engines(&value).as_str(), refusals(&value).as_str()),
             ("onnxruntime", "\nm cannot run on rten: no LRN\n")
         );
+        let value = json!({"name": "m", "engines": [{"engine": "rten", "passed": true, "fails": 1, "failure": "odd"}]});
+        assert_eq!((engines(&value).as_str(), refusals(&value).as_str()), ("rten", "\nm on rten: odd\n"));
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //!
 //! - An engine that cannot load the model, crashes, takes too much time or memory, or gives something else than a sample says,
 //!   is refused for it. So is one on which no run succeeded. Sizes that a model does not take are no fault.
-//! - onnxruntime is the reference. Where it runs and rten does not, or gives something else (`compare`), rten is refused, also
-//!   where there are samples and rten gives what they say: they are few.
+//! - onnxruntime is the reference. Where rten gives something else (`compare`), it is refused, also where there are samples and
+//!   rten gives what they say: they are few. Where it fails and onnxruntime does not, whoever sends such inputs is told so,
+//!   and the verdict says it; it is refused where hardly a run is left to compare.
+//! - What rten is known to read otherwise than ONNX, it refuses to load (`rten::misread`): inputs may not show it.
 //! - Where a sample refuses onnxruntime, it is no reference: then rten is judged by the samples alone. So it is where there is
 //!   no onnxruntime on the machine.
 

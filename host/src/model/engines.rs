@@ -99,9 +99,19 @@ pub struct Verdict {
     /// Runs whose outputs were compared with onnxruntime's on the same inputs; 0 where there was none to compare with.
     pub compared: u64,
     /// The largest difference of two finite elements found in these, as a part of the largest finite magnitude of onnxruntime's
-    /// output; in elements' own units where that is 0. None where nothing was compared.
+    /// output, or of 0.01 where that is less. None where nothing was compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difference: Option<f64>,
+    /// Runs that failed where onnxruntime's did not. Requests with such inputs fail, too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fails: u64,
+    /// What the first of these said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What the check of a model found.

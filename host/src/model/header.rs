@@ -14,6 +14,29 @@ use std::path::Path;
 const MOST_DEPTH: u32 = 16;
 /// Values and operators that are remembered. Large language models have some ten thousand nodes of a few dozen operators.
 const MOST_ENTRIES: usize = 100_000;
+/// `TensorProto.DataType` of booleans.
+const BOOLEAN: u64 = 9;
+/// Operators whose result is boolean.
+const ASKING: [&str; 11] =
+    ["And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor"];
+/// Operators that move the elements of their first input.
+const MOVING: [&str; 15] = [
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Identity",
+    "Pad",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+];
 
 /// What a model file declares.
 #[derive(Debug, Default)]
@@ -30,6 +53,29 @@ pub(super) struct Header {
     pub(super) opset: u64,
     /// Nodes that normalise along an axis, in the model's own graph and in subgraphs.
     pub(super) softmaxes: Vec<Softmax>,
+    /// Whether a node resizes by cubic interpolation.
+    pub(super) resizes_cubically: bool,
+    /// Names of values that are boolean, as far as they were followed.
+    booleans: BTreeSet<String>,
+    /// What decides which others are, and what is done with them, in the file's order.
+    followed: Vec<Followed>,
+}
+
+/// A node whose first input may be boolean.
+#[derive(Debug)]
+enum Followed {
+    /// Its outputs then are, too.
+    Moved { input: String, outputs: Vec<String> },
+    /// It is reduced to the largest.
+    Reduced { input: String },
+}
+
+/// What is kept of an attribute.
+#[derive(Debug, Default)]
+struct Attribute {
+    name: String,
+    number: Option<i64>,
+    text: Option<String>,
 }
 
 /// A node `Softmax`, `LogSoftmax` or `Hardmax`.
@@ -135,13 +181,17 @@ impl Header {
                         }
                     }
                 }
-                (11, Value::Message(length)) if depth == 0 => {
+                (11..=13, Value::Message(length)) => {
                     self.bound()?;
-                    self.inputs.push(Declared::read(&mut message.within(length)?)?);
-                }
-                (12, Value::Message(length)) if depth == 0 => {
-                    self.bound()?;
-                    self.outputs.push(Declared::read(&mut message.within(length)?)?);
+                    let declared = Declared::read(&mut message.within(length)?)?;
+                    if declared.element == Some(BOOLEAN) {
+                        self.booleans.insert(declared.name.clone());
+                    }
+                    match field {
+                        11 if depth == 0 => self.inputs.push(declared),
+                        12 if depth == 0 => self.outputs.push(declared),
+                        _ => {}
+                    }
                 }
                 (_, value) => message.skip(value)?,
             }
@@ -150,22 +200,39 @@ impl Header {
     }
 
     fn node(&mut self, message: &mut Message<'_>, depth: u32) -> io::Result<()> {
-        let (mut operator, mut domain, mut output, mut axis) = (String::new(), String::new(), String::new(), None);
+        let (mut operator, mut domain, mut input) = (String::new(), String::new(), None);
+        let (mut outputs, mut attributes) = (Vec::new(), Vec::new());
         while let Some((field, value)) = message.next()? {
             match (field, value) {
-                (2, Value::Message(length)) => output = message.text(length)?,
+                (1, Value::Message(length)) if input.is_none() => input = Some(message.text(length)?),
+                (2, Value::Message(length)) if outputs.len() < MOST_ENTRIES => outputs.push(message.text(length)?),
                 (4, Value::Message(length)) => operator = message.text(length)?,
                 (7, Value::Message(length)) => domain = message.text(length)?,
-                (5, Value::Message(length)) => {
-                    axis = self.attribute(&mut message.within(length)?, depth)?.or(axis);
+                (5, Value::Message(length)) if attributes.len() < MOST_ENTRIES => {
+                    attributes.push(self.attribute(&mut message.within(length)?, depth)?);
                 }
                 (_, value) => message.skip(value)?,
             }
         }
         self.bound()?;
         self.nodes += 1;
-        if matches!(operator.as_str(), "Softmax" | "LogSoftmax" | "Hardmax") {
-            self.softmaxes.push(Softmax { output, axis });
+        let attribute = |name| attributes.iter().find(|attribute: &&Attribute| attribute.name == name);
+        let number = |name| attribute(name).and_then(|attribute| attribute.number);
+        let input = input.unwrap_or_default();
+        match operator.as_str() {
+            "Softmax" | "LogSoftmax" | "Hardmax" => {
+                let output = outputs.pop().unwrap_or_default();
+                self.softmaxes.push(Softmax { output, axis: number("axis") });
+            }
+            "Resize" => {
+                let cubic = attribute("mode").is_some_and(|mode| mode.text.as_deref() == Some("cubic"));
+                self.resizes_cubically |= cubic;
+            }
+            "ReduceMax" => self.followed.push(Followed::Reduced { input }),
+            "Cast" if number("to") == Some(BOOLEAN as i64) => self.booleans.extend(outputs),
+            name if ASKING.contains(&name) => self.booleans.extend(outputs),
+            name if MOVING.contains(&name) => self.followed.push(Followed::Moved { input, outputs }),
+            _ => {}
         }
         self.operators.insert(match domain.as_str() {
             "" | "ai.onnx" => operator,
@@ -174,24 +241,40 @@ impl Header {
         Ok(())
     }
 
-    /// An attribute. Gives its number, where it is called `axis`.
-    fn attribute(&mut self, message: &mut Message<'_>, depth: u32) -> io::Result<Option<i64>> {
-        let (mut is_axis, mut number) = (false, None);
+    fn attribute(&mut self, message: &mut Message<'_>, depth: u32) -> io::Result<Attribute> {
+        let mut found = Attribute::default();
         while let Some((field, value)) = message.next()? {
             match (field, value) {
-                (1, Value::Message(length)) => is_axis = message.text(length)? == "axis",
-                (3, Value::Number(bits)) => number = Some(bits.cast_signed()),
+                (1, Value::Message(length)) => found.name = message.text(length)?,
+                (3, Value::Number(bits)) => found.number = Some(bits.cast_signed()),
+                (4, Value::Message(length)) if found.name == "mode" => found.text = Some(message.text(length)?),
                 (6 | 11, Value::Message(length)) => self.graph(&mut message.within(length)?, depth + 1)?,
                 (_, value) => message.skip(value)?,
             }
         }
-        Ok(number.filter(|_| is_axis))
+        Ok(found)
+    }
+
+    /// Whether a node reduces booleans to the largest of them, as far as they were followed.
+    pub(super) fn reduces_booleans(&self) -> bool {
+        let mut moved: BTreeSet<&str> = BTreeSet::new();
+        for node in &self.followed {
+            let boolean = |name: &str| self.booleans.contains(name) || moved.contains(name);
+            match node {
+                Followed::Reduced { input } if boolean(input) => return true,
+                Followed::Moved { input, outputs } if boolean(input) => {
+                    moved.extend(outputs.iter().map(String::as_str));
+                }
+                Followed::Reduced { .. } | Followed::Moved { .. } => {}
+            }
+        }
+        false
     }
 
     /// Bounds what is kept, before one more is.
     fn bound(&self) -> io::Result<()> {
         let kept = self.inputs.len() + self.outputs.len() + self.initializers.len();
-        let kept = kept + self.operators.len() + self.softmaxes.len();
+        let kept = kept + self.operators.len() + self.softmaxes.len() + self.booleans.len() + self.followed.len();
         if kept >= MOST_ENTRIES {
             return Err(wrong("it declares too much"));
         }

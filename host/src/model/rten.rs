@@ -96,9 +96,35 @@ impl Engine for Rten {
     }
 }
 
+/// Operators that rten has and reads otherwise than ONNX, with what it does. A check may not meet the inputs that show it.
+const MISREAD: [(&str, &str); 4] = [
+    ("ArgMax", "gives the last of equal elements, and not the first"),
+    ("ArgMin", "gives the last of equal elements, and not the first"),
+    ("NonMaxSuppression", "keeps one class of each box, drops boxes for those of other classes and flips no corners"),
+    ("Sign", "gives 1 for 0"),
+];
+
+/// What the model asks for and rten reads otherwise.
+fn misread(header: &Header, model: &Model) -> Option<String> {
+    let told = |operator: &str, what: &str| {
+        format!("rten's {operator} {what}; have the model run on onnxruntime, or export it without {operator}")
+    };
+    let found = MISREAD.iter().find(|(operator, _)| header.operators.contains(*operator));
+    if let Some((operator, what)) = found {
+        return Some(told(operator, what));
+    }
+    if header.resizes_cubically {
+        return Some(told("Resize", "interpolates linearly where mode is cubic"));
+    }
+    if header.reduces_booleans() {
+        return Some(told("ReduceMax", "of no booleans is true"));
+    }
+    misread_softmax(header, model)
+}
+
 /// What the model means by a softmax and rten does not: before version 13 it normalises over the axis and all after it, by
 /// default from axis 1 on (<https://onnx.ai/onnx/operators/onnx__Softmax.html>); rten takes the axis alone, by default the last.
-fn misread(header: &Header, model: &Model) -> Option<String> {
+fn misread_softmax(header: &Header, model: &Model) -> Option<String> {
     let opset = header.opset;
     let wrong = |softmax: &&Softmax| {
         let shape = model.find_node(&softmax.output).and_then(|id| model.node_info(id)?.shape());
@@ -259,6 +285,9 @@ fn adopted(
         Error::new(Kind::Unavailable, message)
     };
     let dims: Vec<u64> = value.shape().iter().map(|&dim| dim as u64).collect();
+    if dims.len() != declared.shape.len() {
+        return Err(wrong(&format!("of shape {dims:?}")));
+    }
     let shape = Shape::new(&dims, device.limits().tensor_rank)
         .map_err(|error| error.context(format_args!("output '{}'", declared.name)))?;
     let adopt = |memory| device.adopt(account, declared.dtype, shape, memory);

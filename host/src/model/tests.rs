@@ -105,6 +105,8 @@ fn passed(engine: EngineName) -> Verdict {
         samples: 0,
         compared: 0,
         difference: None,
+        fails: 0,
+        failure: None,
     }
 }
 

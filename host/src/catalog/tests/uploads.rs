@@ -244,6 +244,8 @@ fn checked(engine: EngineName) -> Checked {
         samples: 0,
         compared: 0,
         difference: None,
+        fails: 0,
+        failure: None,
     };
     Checked { engine: EngineChoice::Auto, engines: vec![verdict] }
 }

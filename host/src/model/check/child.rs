@@ -185,7 +185,7 @@ impl Bench {
         let begun = Instant::now();
         let time = Duration::from_millis(self.limits.check_runs_ms);
         let mut room = self.limits.check_output_bytes;
-        let kinds = [Values::Small, Values::Ones, Values::Zeros];
+        let kinds = [Values::Small, Values::Ones, Values::Zeros, Values::Few];
         let mut ran = None;
         // Where sizes can be chosen, one success at each is enough, and kinds of values take turns. Else only values differ.
         let has_free = inputs::has_free(signature);
@@ -209,6 +209,11 @@ impl Bench {
             && takes_large_integers(signature, folder)
         {
             self.trial(Trial { size, values: Values::Wide }, shapes, &mut room, parts)?;
+        }
+        if ran.is_some()
+            && let Some(shapes) = inputs::empty(signature)
+        {
+            self.trial(Trial { size: sizes.len(), values: Values::Empty }, &shapes, &mut room, parts)?;
         }
         Ok(())
     }

@@ -49,10 +49,16 @@ pub(super) struct Output<'a> {
 /// How far two outputs are apart.
 #[derive(Debug, PartialEq)]
 pub(super) struct Difference {
-    /// The largest difference of two finite elements, as a part of the reference's largest finite magnitude.
+    /// The largest difference of two finite elements, as a part of the reference's largest finite magnitude, or of
+    /// [`Difference::LEAST_MAGNITUDE`].
     pub(super) largest: f64,
     /// What is wrong, where it is more than the tolerance.
     pub(super) fault: Option<String>,
+}
+
+impl Difference {
+    /// Below, outputs are as good as nothing: [`Tolerance::LEAST`] is allowed there, whatever part of them it is.
+    const LEAST_MAGNITUDE: f64 = 1e-2;
 }
 
 /// Compares an output with the reference.
@@ -126,7 +132,7 @@ fn floats(
         let apart = (a - b).abs();
         let allowed = (absolute * magnitude).max(Tolerance::LEAST) + relative * b.abs();
         if apart.is_finite() {
-            difference.largest = difference.largest.max(if magnitude > 0.0 { apart / magnitude } else { apart });
+            difference.largest = difference.largest.max(apart / magnitude.max(Difference::LEAST_MAGNITUDE));
         }
         // Comparing with NaN is false, which is a fault too.
         let within = apart <= allowed && b.is_finite();

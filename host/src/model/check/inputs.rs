@@ -18,9 +18,19 @@ pub(super) enum Values {
     Ones,
     /// Floats of four times the normal distribution; integers 0.
     Zeros,
+    /// Floats and bytes of a few values: equal ones, both zeros, halves, and a range whose quantised halves lie between two
+    /// integers; integers of 0 to 3.
+    Few,
     /// As `Small`, but integers of 32 bits and more up to the ends of s32.
     Wide,
+    /// As `Small`, where what can be chosen of the outermost dimensions is 0 long.
+    Empty,
 }
+
+/// The floats of [`Values::Few`].
+const FEW: [f64; 16] = [2.5, -2.5, 2.5, -2.5, 0.0, -0.0, 1.0, -1.0, 0.0, 0.5, -0.5, 1.0, 1.5, -1.5, 2.0, -2.0];
+/// The bytes of [`Values::Few`].
+const FEW_BYTES: [u8; 8] = [0, 1, 2, 127, 128, 129, 254, 255];
 
 /// One set of inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,18 +50,20 @@ struct Free<'a> {
 
 /// How long the free dimensions are: those that are outermost wherever they occur, which often count the members of a batch,
 /// and the others, in turn. Multiples of 32 are what networks with five halvings take, 256 and 512 what audio models do, whose
-/// state may have the length of the batch on an inner axis without saying so.
-const SIZES: [(u64, [u64; 3]); 10] = [
+/// state may have the length of the batch on an inner axis without saying so; 48 by 320 is a line of text, 224 by 224 a picture.
+const SIZES: [(u64, [u64; 3]); 12] = [
     (2, [3, 5, 4]),
     (1, [32, 32, 32]),
     (2, [64, 64, 64]),
     (1, [1, 1, 1]),
     (3, [16, 16, 16]),
     (1, [96, 64, 32]),
+    (1, [48, 320, 48]),
     (1, [512, 512, 512]),
     (8, [8, 8, 8]),
     (1, [256, 1, 1]),
     (2, [256, 2, 2]),
+    (1, [224, 224, 224]),
 ];
 
 /// The sizes of a signature's inputs, as lists of dimensions, without doubles. At least one.
@@ -70,6 +82,12 @@ pub(super) fn sizes(signature: &Signature) -> Vec<Vec<Vec<u64>>> {
         }
     }
     found
+}
+
+/// Shapes without elements, where outermost dimensions can be chosen.
+pub(super) fn empty(signature: &Signature) -> Option<Vec<Vec<u64>>> {
+    let shapes = shapes(signature, &free(signature), 0, &[3, 5, 4]);
+    shapes.iter().any(|shape| shape.contains(&0)).then_some(shapes)
 }
 
 /// Whether several sizes of the inputs can be chosen.
@@ -150,20 +168,24 @@ fn repeated<const N: usize>(count: u64, mut element: impl FnMut() -> [u8; N]) ->
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
-struct Random(u64);
+struct Random {
+    state: u64,
+    /// Floats of a few values that were drawn.
+    drawn: usize,
+}
 
 impl Random {
     fn new(seeds: &[u64]) -> Random {
-        let mut random = Random(0);
+        let mut random = Random { state: 0, drawn: 0 };
         for seed in seeds {
-            random.0 = random.next() ^ seed;
+            random.state = random.next() ^ seed;
         }
         random
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
@@ -181,7 +203,13 @@ impl Random {
     fn float(&mut self, values: Values) -> f64 {
         match values {
             Values::Ones => self.unit(),
-            Values::Small | Values::Wide => self.normal(),
+            Values::Small | Values::Wide | Values::Empty => self.normal(),
+            Values::Few => {
+                let bits = self.next();
+                self.drawn += 1;
+                // The ends of the range come first, so that they are there.
+                FEW[if self.drawn <= 2 { self.drawn } else { bits as usize } % FEW.len()]
+            }
             Values::Zeros => self.normal() * 4.0,
         }
     }
@@ -192,14 +220,15 @@ impl Random {
         match (values, dtype) {
             (Values::Ones, _) => 1,
             (Values::Zeros, _) => 0,
-            (Values::Small | Values::Wide, DType::U8 | DType::S8) => bits,
+            (Values::Few, DType::U8 | DType::S8) => FEW_BYTES[bits as usize % FEW_BYTES.len()].into(),
+            (Values::Small | Values::Wide | Values::Empty, DType::U8 | DType::S8) => bits,
             (Values::Wide, DType::S32 | DType::S64) => {
                 // All lengths of numbers alike.
                 let magnitude = (bits >> 33) >> (bits & 31).min(30);
                 if bits & 32 == 0 { magnitude } else { (magnitude as i64).wrapping_neg() as u64 }
             }
             (Values::Wide, DType::U32 | DType::U64) => (bits >> 33) >> (bits & 31).min(30),
-            (Values::Small | Values::Wide, _) => bits & 3,
+            (Values::Small | Values::Wide | Values::Few | Values::Empty, _) => bits & 3,
         }
     }
 }
@@ -232,7 +261,13 @@ mod tests {
         assert!(found.len() == SIZES.len() && found[0] == [[2, 3], [2, 3]], "{found:?}");
         let image = sizes(&signature(&["? 3 ? ?"]));
         assert_eq!(image[1], [[1, 3, 32, 32]]);
-        assert_eq!(image[5], [[1, 3, 96, 64]]);
+        assert_eq!((&image[5], &image[6]), (&vec![vec![1, 3, 96, 64]], &vec![vec![1, 3, 48, 320]]));
+    }
+
+    #[test]
+    fn nothing_can_be_chosen_where_an_outermost_dimension_is_free() {
+        assert_eq!(empty(&signature(&["n 4", "4 n", "m 2"])), Some(vec![vec![3, 4], vec![4, 3], vec![0, 2]]));
+        assert_eq!(empty(&signature(&["2 n", ""])), None);
     }
 
     #[test]
@@ -247,7 +282,7 @@ mod tests {
     fn elements_are_those_of_their_kind() {
         let at = |values| Trial { size: 1, values };
         for dtype in DType::ALL.into_iter().filter(|dtype| *dtype != DType::Text) {
-            for values in [Values::Small, Values::Ones, Values::Zeros, Values::Wide] {
+            for values in [Values::Small, Values::Ones, Values::Zeros, Values::Few, Values::Wide, Values::Empty] {
                 let made = bytes(dtype, 1_000, at(values), 0);
                 assert_eq!(made.len() as u64, 1_000 * dtype.size_bytes().unwrap());
                 assert_eq!(made, bytes(dtype, 1_000, at(values), 0));
@@ -261,5 +296,13 @@ mod tests {
         let wide = whole(Values::Wide);
         assert!(wide.iter().all(|value| i32::try_from(*value).is_ok()));
         assert!(wide.iter().any(|value| *value > 1 << 29) && wide.iter().any(|value| *value < -(1 << 29)));
+        let few = bytes(DType::F32, 1_000, at(Values::Few), 0);
+        let few: Vec<f32> = few.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        for wanted in FEW {
+            assert!(few.iter().any(|value| value.to_bits() == (wanted as f32).to_bits()), "{wanted}");
+        }
+        // All of the range is in the smallest of inputs, for what is quantised by its range.
+        let range = few[..2].iter().fold([0.0f32; 2], |[least, most], value| [least.min(*value), most.max(*value)]);
+        assert_eq!(range, [-2.5, 2.5]);
     }
 }

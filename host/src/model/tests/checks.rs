@@ -1,7 +1,7 @@
 //! The check of uploads: which engines a model passes on, and why not on others. Jobs run in threads of this process here; the
 //! system tests have the real children.
 
-use super::graph::{F32, Graph, S64};
+use super::graph::{BOOLEAN, F32, Graph, S64};
 use super::*;
 
 impl House {
@@ -160,6 +160,54 @@ async fn a_softmax_of_old_is_not_run_on_rten_where_it_means_something_else() {
             let checked = house.check("softmax", &[("model.onnx", &model)], None).await;
             let passed = checked.as_ref().is_ok_and(|checked| checked.allows(EngineName::Rten));
             assert_eq!(passed, same, "{shape} {axis:?} {opset}: {checked:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_rten_is_known_to_read_otherwise_is_not_run_on_it() {
+    let house = bare();
+    let floats = || Graph::default().input("x", F32, "n 4 4");
+    let flags = || Graph::default().input("b", BOOLEAN, "n 4").output("y", BOOLEAN, "k 4");
+    let compared = floats().node("Equal", &["x", "x"], &["e"]).node("Identity", &["e"], &["i"]);
+    for (graph, reason) in [
+        (floats().node("ArgMax", &["x"], &["y"]).output("y", S64, "k 4 4"), Some("rten's ArgMax gives the last")),
+        (floats().node("ArgMin", &["x"], &["y"]).output("y", S64, "k 4 4"), Some("rten's ArgMin gives the last")),
+        (floats().node("Sign", &["x"], &["y"]).output("y", F32, "n 4 4"), Some("gives 1 for 0")),
+        (floats().node("ReduceMax", &["x"], &["y"]).output("y", F32, "k 4 4"), None),
+        (flags().node_with("ReduceMax", &["b"], &["y"], "keepdims", 1), Some("ReduceMax of no booleans")),
+        (compared.node("ReduceMax", &["i"], &["y"]).output("y", BOOLEAN, "k 4 4"), Some("ReduceMax of no booleans")),
+        (
+            floats()
+                .node_with("Cast", &["x"], &["c"], "to", BOOLEAN)
+                .node("ReduceMax", &["c"], &["y"])
+                .output("y", BOOLEAN, "k 4 4"),
+            Some("ReduceMax of no booleans"),
+        ),
+        (
+            floats()
+                .constant("s", &[3], &[1.0, 2.0, 2.0])
+                .node_of("Resize", &["x", "", "s"], &["y"], "mode", "cubic")
+                .output("y", F32, "a b c"),
+            Some("interpolates linearly where mode is cubic"),
+        ),
+        (
+            floats()
+                .constant("s", &[3], &[1.0, 2.0, 2.0])
+                .node_of("Resize", &["x", "", "s"], &["y"], "mode", "nearest")
+                .output("y", F32, "a b c"),
+            None,
+        ),
+    ] {
+        let checked = house.check("misread", &[("model.onnx", &graph.model())], None).await;
+        match (reason, checked) {
+            (None, checked) => {
+                assert!(checked.as_ref().is_ok_and(|checked| checked.allows(EngineName::Rten)), "{checked:?}")
+            }
+            (Some(reason), checked) => {
+                let error = checked.unwrap_err();
+                assert!(error.kind() == Kind::Unsupported && error.message().contains(reason), "{reason}: {error}");
+            }
         }
     }
 }

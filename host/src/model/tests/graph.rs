@@ -71,6 +71,15 @@ impl Graph {
         Graph(self.0.message(1, node.bytes(4, operator).message(5, attribute)))
     }
 
+    /// A node with one attribute, a string.
+    pub(super) fn node_of(self, operator: &str, inputs: &[&str], outputs: &[&str], name: &str, value: &str) -> Graph {
+        let node = inputs.iter().fold(Message::default(), |node, name| node.bytes(1, name));
+        let node = outputs.iter().fold(node, |node, name| node.bytes(2, name));
+        // AttributeProto: name 1, s 4, type 20 (STRING is 3).
+        let attribute = Message::default().bytes(1, name).bytes(4, value).int(20, 3);
+        Graph(self.0.message(1, node.bytes(4, operator).message(5, attribute)))
+    }
+
     fn value(self, field: u64, name: &str, kind: Message) -> Graph {
         Graph(self.0.message(field, Message::default().bytes(1, name).message(2, kind)))
     }
