@@ -33,6 +33,7 @@ pub use op::{
 pub use shape::Shape;
 pub use stop::Stop;
 pub use tensor::{Buffer, DeviceMemory, HostMemory, Tensor};
+#[cfg(feature = "server")]
 pub(crate) use text::charge_strings;
 
 use crate::config::Limits;
