@@ -77,6 +77,9 @@ def dense(table):
             units = {"exp": 0.03, "log": 0.03, "erf": 0.07, "gelu": 0.15}.get(op, 0.05)
             times = closely(op) if name != "f32" else [units] if op == "gelu" else [("close", units)]
             table.case({"op": op}, [line], [(name, np.asarray(function(wide(line))), *times)])
+    # From 4 on the error function is 1, so that what is added to it or taken from it is exact.
+    ends = np.array([4, -4, 5, -5, 100, -100], dtype=np.float32)
+    table.case({"op": "erf"}, [ends], [np.sign(ends)])
     lengths = np.exp(np.linspace(-100, 88, 4001)).astype(np.float32)
     table.case({"op": "log"}, [lengths], [("f32", np.log(wide(lengths)), ("close", 0.05))])
     # What is rounded twice, first to f64: just above the middle of two numbers of the target.

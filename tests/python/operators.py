@@ -308,6 +308,10 @@ def pads(table, rounds):
             else:
                 result = np.pad(array, widths, mode=mode) if rank else array
             table.case(call, [array], [result])
+    # What is empty can be mirrored where nothing is added to it.
+    empty = np.zeros([0, 3], np.int16)
+    call = {"op": "pad", "before": [0, 1], "after": [0, 2], "mode": "reflect"}
+    table.case(call, [empty], [np.zeros([0, 6], np.int16)])
     line = np.arange(3, dtype=np.int16)
     call = {"op": "pad", "before": [1], "after": [0], "mode": "edge"}
     table.error({**call, "before": []}, [line], "before")
