@@ -42,8 +42,8 @@ use tokio::time::{Instant, timeout_at};
 const LAST_WORDS_BYTES: usize = 4 << 10;
 /// Bytes that a pipe holds, so that a stream does not change threads for every 64 KiB.
 const PIPE_BYTES: usize = 1 << 20;
-/// Variables that a child gets from the server's environment: where the loader looks for libraries, and the C library for
-/// locales, which engines normalise text by.
+/// Variables that a child gets from the server's environment, and whose folders it may read (`reading`): where the loader looks
+/// for libraries, and the C library for locales, which engines normalise text by.
 const PASSED_ON: [&str; 2] = ["LD_LIBRARY_PATH", "LOCPATH"];
 
 /// Which children wait for one another.

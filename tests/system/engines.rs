@@ -410,9 +410,10 @@ impl Became {
 
 /// A failure's reason, as one of a few kinds.
 fn kind_of(refusal: &str) -> &'static str {
+    const NO_KERNEL: &str = "it has no kernel of the operator for these types or this version";
     let kinds = [
-        ("Could not find an implementation", "it has no kernel of the operator for these types or this version"),
-        ("Failed to find kernel", "it has no kernel of the operator for these types or this version"),
+        ("Could not find an implementation", NO_KERNEL),
+        ("Failed to find kernel", NO_KERNEL),
         ("is not a registered function/op", "it does not know the operator (a preview of ONNX)"),
         ("layout_ == 0 was false", "it has no recurrent operator in batchwise layout"),
         ("the model refuses these inputs", "its kernel refuses the inputs"),

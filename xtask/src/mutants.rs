@@ -51,11 +51,7 @@ const LEFT_OUT: [&str; 2] = ["cpu/memory.rs", "cpu/vectorised.rs"];
 /// How long a run may take beside that of the program without a mutant.
 const PATIENCE: u32 = 6;
 
-const TABLE_TEST: &[&str] =
-    &["--exact", "device::reference_tests::every_operator_gives_the_reference_result_on_every_device"];
-
-/// The tests beside the table: shape and cost rules against what the device returns and charges.
-const RULE_TESTS: &[&str] = &["device::property_tests::"];
+const TABLE_TEST: &str = "device::reference_tests::every_operator_gives_the_reference_result_on_every_device";
 
 /// Sizes of parts that work is cut into: small ones, so that the table's small tensors have many parts.
 const SHRUNK: [(&str, &str, &str); 5] = [
@@ -109,8 +105,6 @@ impl Exceptions {
 enum Verdict {
     /// The table found a wrong result, or the program panicked.
     Caught,
-    /// Not the table but a test of the rules beside it did.
-    CaughtBeside,
     /// It took so long that a person would notice.
     Slow,
     /// Nothing was noticed.
@@ -238,32 +232,22 @@ impl Mutants {
     fn try_all(&self, program: &Path, cases: &Path, chosen: &[&Mutant], seed: u64) -> Result<()> {
         let started = Instant::now();
         let longest = Duration::from_secs(600);
-        if outcome(program, TABLE_TEST, cases, None, longest)? != Verdict::Survived {
+        if table(program, cases, None, longest)? != Verdict::Survived {
             bail!("the operator table fails without any mutant");
         }
         let whole = started.elapsed();
         say(format!("seed {seed}: {} mutants; the table alone takes {:.1} s", chosen.len(), whole.as_secs_f64()));
-        if outcome(program, RULE_TESTS, cases, None, longest)? != Verdict::Survived {
-            bail!("the tests beside the table fail without any mutant");
-        }
         let patience = whole * PATIENCE + Duration::from_secs(10);
         let next = Mutex::new(chosen.iter());
         let verdicts: Mutex<Vec<(&Mutant, Verdict)>> = Mutex::default();
         let work = || -> Result<()> {
             loop {
                 let Some(mutant) = locked(&next).next() else { return Ok(()) };
-                let mut verdict = outcome(program, TABLE_TEST, cases, Some(mutant.id), patience)?;
-                if verdict == Verdict::Survived {
-                    verdict = match outcome(program, RULE_TESTS, cases, Some(mutant.id), patience)? {
-                        Verdict::Survived => Verdict::Survived,
-                        _ => Verdict::CaughtBeside,
-                    };
-                }
+                let verdict = table(program, cases, Some(mutant.id), patience)?;
                 let mut verdicts = locked(&verdicts);
                 verdicts.push((mutant, verdict));
                 let word = match verdict {
                     Verdict::Caught => "caught  ",
-                    Verdict::CaughtBeside => "beside  ",
                     Verdict::Slow => "slow    ",
                     Verdict::Survived => "SURVIVED",
                 };
@@ -287,17 +271,12 @@ impl Mutants {
         let survived: Vec<_> = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Survived).collect();
         say("\nsurvivors:");
         survived.iter().for_each(|(mutant, _)| say(described(mutant)));
-        let count = |wanted| verdicts.iter().filter(|(_, verdict)| *verdict == wanted).count();
-        let (slow, beside) = (count(Verdict::Slow), count(Verdict::CaughtBeside));
         let caught = verdicts.len() - survived.len();
-        let part = |count: usize| 100.0 * count as f64 / verdicts.len().max(1) as f64;
+        let slow = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Slow).count();
         say(format!(
-            "\nseed {seed}: {caught} of {} caught ({:.1} %): by the table {} ({:.1} %), {slow} of them because the run did not \
-             end, and {beside} by the tests beside it; {:.1} min",
+            "\nseed {seed}: {caught} of {} caught ({:.1} %), {slow} of them because the run did not end; {:.1} min",
             verdicts.len(),
-            part(caught),
-            caught - beside,
-            part(caught - beside),
+            100.0 * caught as f64 / verdicts.len().max(1) as f64,
             started.elapsed().as_secs_f64() / 60.0
         ));
         Ok(())
@@ -466,11 +445,11 @@ fn build(folder: &Path) -> Result<PathBuf> {
     executable.context("cargo named no test program")
 }
 
-/// Runs some tests of the program with a mutant, if any.
-fn outcome(program: &Path, tests: &[&str], cases: &Path, mutant: Option<u32>, patience: Duration) -> Result<Verdict> {
+/// Runs the operator table in the program with a mutant, if any.
+fn table(program: &Path, cases: &Path, mutant: Option<u32>, patience: Duration) -> Result<Verdict> {
     let mut command = Command::new("sh");
     // A mutant that allocates without end must not take the machine's memory.
-    command.args(["-c", "ulimit -v 8000000; exec \"$0\" \"$@\""]).arg(program).args(tests);
+    command.args(["-c", "ulimit -v 8000000; exec \"$0\" \"$@\""]).arg(program).args(["--exact", TABLE_TEST]);
     command.env("HEARTH_OPERATOR_CASES", cases).env("HEARTH_REQUIRE_REFERENCES", "1").env("RUST_BACKTRACE", "0");
     match mutant {
         Some(id) => command.env("HEARTH_MUTANT", id.to_string()),

@@ -3,6 +3,7 @@
 //!
 //! Landlock also takes the memory and the environment of processes outside, which `/proc` shows to processes of one user.
 
+use super::PASSED_ON;
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, path_beneath_rules,
@@ -35,8 +36,6 @@ const SYSTEM: [&str; 19] = [
     "/dev/urandom",
 ];
 
-/// Where the loader looks for libraries and the C library for locales, beside the system's folders.
-const SEARCHED: [&str; 2] = ["LD_LIBRARY_PATH", "LOCPATH"];
 /// Where a machine names folders of libraries of its own.
 const LOADER_FOLDERS: &str = "/etc/ld.so.conf.d";
 
@@ -56,7 +55,7 @@ pub(super) fn restrict(reads: &[PathBuf]) -> Result<bool, RulesetError> {
         .handle_access(AccessFs::from_all(NEWEST))?
         .create()?
         .add_rules(path_beneath_rules(SYSTEM, read))?
-        .add_rules(path_beneath_rules(loader_folders(), read))?
+        .add_rules(path_beneath_rules(searched_folders(), read))?
         .add_rules(path_beneath_rules(reads, read))?
         .add_rules(own_program())?
         .restrict_self()?;
@@ -71,8 +70,9 @@ fn own_program() -> impl Iterator<Item = Result<PathBeneath<PathFd>, RulesetErro
     path_beneath_rules(["/proc/self/exe"], BitFlags::from(AccessFs::ReadFile))
 }
 
-fn loader_folders() -> Vec<PathBuf> {
-    let named = SEARCHED.iter().filter_map(std::env::var_os);
+/// Folders outside the system's that libraries and locales are looked for in.
+fn searched_folders() -> Vec<PathBuf> {
+    let named = PASSED_ON.iter().filter_map(std::env::var_os);
     let mut folders: Vec<PathBuf> = named.flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>()).collect();
     for file in std::fs::read_dir(LOADER_FOLDERS).into_iter().flatten().flatten() {
         let text = std::fs::read_to_string(file.path()).unwrap_or_default();
