@@ -37,8 +37,9 @@ impl Reason {
         let text = self.shortened(error.message());
         if let Some(locale) = locale_of(error.message()) {
             let message = format!(
-                "the model normalises text by the locale '{locale}', which this machine lacks: install it \
-                 (`localedef -i en_US -f UTF-8 en_US.UTF-8`), or name a folder that has it in the server's LOCPATH"
+                "the model normalises text by the locale '{locale}', which this machine lacks: install it (as \
+                 `localedef -i en_US -f UTF-8 en_US.UTF-8` does en_US.UTF-8), or name a folder that has it in the server's \
+                 LOCPATH"
             );
             return Error::unsupported(message).with_source(error);
         }
