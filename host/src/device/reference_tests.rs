@@ -311,7 +311,7 @@ fn every_operator_gives_the_reference_result_on_every_device() {
 }
 
 /// So many wrong results are told; then the test ends.
-const MOST_SHOWN: usize = 20;
+const MOST_SHOWN: usize = 200;
 
 /// A result and its bytes.
 type Output = (Tensor, Vec<u8>);
