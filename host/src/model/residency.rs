@@ -23,7 +23,7 @@ use crate::error::{Error, Kind, Result};
 use policy::{Candidate, Uses};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -153,15 +153,33 @@ impl Entry {
 
 enum Slot {
     Stored,
-    Loading(watch::Receiver<Outcome>),
+    Loading(Coming),
     Resident(Arc<Loaded>),
     /// Unloaded, but there were leases on it. The next open takes it back rather than loading a second copy.
     Leaving(Weak<Loaded>),
 }
 
+/// A load that is under way. What came of it lies beside the channel, not in it: a channel's sender would hold the model for a
+/// moment after its waiters are woken, and the model would seem to be in use.
 #[derive(Clone)]
+struct Coming {
+    outcome: Arc<OnceLock<Outcome>>,
+    /// Closed when the load is over, or its task gone without an outcome (a runtime that shut down).
+    over: watch::Receiver<()>,
+}
+
+impl Coming {
+    fn new() -> (watch::Sender<()>, Coming) {
+        let (sender, over) = watch::channel(());
+        (sender, Coming { outcome: Arc::default(), over })
+    }
+
+    async fn wait(&mut self) {
+        while self.over.changed().await.is_ok() {}
+    }
+}
+
 enum Outcome {
-    Pending,
     Ready(Arc<Loaded>),
     Failed(Kind, String),
 }
@@ -376,13 +394,14 @@ impl Models {
                         entry.slot = Slot::Leaving(left);
                         return free;
                     }
-                    Slot::Loading(outcome) => {
-                        entry.slot = Slot::Loading(outcome.clone());
-                        outcome
+                    Slot::Loading(coming) => {
+                        entry.slot = Slot::Loading(coming.clone());
+                        coming
                     }
                 }
             };
-            if pending.wait_for(|outcome| !matches!(outcome, Outcome::Pending)).await.is_err() {
+            pending.wait().await;
+            if pending.outcome.get().is_none() {
                 return true;
             }
         }
@@ -424,24 +443,23 @@ impl Table {
                     entry.slot = Slot::Resident(loaded.clone());
                     return Ok(loaded);
                 }
-                Now::Coming(outcome) => outcome,
+                Now::Coming(coming) => coming,
                 Now::Away => {
-                    let (sender, outcome) = watch::channel(Outcome::Pending);
-                    entry.slot = Slot::Loading(outcome.clone());
+                    let (over, coming) = Coming::new();
+                    entry.slot = Slot::Loading(coming.clone());
                     "opened".clone_into(&mut entry.reason);
-                    tokio::spawn(self.clone().bring(resolved.clone(), key.1, entry.counts.clone(), sender));
-                    outcome
+                    let outcome = coming.outcome.clone();
+                    let counts = entry.counts.clone();
+                    tokio::spawn(self.clone().bring(resolved.clone(), key.1, counts, outcome, over));
+                    coming
                 }
             }
         };
-        let outcome = match pending.wait_for(|outcome| !matches!(outcome, Outcome::Pending)).await {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => Outcome::Pending,
-        };
-        match outcome {
-            Outcome::Ready(loaded) => Ok(loaded),
-            Outcome::Failed(kind, message) => Err(Error::new(kind, message)),
-            Outcome::Pending => Err(Error::unavailable(format!("loading model '{}' was given up", resolved.name))),
+        pending.wait().await;
+        match pending.outcome.get() {
+            Some(Outcome::Ready(loaded)) => Ok(loaded.clone()),
+            Some(Outcome::Failed(kind, message)) => Err(Error::new(*kind, message.clone())),
+            None => Err(Error::unavailable(format!("loading model '{}' was given up; open it again", resolved.name))),
         }
     }
 
@@ -450,7 +468,8 @@ impl Table {
         resolved: Arc<Resolved>,
         engine: EngineName,
         counts: Arc<Counts>,
-        sender: watch::Sender<Outcome>,
+        told: Arc<OnceLock<Outcome>>,
+        over: watch::Sender<()>,
     ) {
         let Resolved { name, version, digest, package, .. } = &*resolved;
         let mut took = None;
@@ -483,10 +502,12 @@ impl Table {
                     entry.reason.clone_from(message);
                     Slot::Stored
                 }
-                Outcome::Pending => Slot::Stored,
             };
         }
-        sender.send_replace(outcome);
+        let _ = told.set(outcome);
+        // In this order: whoever is woken finds nobody else that holds the model.
+        drop(told);
+        drop(over);
     }
 
     async fn bring_in_turn(
@@ -585,7 +606,7 @@ impl Table {
 
 enum Now {
     Here(Arc<Loaded>),
-    Coming(watch::Receiver<Outcome>),
+    Coming(Coming),
     Away,
 }
 
@@ -595,12 +616,12 @@ impl Slot {
             Slot::Stored => Now::Away,
             Slot::Resident(loaded) => Now::Here(loaded.clone()),
             Slot::Leaving(left) => left.upgrade().map_or(Now::Away, Now::Here),
-            // A load whose task is gone without an outcome (a runtime that shut down) must not be waited for.
-            Slot::Loading(outcome) if outcome.has_changed().is_err() => match &*outcome.borrow() {
-                Outcome::Ready(loaded) => Now::Here(loaded.clone()),
-                Outcome::Failed(..) | Outcome::Pending => Now::Away,
+            // A load whose task is gone without an outcome must not be waited for.
+            Slot::Loading(coming) if coming.over.has_changed().is_err() => match coming.outcome.get() {
+                Some(Outcome::Ready(loaded)) => Now::Here(loaded.clone()),
+                Some(Outcome::Failed(..)) | None => Now::Away,
             },
-            Slot::Loading(outcome) => Now::Coming(outcome.clone()),
+            Slot::Loading(coming) => Now::Coming(coming.clone()),
         }
     }
 
