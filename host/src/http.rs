@@ -86,6 +86,12 @@ impl Server {
         let device = crate::device::open(&config)?;
         let (blobs, directory) = (catalog.clone(), catalog.clone());
         let models = Arc::new(Models::new(&config, device.clone(), blobs, directory, confined.clone())?);
+        for digest in models.prepared()? {
+            // Deleted just before the end, or loaded while it was deleted.
+            if !catalog.has_model(&digest).await? {
+                models.forget(&digest, false).await;
+            }
+        }
         let services = Arc::new(Services { device, models: models.clone(), limits });
         let runtime = Arc::new(Runtime::new(&config, services, confined)?);
         for digest in runtime.compiled()? {

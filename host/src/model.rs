@@ -10,6 +10,7 @@ mod engines;
 mod header;
 mod onnxruntime;
 mod package;
+mod prepared;
 pub(crate) mod protobuf;
 mod residency;
 mod rten;

@@ -1,6 +1,7 @@
 //! Starting, stopping and dying.
 
-use crate::harness::{Process, TestServer, command, component, model_tar};
+use crate::harness::{Process, TestServer, command, component, model_tar, ort_library};
+use std::os::unix::fs::MetadataExt;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_9() {
@@ -58,4 +59,48 @@ async fn a_data_folder_serves_one_server_at_a_time() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("another"), "{said}");
     first.client.get("/livez").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_form_outlives_kill_9_serves_all_tenants_and_goes_with_the_last_name() {
+    if ort_library().is_none() {
+        println!("skipped: onnxruntime is not here");
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let server = Process::start(data.path());
+    let form = |data: &std::path::Path| {
+        let mut forms = std::fs::read_dir(data.join("prepared")).unwrap().map(|entry| entry.unwrap().path());
+        let form = forms.next();
+        assert!(forms.next().is_none());
+        form
+    };
+    // What tells one file from another one that has its name.
+    let inode = |form: &std::path::Path| std::fs::metadata(form.join("weights.bin")).unwrap().ino();
+    let put = server.client.put("/v1/models/minilm", model_tar("minilm")).await.expect(201).json();
+    assert!(form(data.path()).is_none(), "the check keeps nothing");
+    server.client.post("/v1/models/minilm/load", "").await.expect(200);
+    let kept = form(data.path()).unwrap();
+    assert!(kept.to_str().unwrap().contains(put["digest"].as_str().unwrap().trim_start_matches("sha256:")));
+    let first = inode(&kept);
+    server.kill();
+
+    let server = Process::start(data.path());
+    assert_eq!(form(data.path()).as_ref(), Some(&kept));
+    server.client.put("/t/acme/v1/models/theirs", model_tar("minilm")).await.expect(201);
+    server.client.post("/t/acme/v1/models/theirs/load", "").await.expect(200);
+    assert_eq!((form(data.path()), inode(&kept)), (Some(kept.clone()), first), "nothing was made anew");
+    server.client.delete("/v1/models/minilm").await.expect(200);
+    assert_eq!(form(data.path()), Some(kept.clone()), "another tenant has the same model");
+    // A process that died before it removed the form of a deleted model, and one that died while it made one.
+    let gone = kept.with_file_name(format!("{}-0123456789abcdef", "0".repeat(64)));
+    let half = kept.with_file_name(".making-0000-0123456789abcdef");
+    server.kill();
+    std::fs::create_dir(&gone).unwrap();
+    std::fs::create_dir(&half).unwrap();
+
+    let server = Process::start(data.path());
+    assert_eq!(form(data.path()), Some(kept));
+    server.client.delete("/t/acme/v1/models/theirs").await.expect(200);
+    assert_eq!(form(data.path()), None);
 }

@@ -33,10 +33,11 @@ const KEPT_TO: [(&str, &[&str]); 8] = [
 ];
 
 /// Where host/src may hold `unsafe`, and why.
-const UNSAFE: [(&str, &str); 4] = [
+const UNSAFE: [(&str, &str); 5] = [
     ("device/cuda", "the CUDA driver"),
     ("device/cpu", "SIMD where no library has it"),
     ("model/onnxruntime", "the C API of ONNX Runtime"),
+    ("model/prepared/pages", "asking which pages of a mapped file are in memory"),
     ("sandbox/artefacts", "loading code that this server compiled"),
 ];
 

@@ -3,7 +3,7 @@
 use super::blobs::Blob;
 use super::names::{Selector, check_alias, check_name};
 use super::versions::{New, Row};
-use super::{Catalog, Put, database, decode, encode};
+use super::{Catalog, Put, decode, encode};
 use crate::error::Result;
 use crate::interface::GrantNames;
 use serde::{Deserialize, Serialize};
@@ -155,13 +155,7 @@ impl Catalog {
 
     /// Whether any function, of whatever tenant, has a version of this digest.
     pub async fn has_function(&self, digest: &str) -> Result<bool> {
-        let versions = &self.inner.functions;
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM versions WHERE digest = ? AND kind = ?)")
-            .bind(digest)
-            .bind(versions.kind.as_str())
-            .fetch_one(&versions.pool)
-            .await
-            .map_err(|error| database("looking a component up", error))
+        self.inner.functions.has(digest).await
     }
 
     /// The version that a selector means now. What was asked lately comes from memory.

@@ -163,6 +163,11 @@ impl Catalog {
         .await
     }
 
+    /// Whether any model, of whatever tenant, has a version of this digest.
+    pub async fn has_model(&self, digest: &str) -> Result<bool> {
+        self.inner.models.has(digest).await
+    }
+
     /// The version that a selector means now. What was asked lately comes from memory.
     ///
     /// Errors: `not-found`, naming what there is.

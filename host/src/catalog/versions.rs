@@ -70,6 +70,16 @@ pub(super) struct Versions {
 }
 
 impl Versions {
+    /// Whether any tenant has a version of this digest.
+    pub(super) async fn has(&self, digest: &str) -> Result<bool> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM versions WHERE digest = ? AND kind = ?)")
+            .bind(digest)
+            .bind(self.kind.as_str())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| database("looking a version up", error))
+    }
+
     /// Stores a version and makes it live. The digest of one that is there makes that one live and replaces its detail.
     /// On return it lasts.
     pub(super) async fn put(&self, tenant: &str, name: &str, new: &New) -> Result<Put> {

@@ -379,7 +379,15 @@ async fn delete_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: 
         worker.catalog.delete_model(&of, &model).await?;
         worker.renew_dependents(&of, &model);
         for version in versions {
-            worker.models.forget(&version.digest).await;
+            let elsewhere = worker.catalog.has_model(&version.digest).await.unwrap_or_else(|error| {
+                tracing::warn!(
+                    digest = version.digest,
+                    "the prepared form of a deleted model stays until the next start: {}",
+                    error.chain()
+                );
+                true
+            });
+            worker.models.forget(&version.digest, elsewhere).await;
         }
         Ok(())
     })

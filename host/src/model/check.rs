@@ -38,7 +38,8 @@ pub const CHECK: Job = Job { name: "check", work: child::work };
 /// Characters of what a child says that are kept.
 const MESSAGE_CHARS: usize = 1_000;
 
-/// Tries the model in a folder. `asked` is what the upload says of the engine; where it says nothing, `model.toml` does.
+/// Tries the model in a folder, whose weights have so many bytes. `asked` is what the upload says of the engine; where it says
+/// nothing, `model.toml` does.
 ///
 /// Errors: `invalid-argument` and `unsupported` where no engine runs the model, with the reason of each, and where `model.toml`
 /// or a sample is wrong; `unavailable` where the engine that was asked for is not there; `overloaded` where too many checks wait.
@@ -46,6 +47,7 @@ pub(super) async fn check(
     confined: &Confined,
     config: &Config,
     folder: PathBuf,
+    weights_bytes: u64,
     asked: Option<EngineChoice>,
 ) -> Result<(Signature, Checked)> {
     let this = config.clone();
@@ -58,13 +60,15 @@ pub(super) async fn check(
     let mut findings = Vec::new();
     let mut choice = asked;
     if let Ok((files, version)) = &library {
-        let finding = try_on(confined, config, &folder, EngineName::Onnxruntime, version, files).await?;
+        let finding =
+            try_on(confined, config, (&folder, weights_bytes), EngineName::Onnxruntime, version, files).await?;
         choice = choice.or(finding.setting.clone().map_err(Error::invalid_argument)?);
         findings.push(finding);
     }
     if choice != Some(EngineChoice::Onnxruntime) {
         let none = LibraryFiles { path: None, files: Vec::new() };
-        let finding = try_on(confined, config, &folder, EngineName::Rten, rten::VERSION, &none).await?;
+        let finding =
+            try_on(confined, config, (&folder, weights_bytes), EngineName::Rten, rten::VERSION, &none).await?;
         choice = choice.or(finding.setting.clone().map_err(Error::invalid_argument)?);
         findings.push(finding);
     }
@@ -84,7 +88,7 @@ pub(super) async fn check(
 async fn try_on(
     confined: &Confined,
     config: &Config,
-    folder: &Path,
+    (folder, weights_bytes): (&Path, u64),
     engine: EngineName,
     version: &str,
     library: &LibraryFiles,
@@ -106,6 +110,7 @@ async fn try_on(
     let request = Request {
         engine,
         folder: folder.to_owned(),
+        weights_bytes,
         library: library.path.clone(),
         model_threads: config.model_threads,
         limits: limits.clone(),

@@ -13,12 +13,46 @@ pub(super) trait Engine: Send + Sync {
     /// Errors: `unavailable` where the engine's library is missing or cannot be used; the message says how to get it.
     fn version(&self) -> Result<String>;
 
-    /// Loads `model.onnx` from a folder, with external data from the same folder. Blocks until it is done.
+    /// Loads `model.onnx` from a folder, with external data from the same folder. `weights_bytes` are those of its package.
+    /// Blocks until it is done.
     ///
     /// Errors: `unavailable` where the engine cannot be used at all; `unsupported` where the model is valid but asks for
     /// something hearth or the engine lacks; `invalid-argument` with the engine's reason where the model is wrong.
-    fn load(&self, folder: &Path) -> Result<Arc<dyn Session>>;
+    fn load(&self, folder: &Path, weights_bytes: u64) -> Result<Arc<dyn Session>>;
+
+    /// How it keeps what it makes of a model, where it can.
+    fn preparing(&self) -> Option<&dyn Preparing> {
+        None
+    }
 }
+
+/// An engine that writes down what it makes of a model, so that a later load finds it made. A session from there gives the
+/// same outputs, bit for bit, as one from [`Engine::load`].
+pub(super) trait Preparing: Send + Sync {
+    /// What the form depends on beside the model: the engine and its version, the machine, settings.
+    ///
+    /// Errors: `unavailable` as for [`Engine::version`].
+    fn depends_on(&self, weights_bytes: u64) -> Result<String>;
+
+    /// Bytes of the model in `folder` that a load without the form copies or rearranges, and one from it does not.
+    fn spared_bytes(&self, folder: &Path, weights_bytes: u64) -> u64;
+
+    /// Writes the form of the model in `folder` into the empty folder `into`: [`GRAPH`], and [`WEIGHTS`] where there are any
+    /// to speak of. Gives what the model takes and gives. Blocks until it is done.
+    ///
+    /// Errors: those of [`Engine::load`] and of the disk.
+    fn prepare(&self, folder: &Path, weights_bytes: u64, into: &Path) -> Result<Signature>;
+
+    /// Loads a form from its folder; the weights stay in the file, mapped. `signature` is what [`Preparing::prepare`] gave.
+    ///
+    /// Errors: those of [`Engine::load`]; `internal` where the form is not of a model with this signature.
+    fn load_prepared(&self, form: &Path, weights_bytes: u64, signature: Signature) -> Result<Arc<dyn Session>>;
+}
+
+/// The file of a prepared form that holds the graph.
+pub(super) const GRAPH: &str = "graph.onnx";
+/// The file of a prepared form that holds the weights.
+pub(super) const WEIGHTS: &str = "weights.bin";
 
 /// Where no model is to be run.
 pub(super) struct NoEngine;
@@ -28,7 +62,7 @@ impl Engine for NoEngine {
         Err(Error::unavailable("no engine runs models here"))
     }
 
-    fn load(&self, _: &Path) -> Result<Arc<dyn Session>> {
+    fn load(&self, _: &Path, _: u64) -> Result<Arc<dyn Session>> {
         Err(Error::unavailable("no engine runs models here"))
     }
 }

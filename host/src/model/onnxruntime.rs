@@ -5,7 +5,8 @@ mod glue;
 mod library;
 mod reason;
 
-use super::engine::{Engine, Execution, Session};
+use super::engine::{Engine, Execution, GRAPH, Preparing, Session, WEIGHTS};
+use super::engines::alike;
 use super::package::Package;
 use super::signature::{Dim, Signature, TensorSignature};
 use crate::config::Config;
@@ -47,16 +48,42 @@ impl OnnxRuntime {
         Library::get(&self.config).map(|library| library.files())
     }
 
-    fn options(&self, library: &Library) -> ort::Result<SessionBuilder> {
+    /// Whether onnxruntime makes packed copies of weights, in private memory, as large as the weights. Products with few rows
+    /// run faster from them; but making them takes a second a gigabyte at every load, and nobody shares them. The sums are
+    /// rounded differently, so this depends on the model alone.
+    fn packs(&self, weights_bytes: u64) -> bool {
+        weights_bytes <= self.config.limits.packed_model_bytes
+    }
+
+    fn options(
+        &self,
+        library: &Library,
+        level: GraphOptimizationLevel,
+        weights_bytes: u64,
+    ) -> ort::Result<SessionBuilder> {
         let builder = SessionBuilder::new(&library.environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_optimization_level(level)?
             .with_intra_threads(self.config.model_threads)?
             .with_inter_threads(1)?
             // Threads that wait for work must not take the cores from guests.
             .with_config_entry("session.intra_op.allow_spinning", "0")?
+            .with_config_entry("session.disable_prepacking", if self.packs(weights_bytes) { "0" } else { "1" })?
             // onnxruntime keeps a pattern for every shape it has seen, and guests choose shapes.
             .with_memory_pattern(false)?;
         Ok(builder)
+    }
+
+    /// The options that make onnxruntime write what it made of a model into a folder.
+    fn saving_options(&self, library: &Library, weights_bytes: u64, into: &Path) -> ort::Result<SessionBuilder> {
+        let builder = self
+            .options(library, GraphOptimizationLevel::All, weights_bytes)?
+            .with_optimized_model_path(into.join(GRAPH))?
+            .with_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)?
+            .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")?;
+        match self.packs(weights_bytes) {
+            true => Ok(builder.with_config_entry("session.save_external_prepacked_constant_initializers", "1")?),
+            false => Ok(builder),
+        }
     }
 }
 
@@ -65,22 +92,51 @@ impl Engine for OnnxRuntime {
         Library::get(&self.config).map(|library| library.version)
     }
 
-    fn load(&self, folder: &Path) -> Result<Arc<dyn Session>> {
+    fn load(&self, folder: &Path, weights_bytes: u64) -> Result<Arc<dyn Session>> {
         let library = Library::get(&self.config)?;
-        let reason = Reason::without(folder);
-        let options = self.options(&library).map_err(|error| Error::host("setting up onnxruntime", error))?;
-        let path = folder.join(Package::MODEL);
-        let raw = RawSession::load(&library.environment, &options, &path).map_err(|error| reason.of_load(error))?;
-        let raw = Arc::new(raw);
-        let inputs = outlets(&raw, Side::Inputs)?;
-        let outputs = outlets(&raw, Side::Outputs)?;
-        let signature = Signature::new(inputs, outputs)?;
-        let names = |tensors: &[TensorSignature]| -> Result<Vec<CString>> {
-            let names = tensors.iter().map(|tensor| CString::new(tensor.name.as_str())).collect::<Result<_, _>>();
-            names.map_err(|error| Error::host("reading the names of a model", error))
-        };
-        let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
-        Ok(Arc::new(OrtSession { raw, signature, input_names, output_names, reason }))
+        let options = self.options(&library, GraphOptimizationLevel::All, weights_bytes);
+        let session = OrtSession::load(&library, options, folder, Package::MODEL)?;
+        Ok(Arc::new(session))
+    }
+
+    fn preparing(&self) -> Option<&dyn Preparing> {
+        Some(self)
+    }
+}
+
+impl Preparing for OnnxRuntime {
+    fn depends_on(&self, weights_bytes: u64) -> Result<String> {
+        let version = Library::get(&self.config)?.version;
+        // The optimiser lays out weights for the vectors that the processor has.
+        let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let features = |line: &&str| line.starts_with("flags") || line.starts_with("Features");
+        let features = processor.lines().find(features).unwrap_or_default();
+        Ok(format!("onnxruntime {version} cpu packs={} {features}", self.packs(weights_bytes)))
+    }
+
+    fn spared_bytes(&self, folder: &Path, weights_bytes: u64) -> u64 {
+        // Files beside the model's are mapped as they are, unless they are packed.
+        match self.packs(weights_bytes) {
+            true => weights_bytes,
+            false => std::fs::metadata(folder.join(Package::MODEL)).map_or(0, |file| file.len()),
+        }
+    }
+
+    fn prepare(&self, folder: &Path, weights_bytes: u64, into: &Path) -> Result<Signature> {
+        let library = Library::get(&self.config)?;
+        let options = self.saving_options(&library, weights_bytes, into);
+        Ok(OrtSession::load(&library, options, folder, Package::MODEL)?.signature)
+    }
+
+    fn load_prepared(&self, form: &Path, weights_bytes: u64, signature: Signature) -> Result<Arc<dyn Session>> {
+        let library = Library::get(&self.config)?;
+        // It was optimised when it was written.
+        let options = self.options(&library, GraphOptimizationLevel::Disable, weights_bytes);
+        let session = OrtSession::load(&library, options, form, GRAPH)?;
+        if !alike(&session.signature, &signature) {
+            return Err(Error::new(Kind::Internal, "the graph has other inputs or outputs than the model"));
+        }
+        Ok(Arc::new(OrtSession { signature, ..session }))
     }
 }
 
@@ -90,6 +146,25 @@ struct OrtSession {
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     reason: Reason,
+}
+
+impl OrtSession {
+    /// Loads a file of a folder.
+    fn load(library: &Library, options: ort::Result<SessionBuilder>, folder: &Path, file: &str) -> Result<OrtSession> {
+        let options = options.map_err(|error| Error::host("setting up onnxruntime", error))?;
+        let reason = Reason::without(folder);
+        let raw = RawSession::load(&library.environment, &options, &folder.join(file));
+        let raw = Arc::new(raw.map_err(|error| reason.of_load(error))?);
+        let inputs = outlets(&raw, Side::Inputs)?;
+        let outputs = outlets(&raw, Side::Outputs)?;
+        let signature = Signature::new(inputs, outputs)?;
+        let names = |tensors: &[TensorSignature]| -> Result<Vec<CString>> {
+            let names = tensors.iter().map(|tensor| CString::new(tensor.name.as_str())).collect::<Result<_, _>>();
+            names.map_err(|error| Error::host("reading the names of a model", error))
+        };
+        let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
+        Ok(OrtSession { raw, signature, input_names, output_names, reason })
+    }
 }
 
 impl Session for OrtSession {

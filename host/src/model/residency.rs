@@ -15,13 +15,14 @@ use super::check::check;
 use super::engine::Session;
 use super::engines::{Checked, EngineChoice, EngineName, EngineState, Engines};
 use super::package::{Blobs, Directory, Package, Resolved};
+use super::prepared::Prepared;
 use super::signature::Signature;
 use crate::config::{Config, Limits};
 use crate::confined::Confined;
 use crate::device::{Charge, Device, Owner};
 use crate::error::{Error, Kind, Result};
 use policy::{Candidate, Uses};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -77,7 +78,8 @@ pub struct ModelState {
     pub loads: u64,
     /// How often it made room for others.
     pub evictions: u64,
-    /// What loading it took, in milliseconds: the mean of the last time and the mean before.
+    /// What loading it took, in milliseconds: the mean of the last time and the mean before. The first time, which may have
+    /// made its prepared form, counts only as long as there is no other.
     pub load_ms: u64,
 }
 
@@ -94,6 +96,8 @@ pub(super) struct Table {
     pub(super) device: Arc<dyn Device>,
     blobs: Arc<dyn Blobs>,
     directory: Arc<dyn Directory>,
+    /// Not there where no model is to be loaded, or nothing is to be kept.
+    prepared: Option<Prepared>,
     pub(super) limits: Limits,
     /// One permit for each run that may be under way.
     pub(super) runs: Arc<Semaphore>,
@@ -204,7 +208,7 @@ impl Models {
     /// No model loaded yet. Looks for onnxruntime's library; where there is none this succeeds all the same, models run on rten,
     /// and `open` looks again. Models are checked by children that `confined` starts.
     ///
-    /// Errors: none at present.
+    /// Errors: those of the disk, where prepared forms are kept.
     pub fn new(
         config: &Config,
         device: Arc<dyn Device>,
@@ -217,7 +221,8 @@ impl Models {
             tracing::warn!("models run on rten only: {}", error.chain());
         }
         let checks = Some((config.clone(), confined));
-        Ok(Models { checks, ..Models::with(engines, &config.limits, device, blobs, directory) })
+        let prepared = Prepared::open(config)?;
+        Ok(Models { checks, ..Models::with(engines, prepared, &config.limits, device, blobs, directory) })
     }
 
     /// Models that can be found and described, and never loaded.
@@ -227,11 +232,12 @@ impl Models {
         blobs: Arc<dyn Blobs>,
         directory: Arc<dyn Directory>,
     ) -> Models {
-        Models::with(Engines::none(), limits, device, blobs, directory)
+        Models::with(Engines::none(), None, limits, device, blobs, directory)
     }
 
     fn with(
         engines: Engines,
+        prepared: Option<Prepared>,
         limits: &Limits,
         device: Arc<dyn Device>,
         blobs: Arc<dyn Blobs>,
@@ -243,6 +249,7 @@ impl Models {
             device,
             blobs,
             directory,
+            prepared,
             limits: limits.clone(),
             runs: Arc::new(Semaphore::new(cores)),
             loads: Semaphore::new(cores),
@@ -313,10 +320,11 @@ impl Models {
         package.check_samples(&self.table.limits)?;
         let _charge = self.table.charge(digest, package)?;
         let (table, package, digest) = (self.table.clone(), package.clone(), digest.to_owned());
+        let weights_bytes = package.weights_bytes();
         let work = tokio::task::spawn_blocking(move || table.blobs.package_folder(&digest, &package));
         let folder = work.await.map_err(|error| Error::host("checking a model", error))??;
         match &self.checks {
-            Some((config, confined)) => check(confined, config, folder, asked).await,
+            Some((config, confined)) => check(confined, config, folder, weights_bytes, asked).await,
             None => Err(Error::unavailable("no engine runs models here")),
         }
     }
@@ -373,6 +381,13 @@ impl Models {
         Ok(lease)
     }
 
+    /// The digests of the models whose prepared forms are on disk.
+    ///
+    /// Errors: those of the disk.
+    pub fn prepared(&self) -> Result<BTreeSet<String>> {
+        self.table.prepared.as_ref().map_or_else(|| Ok(BTreeSet::new()), Prepared::digests)
+    }
+
     async fn unload_from(&self, key: &Key) -> bool {
         loop {
             let mut pending = {
@@ -408,9 +423,17 @@ impl Models {
     }
 
     /// Unloads a model that was deleted, and drops it from [`Models::states`] once its memory is free. Leases on it stay
-    /// valid. Where another name still means this digest, the next open brings it back.
-    pub async fn forget(&self, digest: &str) {
+    /// valid. Where another name still means this digest (`elsewhere`), the next open brings it back; else its prepared form
+    /// goes too.
+    pub async fn forget(&self, digest: &str, elsewhere: bool) {
         self.unload(digest).await;
+        if !elsewhere {
+            let (table, of) = (self.table.clone(), digest.to_owned());
+            let remove = move || table.prepared.as_ref().map(|prepared| prepared.remove(&of));
+            if let Err(error) = tokio::task::spawn_blocking(remove).await {
+                tracing::warn!("removing a model's prepared form: {error}");
+            }
+        }
         for engine in EngineName::ALL {
             if let Some(entry) = self.table.entries().get_mut(&(digest.to_owned(), engine)) {
                 entry.forgotten = true;
@@ -493,7 +516,11 @@ impl Table {
         if let Some(entry) = self.entries().get_mut(&(digest.clone(), engine)) {
             if let Some(took) = took {
                 let ms = took.as_secs_f64() * 1e3;
-                entry.load_ms = Some(entry.load_ms.map_or(ms, |before| f64::midpoint(before, ms)));
+                // The first load also makes the prepared form, so it tells little of the next.
+                entry.load_ms = Some(match entry.load_ms {
+                    Some(before) if entry.loads > 1 => f64::midpoint(before, ms),
+                    _ => ms,
+                });
                 entry.loads += 1;
             }
             entry.slot = match &outcome {
@@ -523,7 +550,11 @@ impl Table {
         let begun = Instant::now();
         let work = tokio::task::spawn_blocking(move || {
             let folder = table.blobs.package_folder(&digest, &package)?;
-            table.engines.get(engine).load(&folder)
+            let (engine, bytes) = (&**table.engines.get(engine), package.weights_bytes());
+            match &table.prepared {
+                Some(prepared) => prepared.load(engine, &digest, &folder, bytes),
+                None => engine.load(&folder, bytes),
+            }
         });
         let session = work.await.map_err(|error| Error::host("loading a model", error))??;
         Ok((Arc::new(Loaded { session, counts, weights }), begun.elapsed()))

@@ -53,7 +53,7 @@ impl Engine for Rten {
         Ok(VERSION.to_owned())
     }
 
-    fn load(&self, folder: &Path) -> Result<Arc<dyn Session>> {
+    fn load(&self, folder: &Path, _: u64) -> Result<Arc<dyn Session>> {
         let path = folder.join(Package::MODEL);
         let header = Header::read(&path)?;
         let signature = header.signature()?;

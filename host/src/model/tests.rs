@@ -49,7 +49,7 @@ impl Shelf {
     }
 }
 
-fn package(folder: &Path) -> Package {
+pub(in crate::model) fn package(folder: &Path) -> Package {
     let mut files = BTreeMap::new();
     let mut pending = vec![folder.to_owned()];
     while let Some(next) = pending.pop() {
@@ -167,7 +167,7 @@ impl House {
 }
 
 /// What set-up provides and the environment names.
-fn wanted(variable: &str) -> Option<PathBuf> {
+pub(in crate::model) fn wanted(variable: &str) -> Option<PathBuf> {
     let found = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.exists());
     if found.is_none() {
         assert!(std::env::var_os("HEARTH_REQUIRE_REFERENCES").is_none(), "{variable} must name what set-up made");
@@ -510,7 +510,7 @@ async fn a_model_is_loaded_once_and_unloaded_when_its_leases_are_gone() {
 
     let lease = house.models.open("default", "one").await.unwrap();
     assert_eq!(house.shelf.loads.load(Ordering::Relaxed), 2);
-    house.models.forget("one").await;
+    house.models.forget("one", false).await;
     assert_eq!(now(), state(1));
     let x = house.floats(&[1], &[-1.0]);
     assert!(infer(&lease, &house.account(), &[("x", &x)]).await.is_ok(), "a lease outlives the model's deletion");

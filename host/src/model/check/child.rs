@@ -4,7 +4,7 @@
 use super::compare::{Output, compare};
 use super::inputs::{self, Trial, Values};
 use super::samples::{Array, Sample};
-use crate::config::{Limits, RawConfig};
+use crate::config::{Config, Limits, RawConfig};
 use crate::confined::{self, PartSender, Work};
 use crate::device::{Account, Cpu, DType, Device, Ledger, Owner, Shape, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -61,6 +61,8 @@ pub(super) struct Request {
     pub(super) engine: EngineName,
     /// The folder of the package.
     pub(super) folder: PathBuf,
+    /// The bytes of its weights.
+    pub(super) weights_bytes: u64,
     /// onnxruntime's library; none where the loader finds it.
     pub(super) library: Option<PathBuf>,
     pub(super) model_threads: usize,
@@ -117,7 +119,7 @@ struct Settings {
 
 /// The job. Its reply is the signature.
 pub(super) fn work(work: &mut Work) -> Result<Value> {
-    let Request { engine, folder, library, model_threads, limits } = work.request()?;
+    let Request { engine, folder, weights_bytes, library, model_threads, limits } = work.request()?;
     let told = |error: Error| error.message().to_owned();
     let samples = Sample::all(&folder, limits.sample_bytes);
     let (setting, samples) = match (setting(&folder), samples) {
@@ -130,8 +132,9 @@ pub(super) fn work(work: &mut Work) -> Result<Value> {
         return Ok(Value::Null);
     }
     let raw = RawConfig { ort_lib: library, model_threads: Some(model_threads), ..RawConfig::default() };
-    let engine = Arc::clone(Engines::new(&raw.resolve()?).get(engine));
-    let session = engine.load(&folder).map_err(|error| {
+    let config = Config { limits: limits.clone(), ..raw.resolve()? };
+    let engine = Arc::clone(Engines::new(&config).get(engine));
+    let session = engine.load(&folder, weights_bytes).map_err(|error| {
         // The engine had this process to itself.
         if error.kind() == Kind::Overloaded { confined::out_of_memory(error.chain()) } else { error }
     })?;
