@@ -10,6 +10,7 @@ mod in_process;
 mod load;
 mod neighbours;
 mod operators;
+mod snapshots;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -17,6 +18,7 @@ use load::{Load, Server};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 /// The one that `hearth` has, so that the floor has it too.
 #[global_allocator]
@@ -102,13 +104,29 @@ enum Part {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
+    /// What a model of a gigabyte takes from the start of a process to its first answer
+    Snapshots {
+        /// The onnxruntime library
+        #[arg(long)]
+        library: PathBuf,
+        /// Where to write some 5 GB meanwhile [default: the system's folder for such files]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+        /// Runs of each row; the tables show medians
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// Prints what one process finds that loads a model
+    #[command(hide = true)]
+    SnapshotHere(snapshots::Here),
     /// Prints the microseconds of each operator in this process
     #[command(hide = true)]
     OperatorsHere { folder: PathBuf },
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let begun = Instant::now();
+    match run(begun, &Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -117,7 +135,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run(begun: Instant, arguments: &Arguments) -> Result<()> {
     match &arguments.part {
         Some(Part::Floor { component, bytes }) => {
             println!("{}", floor::microseconds(component, *bytes)?);
@@ -130,6 +148,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         Some(Part::Gpu { ordinal, megabytes }) => gpu::run(*ordinal, *megabytes, tempfile::tempdir()?.path()),
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),
         Some(Part::Operators { python, script, runs }) => operators::compare(python, script, *runs),
+        Some(Part::Snapshots { library, folder, runs }) => snapshots::compare(library, folder.as_deref(), *runs),
+        Some(Part::SnapshotHere(here)) => snapshots::measure(begun, here),
         Some(Part::OperatorsHere { folder }) => operators::here(folder),
         None => bench(arguments),
     }

@@ -8,8 +8,8 @@ use std::process::Command;
 
 #[derive(clap::Args)]
 pub(crate) struct Bench {
-    /// `calls`, or `operators`: beside NumPy and OpenCV
-    #[arg(value_parser = ["calls", "operators"], default_value = "calls")]
+    /// `calls`; or `operators`: beside NumPy and OpenCV; or `snapshots`: the first answer of a large model after a start
+    #[arg(value_parser = ["calls", "operators", "snapshots"], default_value = "calls")]
     what: String,
     /// Arguments for the bench program; `cargo xtask bench -- --help` lists them
     #[arg(last = true)]
@@ -18,8 +18,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn run(&self, root: &Path) -> Result<()> {
-        if self.what == "operators" {
-            return self.operators(root);
+        match self.what.as_str() {
+            "operators" => return self.operators(root),
+            "snapshots" => return self.snapshots(root),
+            _ => {}
         }
         setup::run(root, setup::Need::Bench)?;
         guest::build_all(root)?;
@@ -43,6 +45,15 @@ impl Bench {
         let mut command = Command::new(root.join("target/release/hearth-bench"));
         command.arg("operators").arg("--python").arg(Python::program(&setup::folder(root)));
         command.arg("--script").arg(root.join("tests/python/operator_bench.py")).args(&self.arguments);
+        process::show(&mut command)
+    }
+
+    fn snapshots(&self, root: &Path) -> Result<()> {
+        setup::run(root, setup::Need::Demo)?;
+        process::show(process::cargo(root).args(["build", "--release", "--package", "hearth-bench"]))?;
+        let mut command = Command::new(root.join("target/release/hearth-bench"));
+        command.arg("snapshots").arg("--library").arg(setup::ort_library(root));
+        command.arg("--folder").arg(root.join("target")).args(&self.arguments);
         process::show(&mut command)
     }
 }
