@@ -22,7 +22,7 @@ mod text;
 
 pub use cpu::Cpu;
 #[cfg(feature = "server")]
-pub use cuda::{Baseline, Copied, Cuda, MemoryUse};
+pub use cuda::{Baseline, Claimed, Copied, Cuda, Lent, MemoryUse, preload};
 pub use decode::decode_image;
 pub use dtype::DType;
 pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind, Reclaim};
@@ -79,6 +79,12 @@ pub trait Device: Send + Sync {
 
     /// The server's limits, for what no invocation's own limits bound.
     fn limits(&self) -> &Limits;
+
+    /// The GPU that this device is, for an engine that runs on it.
+    #[cfg(feature = "server")]
+    fn cuda(&self) -> Option<&Cuda> {
+        None
+    }
 
     /// Whether the device can be used; what reads `/readyz` asks.
     ///

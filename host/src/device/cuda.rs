@@ -10,6 +10,7 @@ mod baseline;
 mod core;
 mod cublas;
 mod driver;
+mod engine;
 mod gpu;
 mod libraries;
 mod memory;
@@ -26,6 +27,8 @@ mod tests;
 
 pub use allocator::MemoryUse;
 pub use baseline::Baseline;
+pub use engine::{Claimed, Lent};
+pub use libraries::preload;
 pub use staging::Copied;
 
 use self::core::Core;
@@ -44,6 +47,7 @@ use std::sync::{Arc, Weak};
 pub struct Cuda {
     me: Weak<Cuda>,
     name: String,
+    ordinal: u32,
     core: Core,
     ledger: Arc<Ledger>,
     limits: Limits,
@@ -81,13 +85,19 @@ impl Cuda {
             cublas = told.has_cublas,
             "tensors lie on {name}"
         );
-        Cuda::with(Arc::new(gpu), name, Ledger::new(budget), config.limits.clone())
+        Cuda::with(Arc::new(gpu), name, ordinal, Ledger::new(budget), config.limits.clone())
     }
 
-    fn with(driver: Arc<dyn Driver>, name: String, ledger: Arc<Ledger>, limits: Limits) -> Result<Arc<Cuda>> {
+    fn with(
+        driver: Arc<dyn Driver>,
+        name: String,
+        ordinal: u32,
+        ledger: Arc<Ledger>,
+        limits: Limits,
+    ) -> Result<Arc<Cuda>> {
         let core = Core::new(driver, &ledger, limits.staging_bytes)?;
         let host = Cpu::new(Arc::clone(&ledger), limits.clone());
-        Ok(Arc::new_cyclic(|me| Cuda { me: Weak::clone(me), name, core, ledger, limits, host }))
+        Ok(Arc::new_cyclic(|me| Cuda { me: Weak::clone(me), name, ordinal, core, ledger, limits, host }))
     }
 
     /// What the allocator holds.
@@ -107,9 +117,27 @@ impl Cuda {
         self.core.staging.copied()
     }
 
+    fn itself(&self) -> Result<Arc<Cuda>> {
+        self.me.upgrade().ok_or_else(|| Error::new(Kind::Internal, "the CUDA device is shutting down"))
+    }
+
     fn device(&self) -> Result<Arc<dyn Device>> {
-        let gone = || Error::new(Kind::Internal, "the CUDA device is shutting down");
-        self.me.upgrade().map(|me| me as Arc<dyn Device>).ok_or_else(gone)
+        self.itself().map(|me| me as Arc<dyn Device>)
+    }
+
+    /// What may be found wrong with tensors that are made of these, unless somebody looked already and it was nothing.
+    fn faults_of<'a>(inputs: impl IntoIterator<Item = &'a Tensor>) -> Result<Vec<Arc<memory::Fault>>> {
+        let mut faults: Vec<Arc<memory::Fault>> = Vec::new();
+        // Text lies on the host, and no kernel made it.
+        for input in inputs.into_iter().filter(|input| input.dtype() != DType::Text) {
+            for fault in &CudaMemory::of(input)?.faults {
+                let settled = matches!(fault.found.get(), Some(None));
+                if !settled && !faults.iter().any(|known| Arc::ptr_eq(known, fault)) {
+                    faults.push(Arc::clone(fault));
+                }
+            }
+        }
+        Ok(faults)
     }
 }
 
@@ -124,6 +152,10 @@ impl Device for Cuda {
 
     fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    fn cuda(&self) -> Option<&Cuda> {
+        Some(self)
     }
 
     fn health(&self) -> Result<()> {
@@ -163,13 +195,18 @@ impl Device for Cuda {
         let memory = CudaMemory::of(tensor)?;
         memory.faults.iter().try_for_each(|fault| self.core.settle(fault))?;
         let length = (range.end - range.start) as usize;
-        let mut bytes = Vec::new();
+        let mut bytes: Vec<u8> = Vec::new();
         bytes
             .try_reserve_exact(length)
             .map_err(|_| Error::overloaded(format!("no memory for {length} bytes; try again later")))?;
-        bytes.resize(length, 0);
         if length > 0 {
-            self.core.download(memory.block.address() + range.start, &mut bytes, Purpose::Tensor)?;
+            let room = &mut bytes.spare_capacity_mut()[..length];
+            self.core.download(memory.block.address() + range.start, room, Purpose::Tensor)?;
+        }
+        // SAFETY: the download wrote all of them.
+        #[allow(unsafe_code)]
+        unsafe {
+            bytes.set_len(length);
         }
         Ok(bytes)
     }
@@ -177,15 +214,7 @@ impl Device for Cuda {
     fn execute(&self, account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
         self.core.check()?;
         let device = self.device()?;
-        let mut faults: Vec<Arc<memory::Fault>> = Vec::new();
-        for input in inputs {
-            for fault in &CudaMemory::of(input)?.faults {
-                let settled = matches!(fault.found.get(), Some(None));
-                if !settled && !faults.iter().any(|known| Arc::ptr_eq(known, fault)) {
-                    faults.push(Arc::clone(fault));
-                }
-            }
-        }
+        let mut faults = Cuda::faults_of(inputs.iter().copied())?;
         let mut results = Vec::with_capacity(plan.outputs.len());
         for (dtype, shape) in &plan.outputs {
             let bytes = shape.bytes(*dtype).unwrap_or(0);

@@ -14,7 +14,7 @@
 //!   no onnxruntime on the machine.
 
 mod child;
-mod compare;
+pub(super) mod compare;
 mod decide;
 mod inputs;
 mod samples;
@@ -52,7 +52,7 @@ pub(super) async fn check(
 ) -> Result<(Signature, Checked)> {
     let this = config.clone();
     let library = tokio::task::spawn_blocking(move || {
-        let engine = OnnxRuntime::new(&this);
+        let engine = OnnxRuntime::new(&this, None);
         Ok((engine.library()?, engine.version()?))
     });
     let library: Result<_> = library.await.map_err(|error| Error::host("finding the engine's library", error))?;

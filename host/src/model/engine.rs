@@ -20,9 +20,29 @@ pub(super) trait Engine: Send + Sync {
     /// something hearth or the engine lacks; `invalid-argument` with the engine's reason where the model is wrong.
     fn load(&self, folder: &Path, weights_bytes: u64) -> Result<Arc<dyn Session>>;
 
+    /// Where models run.
+    fn place(&self) -> Place {
+        Place::cpu()
+    }
+
     /// How it keeps what it makes of a model, where it can.
     fn preparing(&self) -> Option<&dyn Preparing> {
         None
+    }
+}
+
+/// Where an engine runs models.
+pub(super) struct Place {
+    /// The device's name.
+    pub(super) device: String,
+    /// Why not on the GPU that tensors lie on, and what to do.
+    pub(super) why: Option<String>,
+}
+
+impl Place {
+    /// On the CPU, as wanted.
+    pub(super) fn cpu() -> Place {
+        Place { device: "cpu".to_owned(), why: None }
     }
 }
 
@@ -76,12 +96,17 @@ pub(super) trait Session: Send + Sync {
     ///
     /// Errors: failures of the engine.
     fn begin(self: Arc<Self>) -> Result<Arc<dyn Execution>>;
+
+    /// Whether inputs have to lie in host memory; else they lie on the device.
+    fn takes_host_memory(&self) -> bool {
+        true
+    }
 }
 
 /// One run of a model: `run` is called once, `terminate` by any thread at any time.
 pub(super) trait Execution: Send + Sync {
     /// Runs on inputs in the signature's order, which the signature has checked, and gives the outputs in its order.
-    /// They belong to `account`. Blocks until it is done or terminated.
+    /// They belong to `account`. Blocks until it is done or terminated; on a GPU, until all of it is queued.
     ///
     /// Errors: `invalid-argument` where the model refuses the inputs; those of `account`; failures of the engine; any
     /// kind after `terminate`.

@@ -1,10 +1,11 @@
 //! Which engines there are, what the check of an upload found on each, and which of them a model runs on; it never runs one.
 
-use super::engine::{Engine, NoEngine};
+use super::engine::{Engine, NoEngine, Place};
 use super::onnxruntime::OnnxRuntime;
 use super::rten::Rten;
 use super::signature::Signature;
 use crate::config::Config;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -140,7 +141,10 @@ pub struct EngineState {
     /// Its version, where it is available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Why it is not, and what to do.
+    /// The device that it runs models on, where it is available.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Why it is not available, or does not run models on the GPU that tensors lie on, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -152,8 +156,9 @@ pub(super) struct Engines {
 }
 
 impl Engines {
-    pub(super) fn new(config: &Config) -> Engines {
-        Engines { onnxruntime: Arc::new(OnnxRuntime::new(config)), rten: Arc::new(Rten::new(config)) }
+    /// The engines, which run models on the CPU, or on `device` where that is a GPU and the engine can.
+    pub(super) fn new(config: &Config, device: Option<&Arc<dyn Device>>) -> Engines {
+        Engines { onnxruntime: Arc::new(OnnxRuntime::new(config, device)), rten: Arc::new(Rten::new(config)) }
     }
 
     /// Where no model is to be run.
@@ -169,10 +174,18 @@ impl Engines {
     }
 
     pub(super) fn states(&self) -> Vec<EngineState> {
-        let state = |name| match self.get(name).version() {
-            Ok(version) => EngineState { name, available: true, version: Some(version), reason: None },
-            Err(error) => {
-                EngineState { name, available: false, version: None, reason: Some(error.message().to_owned()) }
+        let state = |name| {
+            let engine = self.get(name);
+            match engine.version() {
+                Ok(version) => {
+                    let Place { device, why } = engine.place();
+                    let (version, device) = (Some(version), Some(device));
+                    EngineState { name, available: true, version, device, reason: why }
+                }
+                Err(error) => {
+                    let reason = Some(error.message().to_owned());
+                    EngineState { name, available: false, version: None, device: None, reason }
+                }
             }
         };
         EngineName::ALL.into_iter().map(state).collect()

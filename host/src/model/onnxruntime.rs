@@ -1,11 +1,12 @@
-//! The engine onnxruntime, on the CPU: finds its library, loads models, runs them over tensors that lie in host memory; it
+//! The engine onnxruntime, on the CPU or on a GPU: finds its library, loads models, runs them over tensors where they lie; it
 //! never copies one but of text, whose strings onnxruntime keeps in a form of its own. Only this module knows `ort`.
 
 mod glue;
+mod gpu;
 mod library;
 mod reason;
 
-use super::engine::{Engine, Execution, GRAPH, Preparing, Session, WEIGHTS};
+use super::engine::{Engine, Execution, GRAPH, Place, Preparing, Session, WEIGHTS};
 use super::engines::alike;
 use super::package::Package;
 use super::signature::{Dim, Signature, TensorSignature};
@@ -13,6 +14,7 @@ use crate::config::Config;
 use crate::device::{Account, Charge, DType, Device, HostMemory, Shape, Tensor, charge_strings};
 use crate::error::{Error, Kind, Result};
 use glue::{Borrowed, Outlet, Output, RawSession, Side};
+use gpu::Gpu;
 use library::Library;
 use ort::session::RunOptions;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -20,7 +22,7 @@ use ort::sys::ONNXTensorElementDataType as Element;
 use reason::Reason;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// What another process needs to load the same library.
 pub(super) struct LibraryFiles {
@@ -33,12 +35,20 @@ pub(super) struct LibraryFiles {
 /// The engine. Its library is one for the whole process; see [`Library`].
 pub(super) struct OnnxRuntime {
     config: Config,
+    gpu: Option<Arc<Gpu>>,
 }
 
 impl OnnxRuntime {
-    /// The engine with the library and the number of threads that `config` says.
-    pub(super) fn new(config: &Config) -> OnnxRuntime {
-        OnnxRuntime { config: config.clone() }
+    /// The engine with the library and the number of threads that `config` says. Where `device` is a GPU, models run there if the
+    /// library has what that takes.
+    pub(super) fn new(config: &Config, device: Option<&Arc<dyn Device>>) -> OnnxRuntime {
+        let gpu = device.and_then(|device| Gpu::of(config, device)).map(Arc::new);
+        OnnxRuntime { config: config.clone(), gpu }
+    }
+
+    /// The GPU, where models run on it.
+    fn gpu(&self, library: &Library) -> Option<&Arc<Gpu>> {
+        self.gpu.as_ref().filter(|gpu| gpu.refusal(library).is_none())
     }
 
     /// Where the library is, loaded here if it was not.
@@ -95,12 +105,29 @@ impl Engine for OnnxRuntime {
     fn load(&self, folder: &Path, weights_bytes: u64) -> Result<Arc<dyn Session>> {
         let library = Library::get(&self.config)?;
         let options = self.options(&library, GraphOptimizationLevel::All, weights_bytes);
-        let session = OrtSession::load(&library, options, folder, Package::MODEL)?;
+        let session = match self.gpu(&library) {
+            None => OrtSession::load(&library, options, folder, Package::MODEL)?,
+            Some(gpu) => {
+                let options = options.and_then(|options| gpu.add_to(options));
+                let load = || OrtSession::load(&library, options, folder, Package::MODEL);
+                OrtSession { gpu: Some(Arc::clone(gpu)), ..gpu.load(weights_bytes, load)? }
+            }
+        };
         Ok(Arc::new(session))
     }
 
     fn preparing(&self) -> Option<&dyn Preparing> {
-        Some(self)
+        // What is prepared is a graph for the CPU, and weights that are mapped.
+        let on_gpu = Library::get(&self.config).is_ok_and(|library| self.gpu(&library).is_some());
+        if on_gpu { None } else { Some(self) }
+    }
+
+    fn place(&self) -> Place {
+        let (Some(gpu), Ok(library)) = (&self.gpu, Library::get(&self.config)) else { return Place::cpu() };
+        match gpu.refusal(&library) {
+            None => Place { device: gpu.name().to_owned(), why: None },
+            Some(why) => Place { why: Some(why.to_owned()), ..Place::cpu() },
+        }
     }
 }
 
@@ -146,6 +173,10 @@ struct OrtSession {
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     reason: Reason,
+    /// Where it was loaded on a GPU.
+    gpu: Option<Arc<Gpu>>,
+    /// Held by who queues a run there.
+    queueing: Mutex<()>,
 }
 
 impl OrtSession {
@@ -163,7 +194,7 @@ impl OrtSession {
             names.map_err(|error| Error::host("reading the names of a model", error))
         };
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
-        Ok(OrtSession { raw, signature, input_names, output_names, reason })
+        Ok(OrtSession { raw, signature, input_names, output_names, reason, gpu: None, queueing: Mutex::default() })
     }
 }
 
@@ -173,8 +204,13 @@ impl Session for OrtSession {
     }
 
     fn begin(self: Arc<Self>) -> Result<Arc<dyn Execution>> {
-        let options = RunOptions::new().map_err(|error| Error::host("preparing a model run", error))?;
+        let options = if self.gpu.is_some() { Gpu::run_options() } else { RunOptions::new() };
+        let options = options.map_err(|error| Error::host("preparing a model run", error))?;
         Ok(Arc::new(OrtExecution { session: self, options }))
+    }
+
+    fn takes_host_memory(&self) -> bool {
+        self.gpu.is_none()
     }
 }
 
@@ -185,7 +221,10 @@ struct OrtExecution {
 
 impl Execution for OrtExecution {
     fn run(&self, device: &Arc<dyn Device>, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        let OrtSession { raw, signature, input_names, output_names, reason } = &*self.session;
+        if let Some(gpu) = &self.session.gpu {
+            return gpu.run(&self.session, &self.options, account, inputs);
+        }
+        let OrtSession { raw, signature, input_names, output_names, reason, .. } = &*self.session;
         let mut borrowed = Vec::with_capacity(inputs.len());
         // Strings are copied, and the copies are paid for until the run is over.
         let mut copies = Vec::new();
@@ -207,19 +246,27 @@ impl Execution for OrtExecution {
 }
 
 fn borrow<'a>(tensor: &'a Tensor, account: &Arc<Account>, copies: &mut Vec<Charge>) -> Result<Borrowed<'a>> {
-    let failed = |error| Error::host("passing a tensor to onnxruntime", error);
-    // A shape's elements fit in isize, but a dimension beside an empty one need not.
-    let dims: Vec<i64> = tensor.shape().dims().iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect();
     if tensor.dtype() == DType::Text {
-        let strings = tensor.strings()?;
-        copies.push(charge_strings(account, tensor.byte_length(), strings.len() as u64)?);
-        return Borrowed::text(strings, &dims).map_err(failed);
+        return borrowed_text(tensor, account, copies);
     }
     let (Some(bytes), Some(element)) = (tensor.host_bytes(), element_of(tensor.dtype())) else {
         let message = format!("onnxruntime runs on the CPU and takes no {tensor:?}");
         return Err(Error::unsupported(message));
     };
-    Borrowed::new(bytes, &dims, element).map_err(failed)
+    Borrowed::new(bytes, &dims_of(tensor), element)
+        .map_err(|error| Error::host("passing a tensor to onnxruntime", error))
+}
+
+/// A tensor's dimensions as the API has them. Its elements fit in isize, but a dimension beside an empty one need not.
+fn dims_of(tensor: &Tensor) -> Vec<i64> {
+    tensor.shape().dims().iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect()
+}
+
+/// A copy of a text tensor, which is paid for before it is made.
+fn borrowed_text(tensor: &Tensor, account: &Arc<Account>, copies: &mut Vec<Charge>) -> Result<Borrowed<'static>> {
+    let strings = tensor.strings()?;
+    copies.push(charge_strings(account, tensor.byte_length(), strings.len() as u64)?);
+    Borrowed::text(strings, &dims_of(tensor)).map_err(|error| Error::host("passing a tensor to onnxruntime", error))
 }
 
 fn adopt(
@@ -229,17 +276,10 @@ fn adopt(
     declared: &TensorSignature,
     output: Output,
 ) -> Result<Tensor> {
-    let wrong = || Error::new(Kind::Internal, format!("output '{}' is not what the model declares", declared.name));
-    if dtype_of(output.element) != Some(declared.dtype) {
-        return Err(wrong());
-    }
-    let dims: Vec<u64> =
-        output.dims.iter().map(|&dim| u64::try_from(dim)).collect::<Result<_, _>>().map_err(|_| wrong())?;
-    let shape = Shape::new(&dims, device.limits().tensor_rank)
-        .map_err(|error| error.context(format_args!("output '{}'", declared.name)))?;
     if declared.dtype == DType::Text {
-        return copied_text(device, account, shape, &declared.name, &output);
+        return copied_text(device, account, declared, &output);
     }
+    let shape = shape_of(device, declared, output.element, &output.dims)?;
     // A graph may hand an input through as an output; the memory is then that of the input.
     let memory = output.bytes().as_ptr_range();
     let overlaps = |tensor: &&Tensor| {
@@ -250,14 +290,25 @@ fn adopt(
     device.adopt(account, declared.dtype, shape, Box::new(Adopted { output, _passed_through: passed_through }))
 }
 
+/// The shape of an output, which is of the dtype that the model declares.
+fn shape_of(device: &Arc<dyn Device>, declared: &TensorSignature, element: i32, dims: &[i64]) -> Result<Shape> {
+    let wrong = || Error::new(Kind::Internal, format!("output '{}' is not what the model declares", declared.name));
+    if dtype_of(element) != Some(declared.dtype) {
+        return Err(wrong());
+    }
+    let dims: Vec<u64> = dims.iter().map(|&dim| u64::try_from(dim)).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    Shape::new(&dims, device.limits().tensor_rank)
+        .map_err(|error| error.context(format_args!("output '{}'", declared.name)))
+}
+
 /// A text tensor of an output's strings, which are charged before they are copied.
 fn copied_text(
     device: &Arc<dyn Device>,
     account: &Arc<Account>,
-    shape: Shape,
-    name: &str,
+    declared: &TensorSignature,
     output: &Output,
 ) -> Result<Tensor> {
+    let (shape, name) = (shape_of(device, declared, output.element, &output.dims)?, &declared.name);
     let failed = |error| Error::host("reading text of a model", error);
     let count = shape.elements() as usize;
     let bytes = output.text_bytes().map_err(failed)? as u64;

@@ -216,7 +216,7 @@ impl Models {
         directory: Arc<dyn Directory>,
         confined: Arc<Confined>,
     ) -> Result<Models> {
-        let engines = Engines::new(config);
+        let engines = Engines::new(config, Some(&device));
         if let Err(error) = engines.get(EngineName::Onnxruntime).version() {
             tracing::warn!("models run on rten only: {}", error.chain());
         }

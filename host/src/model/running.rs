@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub struct Run {
     /// Every output, in the signature's order.
     pub outputs: Vec<(String, Tensor)>,
-    /// Microseconds that the engine worked.
+    /// Microseconds that the engine worked; on a GPU, until all was queued.
     pub model_us: u64,
     /// Microseconds that the run waited for its turn.
     pub queue_us: u64,
@@ -52,8 +52,11 @@ impl Lease {
         let account = account.clone();
         let work = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
-            let inputs: Result<Vec<Tensor>> =
-                inputs.iter().map(|tensor| table.device.on_host(&account, tensor)).collect();
+            let placed = |tensor| match loaded.session.takes_host_memory() {
+                true => table.device.on_host(&account, tensor),
+                false => Ok(Tensor::clone(tensor)),
+            };
+            let inputs: Result<Vec<Tensor>> = inputs.iter().map(placed).collect();
             let outputs = inputs.and_then(|inputs| execution.run(&table.device, &account, &inputs));
             loaded.counts.runs.fetch_add(1, Ordering::Relaxed);
             drop(turn);

@@ -4,6 +4,7 @@
 
 mod checks;
 mod graph;
+mod on_gpu;
 mod on_rten;
 mod room;
 
@@ -129,8 +130,12 @@ impl House {
         let config: Config = raw.resolve().unwrap();
         let ledger = Ledger::new(config.limits.device_bytes);
         let device: Arc<dyn Device> = Cpu::new(ledger, config.limits.clone());
+        House::on(device, &config, folder)
+    }
+
+    fn on(device: Arc<dyn Device>, config: &Config, folder: tempfile::TempDir) -> House {
         let shelf = Arc::new(Shelf { folder: Some(folder), ..Shelf::default() });
-        let models = Models::new(&config, device.clone(), shelf.clone(), shelf.clone(), Confined::here()).unwrap();
+        let models = Models::new(config, device.clone(), shelf.clone(), shelf.clone(), Confined::here()).unwrap();
         House { shelf, device, models: Arc::new(models) }
     }
 
@@ -567,6 +572,31 @@ async fn without_a_library_models_say_how_to_get_it() {
 }
 
 /// A case that the Python script wrote.
+/// A model of a few steps: x of [n, 64] by a matrix, and what follows.
+pub(in crate::model) fn gelu_graph() -> Vec<u8> {
+    let graph = Graph::default()
+        .input("x", F32, "n 64")
+        .constant("w", &[64, 256], &[0.01; 64 * 256])
+        .node("MatMul", &["x", "w"], &["a"])
+        .node("Sigmoid", &["a"], &["b"])
+        .node("Mul", &["a", "b"], &["c"])
+        .node("Exp", &["c"], &["y"])
+        .output("y", F32, "n 256");
+    graph.model()
+}
+
+/// What Python's onnxruntime gives for a model, on the CPU: inputs and outputs, whose files are in `out`.
+fn cases_of_python(python: &Path, model: &Path, out: &Path) -> Vec<Case> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/python/engine.py");
+    let script = std::env::var_os("HEARTH_TEST_SCRIPTS").map_or(script, |folder| Path::new(&folder).join("engine.py"));
+    let mut command = std::process::Command::new(python);
+    command.arg(&script).arg(model.join("model.onnx")).arg(out).args(["--threads", "2"]);
+    assert!(command.env("PYTHONDONTWRITEBYTECODE", "1").status().unwrap().success(), "{}", model.display());
+    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(out.join("cases.json")).unwrap()).unwrap();
+    assert!(!cases.is_empty());
+    cases
+}
+
 #[derive(serde::Deserialize)]
 struct Case {
     inputs: Vec<Array>,
@@ -588,17 +618,12 @@ const REAL: [&str; 5] = ["magika", "minilm", "ocr-detect", "ocr-recognize", "ocr
 async fn outputs_of_real_models_equal_pythons_bit_for_bit_alone_and_together() {
     let (Some(models), Some(python)) = (wanted("HEARTH_TEST_MODELS"), wanted("HEARTH_TEST_PYTHON")) else { return };
     let Some(house) = House::new(2) else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/python/engine.py");
     let folder = tempfile::tempdir().unwrap();
     for name in REAL {
         let out = folder.path().join(name);
-        let mut command = std::process::Command::new(&python);
-        command.arg(&script).arg(models.join(name).join("model.onnx")).arg(&out).args(["--threads", "2"]);
-        assert!(command.env("PYTHONDONTWRITEBYTECODE", "1").status().unwrap().success(), "{name}");
+        let cases = cases_of_python(&python, &models.join(name), &out);
         house.shelf.put(name, &models.join(name));
         let lease = house.models.open("default", name).await.unwrap();
-        let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(out.join("cases.json")).unwrap()).unwrap();
-        assert!(!cases.is_empty());
         let read = |array: &Array| std::fs::read(out.join(&array.file)).unwrap();
         let given = |case: &Case| -> Vec<(String, Tensor)> {
             let tensor =

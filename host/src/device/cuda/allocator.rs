@@ -3,17 +3,20 @@
 //!
 //! Sizes are rounded up to classes, so that a block that came back fits the next request of about that size. What the driver
 //! gave, in use and kept, is never more than the ledger's budget. A block that comes back is free for kernels at once, because
-//! they run in one queue; a copy from the host into it waits for the event that was recorded when it came back.
+//! they run in one queue; a copy from the host into it waits for an event that was recorded after it came back. An engine gives
+//! back a block for each step of a model, so an event is recorded only when somebody wants it, or for many blocks at once.
 
 use super::driver::{Driver, Event, Failure, Outcome, Stream};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The smallest block, which is also the alignment of blocks.
 const LEAST_BYTES: u64 = 512;
 /// Above it, blocks are multiples of it.
 const LARGE_BYTES: u64 = 2 << 20;
+/// So many blocks that came back share an event at most: a copy that waits for it waits for little that it need not.
+const SHARED: u32 = 32;
 
 /// What an allocator holds, for status and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,20 +46,28 @@ pub(super) struct Allocator {
 struct State {
     kept: BTreeMap<u64, Vec<Kept>>,
     counts: MemoryUse,
+    /// The mark of blocks that come back now, and how many have it.
+    open: Arc<Mark>,
+    marked: u32,
 }
 
 struct Kept {
     address: u64,
-    /// When kernels that used it before are done; none for memory that no queue knows.
-    free_after: Option<Event>,
+    free_after: Arc<Mark>,
 }
+
+/// A place in the queue of kernels, behind those that used the blocks which have it. Recorded with the state locked, so that no
+/// block gets it later.
+#[derive(Default)]
+struct Mark(OnceLock<Event>);
 
 /// A block in use. It comes back when it is dropped.
 pub(super) struct Block {
     allocator: Arc<Allocator>,
     address: u64,
     bytes: u64,
-    free_after: Option<Event>,
+    /// When kernels that used it before are done; none for memory that no queue knows.
+    free_after: Option<Arc<Mark>>,
 }
 
 impl Allocator {
@@ -79,7 +90,7 @@ impl Allocator {
             state.counts.kept_bytes -= size;
             state.counts.used_bytes += size;
             state.counts.reused += 1;
-            return Ok(self.block(kept.address, size, kept.free_after));
+            return Ok(self.block(kept.address, size, Some(kept.free_after)));
         }
         let held = state.counts.used_bytes + state.counts.kept_bytes;
         if held.saturating_add(size) > self.budget_bytes {
@@ -117,7 +128,7 @@ impl Allocator {
         self.lost.store(true, Ordering::Relaxed);
     }
 
-    fn block(self: &Arc<Allocator>, address: u64, bytes: u64, free_after: Option<Event>) -> Block {
+    fn block(self: &Arc<Allocator>, address: u64, bytes: u64, free_after: Option<Arc<Mark>>) -> Block {
         Block { allocator: Arc::clone(self), address, bytes, free_after }
     }
 
@@ -134,7 +145,7 @@ impl Allocator {
             state.counts.kept_bytes -= size;
             given += size;
             // Work in the queues may still use it; freeing waits for that anyway.
-            let done = kept.free_after.as_ref().map_or(Ok(()), Event::synchronize);
+            let done = self.recorded(state, &kept.free_after).and_then(|event| event.synchronize());
             // SAFETY: the block was in nobody's use, and the queued work that used it is done, or the device is lost.
             #[allow(unsafe_code)]
             let freed = done.and_then(|()| unsafe { self.driver.free(kept.address) });
@@ -144,19 +155,31 @@ impl Allocator {
         }
     }
 
+    /// A mark's event, recorded now if it was not.
+    fn recorded<'a>(&self, state: &mut State, mark: &'a Arc<Mark>) -> Outcome<&'a Event> {
+        if let Some(event) = mark.0.get() {
+            return Ok(event);
+        }
+        // Only the open one has none.
+        (state.open, state.marked) = (Arc::default(), 0);
+        let event = Event::record(&self.driver, Stream::Compute)?;
+        Ok(mark.0.get_or_init(|| event))
+    }
+
     fn keep(&self, block: &mut Block) {
-        // Recorded outside of the lock; a device that cannot is lost, and its memory with it.
-        let event = match self.lost.load(Ordering::Relaxed) {
-            true => None,
-            false => Event::record(&self.driver, Stream::Compute).ok(),
-        };
         let mut state = self.state();
         state.counts.used_bytes -= block.bytes;
-        if event.is_none() {
+        if self.lost.load(Ordering::Relaxed) {
+            return;
+        }
+        let open = Arc::clone(&state.open);
+        state.marked += 1;
+        // A device that records nothing is lost, and its memory with it; else the mark is recorded when it is wanted.
+        if state.marked >= SHARED && self.recorded(&mut state, &open).is_err() {
             return;
         }
         state.counts.kept_bytes += block.bytes;
-        state.kept.entry(block.bytes).or_default().push(Kept { address: block.address, free_after: event });
+        state.kept.entry(block.bytes).or_default().push(Kept { address: block.address, free_after: open });
     }
 }
 
@@ -186,9 +209,16 @@ impl Block {
         self.address
     }
 
+    /// How many bytes there are.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Lets copies from the host wait until kernels that used this memory before are done.
     pub(super) fn hold_copies(&self) -> Outcome<()> {
-        self.free_after.as_ref().map_or(Ok(()), |event| event.hold(Stream::In))
+        let Some(mark) = &self.free_after else { return Ok(()) };
+        let allocator = &self.allocator;
+        allocator.recorded(&mut allocator.state(), mark)?.hold(Stream::In)
     }
 }
 

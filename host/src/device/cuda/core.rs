@@ -10,6 +10,7 @@ use crate::device::{Charge, Ledger, Owner};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::collections::HashMap;
+use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A device that is in use.
@@ -100,7 +101,8 @@ impl Core {
     }
 
     /// Copies from the device what all kernels queued so far have made of it, and waits for it.
-    pub(super) fn download(&self, from: u64, bytes: &mut [u8], purpose: Purpose) -> Result<()> {
+    /// All of `bytes` is written, unless it fails.
+    pub(super) fn download(&self, from: u64, bytes: &mut [MaybeUninit<u8>], purpose: Purpose) -> Result<()> {
         let held = Event::record(&self.driver, Stream::Compute).and_then(|event| event.hold(Stream::Out));
         self.told(held)?;
         // SAFETY: callers hold a tensor or a fault with these bytes until this returns; the queue waits for the kernels.
@@ -114,9 +116,11 @@ impl Core {
     /// Errors: `invalid-argument` for a wrong index.
     pub(super) fn settle(&self, fault: &Fault) -> Result<()> {
         if fault.found.get().is_none() {
-            let mut words = [0; FAULT_BYTES];
+            let mut words = [MaybeUninit::new(0); FAULT_BYTES];
             self.download(fault.block.address(), &mut words, Purpose::Fault)?;
-            fault.note(words);
+            // SAFETY: they were zeros, and are now what the device had.
+            #[allow(unsafe_code)]
+            fault.note(words.map(|word| unsafe { word.assume_init() }));
         }
         fault.check()
     }

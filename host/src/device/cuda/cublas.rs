@@ -79,7 +79,7 @@ impl Cublas {
     ///
     /// Errors: why the first place that was tried does not do.
     pub(super) fn load(folder: &Path, stream: *mut c_void) -> Result<Cublas, String> {
-        libraries::first(&libraries::places(Some(folder), &NAMES), |path| Cublas::open(path, stream))
+        libraries::first(&libraries::places(&[folder], &NAMES), |path| Cublas::open(path, stream))
     }
 
     fn open(path: &Path, stream: *mut c_void) -> Result<Cublas, String> {

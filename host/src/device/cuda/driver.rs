@@ -150,6 +150,11 @@ pub(super) trait Driver: Send + Sync {
     /// Drops an event.
     fn forget(&self, event: u64);
 
+    /// The address of [`Stream::Compute`] for others that queue work there; 0 where it has none.
+    fn queue(&self) -> u64 {
+        0
+    }
+
     /// Device memory that a library of products wants to work in.
     fn workspace_bytes(&self) -> u64 {
         0

@@ -320,6 +320,10 @@ impl Driver for Gpu {
         }
     }
 
+    fn queue(&self) -> u64 {
+        self.streams[0].0.addr() as u64
+    }
+
     fn workspace_bytes(&self) -> u64 {
         self.cublas.as_ref().map_or(0, Cublas::workspace_bytes)
     }

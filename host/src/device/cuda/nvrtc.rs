@@ -63,7 +63,7 @@ impl Nvrtc {
     pub(super) fn load(named: Option<&Path>, folder: Option<&Path>) -> Result<Nvrtc, String> {
         let places = match named {
             Some(path) => vec![path.to_owned()],
-            None => libraries::places(folder, &NAMES),
+            None => libraries::places(folder.as_slice(), &NAMES),
         };
         libraries::first(&places, Nvrtc::open).map_err(|why| {
             format!(

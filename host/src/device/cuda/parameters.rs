@@ -97,7 +97,7 @@ parameters! {
     /// image.cu
     Resized {
         count: u64, input: u64, output: u64, source_height: u64, source_width: u64, height: u64, width: u64,
-        channels: u64, rows: Taps, columns: Taps,
+        channels: u64, together: u64, rows: Taps, columns: Taps,
     }
     /// matmul.cu
     Product {

@@ -3,6 +3,7 @@
 
 use super::driver::{Driver, Event, Failure, Outcome, Pinned, Stream};
 use std::collections::VecDeque;
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -106,19 +107,19 @@ impl Staging {
         Ok(())
     }
 
-    /// Copies from the device and waits for it.
+    /// Copies from the device and waits for it. All of `bytes` is written, unless it fails.
     ///
     /// # Safety
     /// So many bytes of device memory at `from` are taken, and what [`Stream::Out`] waits for has written them.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn download(&self, from: u64, bytes: &mut [u8], purpose: Purpose) -> Outcome<()> {
+    pub(super) unsafe fn download(&self, from: u64, bytes: &mut [MaybeUninit<u8>], purpose: Purpose) -> Outcome<()> {
         let pool = self.pool(bytes.len());
-        let mut under_way: VecDeque<(&mut [u8], Chunk<'_>, Event)> = VecDeque::new();
-        let arrive = |(to, chunk, event): (&mut [u8], Chunk<'_>, Event)| -> Outcome<()> {
+        let mut under_way: VecDeque<(&mut [MaybeUninit<u8>], Chunk<'_>, Event)> = VecDeque::new();
+        let arrive = |(to, chunk, event): (&mut [MaybeUninit<u8>], Chunk<'_>, Event)| -> Outcome<()> {
             event.synchronize()?;
             // SAFETY: the copy into the chunk is done, and the chunk is at least as long as the part.
             unsafe {
-                std::ptr::copy_nonoverlapping(chunk.address as *const u8, to.as_mut_ptr(), to.len());
+                std::ptr::copy_nonoverlapping(chunk.address as *const u8, to.as_mut_ptr().cast(), to.len());
             }
             chunk.put();
             Ok(())

@@ -94,7 +94,7 @@ fn many_large_copies_at_once_share_few_chunks() {
     }
     // Four chunks of 2 MiB, and eight threads that would each like two.
     let limits = Limits { staging_bytes: 1 << 20, ..Limits::default() };
-    let device = Cuda::with(OnCpu::new(true), "cuda:0".to_owned(), Ledger::new(BUDGET_BYTES), limits).unwrap();
+    let device = Cuda::with(OnCpu::new(true), "cuda:0".to_owned(), 0, Ledger::new(BUDGET_BYTES), limits).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..8u8 {
             let device = &device;
@@ -259,4 +259,83 @@ fn a_gpu_that_is_not_there_is_named() {
     let named = ["driver", "no GPU of this number", "finds no GPU", "NVRTC"];
     assert!(error.message().starts_with("cuda:63 cannot be used"), "{error}");
     assert!(named.iter().any(|part| error.message().contains(part)), "{error}");
+}
+
+#[test]
+fn an_engine_is_charged_for_what_it_takes_and_refused_what_does_not_fit() {
+    let Some((_, device)) = device(false, BUDGET_BYTES) else { return };
+    let ledger = device.ledger();
+    assert!(Cuda::engine_allocate(64).is_null(), "nothing was lent");
+    let workspace = ledger.account(Owner::Workspace, u64::MAX, 0);
+    let lent = device.lend(&workspace, 1_000).unwrap();
+    // What is covered is charged elsewhere; what comes back covers again.
+    let covered = Cuda::engine_allocate(900);
+    assert!(!covered.is_null());
+    assert_eq!(ledger.used_bytes(), 0);
+    let charged = Cuda::engine_allocate(200);
+    assert_eq!((ledger.used_bytes(), ledger.used_by(OwnerKind::Workspace)), (200, 200));
+    Cuda::engine_free(covered);
+    let covered = Cuda::engine_allocate(1_000);
+    assert_eq!(ledger.used_bytes(), 200);
+    assert!(lent.refusal().is_none());
+    assert!(Cuda::engine_allocate(BUDGET_BYTES as usize).is_null());
+    assert_eq!(lent.refusal().unwrap().kind(), crate::error::Kind::Overloaded);
+    // Another lending does not end the one before, and memory comes back from any thread.
+    let other = device.lend(&account(&device), 0).unwrap();
+    let of_other = Cuda::engine_allocate(300);
+    assert_eq!(ledger.used_by(OwnerKind::Invocation), 300);
+    drop(other);
+    assert!(!Cuda::engine_allocate(8).is_null());
+    assert_eq!(ledger.used_by(OwnerKind::Workspace), 208);
+    drop(lent);
+    assert!(Cuda::engine_allocate(8).is_null());
+    let addresses = [covered, charged, of_other].map(|address| address as usize);
+    std::thread::scope(|scope| {
+        scope.spawn(|| addresses.map(|address| Cuda::engine_free(address as *mut std::ffi::c_void)));
+    });
+    assert_eq!(ledger.used_bytes(), 8);
+}
+
+#[test]
+fn what_an_engine_leaves_becomes_tensors() {
+    let Some((_, device)) = device(false, BUDGET_BYTES) else { return };
+    let (workspace, account) = (device.ledger().account(Owner::Workspace, u64::MAX, 0), account(&device));
+    let input = floats(&device, &account, &[1_000], 2.0);
+    let lent = device.lend(&workspace, 0).unwrap();
+    let address = Cuda::engine_allocate(4_000);
+    let from = Cuda::address(&input).unwrap();
+    // SAFETY: both hold 4,000 bytes until the end.
+    #[allow(unsafe_code)]
+    unsafe { device.core.driver.copy_within(from, address as u64, 4_000) }.unwrap();
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    let claimed =
+        unsafe { [lent.claim(address as u64, 4_000), lent.claim(address as u64, 4_000), lent.claim(from, 4_000)] };
+    let of_nothing = {
+        // SAFETY: no byte is named.
+        #[allow(unsafe_code)]
+        unsafe {
+            lent.claim(0, 0)
+        }
+    };
+    // The engine lets go of memory that is a tensor's now.
+    Cuda::engine_free(address);
+    let [own, copy, of_input] =
+        claimed.map(|claimed| lent.tensor(&account, DType::F32, shape(&[1_000]), claimed.unwrap(), [&input]).unwrap());
+    assert_eq!(Cuda::address(&own).unwrap(), address as u64);
+    assert_ne!(Cuda::address(&of_input).unwrap(), from);
+    let taken = Cuda::engine_allocate(4_000);
+    assert_ne!(taken, address);
+    for tensor in [&own, &copy, &of_input] {
+        assert!(all_are(tensor, 2.0));
+    }
+    let nothing = lent.tensor(&account, DType::F32, shape(&[0]), of_nothing.unwrap(), []).unwrap();
+    assert!(nothing.read(0..0).unwrap().is_empty());
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    let short = unsafe { lent.claim(from, 8) }.unwrap();
+    assert!(lent.tensor(&account, DType::F32, shape(&[1_000]), short, []).is_err());
+    Cuda::engine_free(taken);
+    drop((own, copy, of_input, nothing, input));
+    assert_eq!((device.ledger().used_bytes(), account.tensor_count()), (0, 0));
 }

@@ -133,7 +133,7 @@ pub(super) fn work(work: &mut Work) -> Result<Value> {
     }
     let raw = RawConfig { ort_lib: library, model_threads: Some(model_threads), ..RawConfig::default() };
     let config = Config { limits: limits.clone(), ..raw.resolve()? };
-    let engine = Arc::clone(Engines::new(&config).get(engine));
+    let engine = Arc::clone(Engines::new(&config, None).get(engine));
     let session = engine.load(&folder, weights_bytes).map_err(|error| {
         // The engine had this process to itself.
         if error.kind() == Kind::Overloaded { confined::out_of_memory(error.chain()) } else { error }

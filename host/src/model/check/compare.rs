@@ -6,11 +6,11 @@ use half::{bf16, f16};
 /// How far elements may be apart: `|a - b| <= absolute * m + relative * |b|`, where `b` is the reference, `m` its largest
 /// finite magnitude and the first term at least [`Tolerance::LEAST`]. NaN is equal to NaN, and an infinity to itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Tolerance {
+pub(in crate::model) struct Tolerance {
     /// Of the output's largest magnitude.
-    pub(super) absolute: f64,
+    pub(in crate::model) absolute: f64,
     /// Of the element's own magnitude.
-    pub(super) relative: f64,
+    pub(in crate::model) relative: f64,
 }
 
 impl Tolerance {
@@ -18,7 +18,7 @@ impl Tolerance {
     const LEAST: f64 = 1e-6;
 
     /// What engines may differ by. Integers, booleans and text must be equal.
-    pub(super) fn of(dtype: DType) -> Tolerance {
+    pub(in crate::model) fn of(dtype: DType) -> Tolerance {
         let (absolute, relative) = match dtype {
             DType::F32 | DType::F64 => (1e-4, 1e-3),
             DType::F16 => (1e-2, 1e-2),
@@ -40,20 +40,20 @@ impl Tolerance {
 
 /// An output as bytes: little-endian elements, or the JSON list of its strings.
 #[derive(Clone, Copy)]
-pub(super) struct Output<'a> {
-    pub(super) dtype: DType,
-    pub(super) dims: &'a [u64],
-    pub(super) bytes: &'a [u8],
+pub(in crate::model) struct Output<'a> {
+    pub(in crate::model) dtype: DType,
+    pub(in crate::model) dims: &'a [u64],
+    pub(in crate::model) bytes: &'a [u8],
 }
 
 /// How far two outputs are apart.
 #[derive(Debug, PartialEq)]
-pub(super) struct Difference {
+pub(in crate::model) struct Difference {
     /// The largest difference of two finite elements, as a part of the reference's largest finite magnitude, or of
     /// [`Difference::LEAST_MAGNITUDE`].
-    pub(super) largest: f64,
+    pub(in crate::model) largest: f64,
     /// What is wrong, where it is more than the tolerance.
-    pub(super) fault: Option<String>,
+    pub(in crate::model) fault: Option<String>,
 }
 
 impl Difference {
@@ -62,7 +62,7 @@ impl Difference {
 }
 
 /// Compares an output with the reference.
-pub(super) fn compare(found: Output<'_>, reference: Output<'_>, tolerance: Tolerance) -> Difference {
+pub(in crate::model) fn compare(found: Output<'_>, reference: Output<'_>, tolerance: Tolerance) -> Difference {
     let wrong = |fault: String| Difference { largest: 0.0, fault: Some(fault) };
     if found.dtype != reference.dtype {
         return wrong(format!("it is {} and not {}", found.dtype, reference.dtype));

@@ -32,6 +32,12 @@ macro_rules! call {
     };
 }
 
+mod allocator;
+mod binding;
+
+pub(super) use allocator::lend_memory;
+pub(super) use binding::{Left, LeftOnGpu, add_cuda};
+
 /// # Safety
 /// `status` was returned by the API and not released.
 unsafe fn checked(status: OrtStatusPtr) -> ort::Result<()> {

@@ -53,6 +53,11 @@ impl Library {
         Err(unavailable(&failures))
     }
 
+    /// The folder it lies in, where that is known.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.path.is_absolute().then(|| self.path.parent()).flatten()
+    }
+
     /// The files that loading it takes, beside the system's libraries.
     pub(super) fn files(&self) -> LibraryFiles {
         if !self.path.is_absolute() {

@@ -41,7 +41,7 @@ impl Shop {
             ..RawConfig::default()
         };
         let config = raw.resolve().unwrap();
-        let engine = Engines::new(&config).get(EngineName::Onnxruntime).clone();
+        let engine = Engines::new(&config, None).get(EngineName::Onnxruntime).clone();
         Some(Shop { config, engine, log: Log::default() })
     }
 

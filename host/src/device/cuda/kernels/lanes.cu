@@ -64,7 +64,18 @@ template <typename F> INLINE void visit(const Lanes &p, const Place &at, F visit
         }
         return;
     }
-    for (u64 i = at.part; i < p.length; i += p.parts) visit(input[i * p.inner]);
+    u64 i = at.part;
+    const u64 parts = p.parts, inner = p.inner;
+    // Several are read before the first is used.
+    for (; i + 3 * parts < p.length; i += 4 * parts) {
+        const E a = input[i * inner], b = input[(i + parts) * inner];
+        const E c = input[(i + 2 * parts) * inner], d = input[(i + 3 * parts) * inner];
+        visit(a);
+        visit(b);
+        visit(c);
+        visit(d);
+    }
+    for (; i < p.length; i += parts) visit(input[i * inner]);
 }
 
 // Writes a function of each element of the thread's part of a lane.
@@ -177,11 +188,23 @@ COOPERATIVE(extreme, Lanes) {
     Best own = {0, ~0ull};
     if (at.inside) {
         const E *input = (const E *)p.input + at.base;
-        for (u64 i = at.part; i < p.length; i += p.parts) {
-            const E x = input[i * p.inner];
-            const u64 key = p.largest ? rank(x) : reversed_rank(x);
+        const u64 parts = p.parts, inner = p.inner;
+        const bool largest = p.largest != 0;
+        const auto see = [&own, largest](E x, u64 i) {
+            const u64 key = largest ? rank(x) : reversed_rank(x);
             if (own.index == ~0ull || key > own.key) own = Best{key, i};
+        };
+        u64 i = at.part;
+        // Several are read before the first is used.
+        for (; i + 3 * parts < p.length; i += 4 * parts) {
+            const E a = input[i * inner], b = input[(i + parts) * inner];
+            const E c = input[(i + 2 * parts) * inner], d = input[(i + 3 * parts) * inner];
+            see(a, i);
+            see(b, i + parts);
+            see(c, i + 2 * parts);
+            see(d, i + 3 * parts);
         }
+        for (; i < p.length; i += parts) see(input[i * inner], i);
     }
     const Best best = joined(p, at, own, shared, [](Best a, Best b) -> Best {
         return b.key > a.key || (b.key == a.key && b.index < a.index) ? b : a;

@@ -64,25 +64,49 @@ struct Checked {
     u32 index_type, unused;
 };
 
-KERNEL(strided_copy, Strided) {
-    const u64 index = global_index();
-    if (index >= p.count) return;
+// Where an element of the result comes from, and how far along the last axis it is.
+INLINE s64 source_of(const Strided &p, u64 index, u64 &inner) {
     s64 at = (s64)p.start;
-    if (p.count <= 0xffffffffull) {
-        u32 rest = (u32)index;
-        for (u32 axis = p.axes; axis-- > 0;) {
-            const u32 dim = (u32)p.dims[axis];
-            at += (s64)(rest % dim) * p.strides[axis];
-            rest /= dim;
-        }
-    } else {
-        u64 rest = index;
-        for (u32 axis = p.axes; axis-- > 0;) {
-            at += (s64)(rest % p.dims[axis]) * p.strides[axis];
-            rest /= p.dims[axis];
+    inner = 0;
+    for (u32 axis = p.axes; axis-- > 0;) {
+        const u64 dim = p.dims[axis], rest = quotient(index, dim), step = index - rest * dim;
+        at += (s64)step * p.strides[axis];
+        if (axis + 1 == p.axes) inner = step;
+        index = rest;
+    }
+    return at;
+}
+
+// Every thread writes 16 bytes.
+KERNEL(strided_copy, Strided) {
+    static constexpr u64 EACH = 16 / sizeof(E);
+    const u64 first = global_index() * EACH;
+    if (first >= p.count) return;
+    const u64 end = first + EACH < p.count ? first + EACH : p.count;
+    const u64 length = p.axes > 0 ? p.dims[p.axes - 1] : 1;
+    const s64 stride = p.axes > 0 ? p.strides[p.axes - 1] : 0;
+    const E *input = (const E *)p.input;
+    u64 inner;
+    s64 at = source_of(p, first, inner);
+    Pack<E, EACH> pack;
+#pragma unroll
+    for (u64 j = 0; j < EACH; j++) {
+        if (first + j < end) {
+            if (inner == length) at = source_of(p, first + j, inner);
+            pack.at[j] = input[at];
+            inner++;
+            at += stride;
         }
     }
-    ((E *)p.output)[index] = ((const E *)p.input)[at];
+    E *output = (E *)p.output + first;
+    if (end == first + EACH) {
+        *(Pack<E, EACH> *)output = pack;
+        return;
+    }
+#pragma unroll
+    for (u64 j = 0; j < EACH; j++) {
+        if (first + j < end) output[j] = pack.at[j];
+    }
 }
 
 // Tiles of 32 by 32, so that both sides are read and written along their rows.

@@ -73,8 +73,9 @@ struct SmallestFold {
 INLINE u64 offset_of(u64 index, u32 axes, const u64 *dims, const u64 *strides) {
     u64 offset = 0;
     for (u32 axis = axes; axis-- > 1;) {
-        offset += index % dims[axis] * strides[axis];
-        index /= dims[axis];
+        const u64 rest = quotient(index, dims[axis]);
+        offset += (index - rest * dims[axis]) * strides[axis];
+        index = rest;
     }
     return axes > 0 ? offset + index * strides[0] : offset;
 }
@@ -96,7 +97,17 @@ template <typename F, bool from_parts> INLINE void reduce(const Reduced &p, type
         } else {
             const E *input = (const E *)p.input + offset_of(result, p.kept_axes, p.kept, p.kept_strides);
             const u64 first = segment * p.run, end = first + p.run < p.count ? first + p.run : p.count;
-            for (u64 i = first + part; i < end; i += p.parts) {
+            u64 i = first + part;
+            // Several are read before the first is used.
+            if (p.reduced_axes == 1) {
+                const u64 step = p.reduced_strides[0], parts = p.parts;
+                for (; i + 3 * parts < end; i += 4 * parts) {
+                    const E a = input[i * step], b = input[(i + parts) * step];
+                    const E c = input[(i + 2 * parts) * step], d = input[(i + 3 * parts) * step];
+                    own = F::put(F::put(F::put(F::put(own, a), b), c), d);
+                }
+            }
+            for (; i < end; i += p.parts) {
                 own = F::put(own, input[offset_of(i, p.reduced_axes, p.reduced, p.reduced_strides)]);
             }
         }

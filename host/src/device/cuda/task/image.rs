@@ -13,6 +13,12 @@ impl Task<'_> {
     pub(super) fn resize(&mut self, source: [u64; 2], channels: u64, resize: &Resize) -> Result<()> {
         let (input, output, count) = (self.input(0)?, self.output(0)?, self.count());
         let wide = input.dtype == DType::F64;
+        // The kernel has code for so many channels of a pixel at once.
+        let (name, together) = match (resize.interpolation, channels) {
+            (Interpolation::Nearest, _) => ("pick", 1),
+            (_, 3 | 4) => ("resize", channels),
+            _ => ("resize", 1),
+        };
         let parameters = Resized {
             count,
             input: input.address,
@@ -22,11 +28,11 @@ impl Task<'_> {
             height: resize.height.into(),
             width: resize.width.into(),
             channels,
+            together,
             rows: self.taps(Axis::rows(resize, source[0]), wide)?,
             columns: self.taps(Axis::columns(resize, source[1]), wide)?,
         };
-        let name = if resize.interpolation == Interpolation::Nearest { "pick" } else { "resize" };
-        self.launch(Unit::of(Family::Image, input.dtype), name, blocks_of(count), &parameters)
+        self.launch(Unit::of(Family::Image, input.dtype), name, blocks_of(count / together), &parameters)
     }
 
     /// The taps of an axis on the device, weights as f64 or f32.

@@ -60,7 +60,9 @@ impl Task<'_> {
             dims: axes(dims.iter().enumerate().map(|(axis, dim)| shrunk(axis, *dim))),
             strides: axes(strides.iter().enumerate().map(|(axis, stride)| stepped(axis, *stride))),
         };
-        self.launch(Unit::moves(size * each), "strided_copy", blocks_of(parameters.count), &parameters)
+        // Every thread writes 16 bytes.
+        let threads = parameters.count.div_ceil(16 / (size * each));
+        self.launch(Unit::moves(size * each), "strided_copy", blocks_of(threads), &parameters)
     }
 
     /// Copies where axis `axis` lies side by side in the input and the last one in the result.

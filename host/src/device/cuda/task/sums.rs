@@ -10,7 +10,7 @@ use crate::device::Reduction;
 use crate::error::Result;
 
 /// Threads that a launch should have at least.
-const ENOUGH_THREADS: u64 = 1 << 16;
+const ENOUGH_THREADS: u64 = 1 << 18;
 /// Elements that a thread adds up at least before a lane is cut into more segments.
 const EACH: u64 = 16;
 /// So many lanes are scanned by a thread each; fewer by a block each.

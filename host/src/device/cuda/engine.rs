@@ -1,0 +1,220 @@
+//! What an engine that runs on this GPU works with: memory, every block of it charged before it is taken; the queue; where
+//! tensors lie; and its outputs as tensors. It never runs a model.
+//!
+//! An engine's interface passes no context with a request for memory, so what a thread asks for is charged to whatever the
+//! thread was [lent](Cuda::lend). Memory comes back from any thread.
+
+use super::Cuda;
+use super::allocator::Block;
+use super::memory::CudaMemory;
+use crate::device::{Account, Buffer, Charge, DType, Shape, Tensor};
+use crate::error::{Error, Result};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+/// What a thread was lent.
+#[derive(Clone)]
+struct Lending {
+    number: u64,
+    device: Arc<Cuda>,
+    account: Arc<Account>,
+    /// Bytes left of those that somebody charged already.
+    covered: Arc<AtomicU64>,
+    refusal: Arc<Mutex<Option<Error>>>,
+}
+
+thread_local! {
+    static LENDING: RefCell<Option<Lending>> = const { RefCell::new(None) };
+}
+
+/// What engines hold, by address.
+static TAKEN: LazyLock<Mutex<HashMap<usize, Taken>>> = LazyLock::new(Mutex::default);
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+struct Taken {
+    block: Block,
+    paid: Paid,
+    /// Which lending it was taken under.
+    number: u64,
+}
+
+/// Who pays for a block; nobody any more once it is dropped.
+enum Paid {
+    Charged { _charge: Charge },
+    Covered { by: Arc<AtomicU64>, bytes: u64 },
+}
+
+impl Drop for Paid {
+    fn drop(&mut self) {
+        if let Paid::Covered { by, bytes } = self {
+            by.fetch_add(*bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Lending {
+    fn take(&self, bytes: u64) -> Result<Taken> {
+        let left = |left: u64| left.checked_sub(bytes);
+        let paid = match self.covered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) {
+            Ok(_) => Paid::Covered { by: Arc::clone(&self.covered), bytes },
+            Err(_) => Paid::Charged { _charge: self.account.charge(bytes)? },
+        };
+        Ok(Taken { block: self.device.core.take(bytes)?, paid, number: self.number })
+    }
+}
+
+fn taken() -> MutexGuard<'static, HashMap<usize, Taken>> {
+    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cuda {
+    /// Takes device memory for the calling thread's engine: its address, or null where the thread was lent nothing or there is no
+    /// room, which [`Lent::refusal`] tells.
+    pub fn engine_allocate(bytes: usize) -> *mut c_void {
+        // A clone: charging may unload models, whose memory comes back on this thread.
+        let Ok(Some(lending)) = LENDING.try_with(|lending| lending.borrow().clone()) else {
+            tracing::warn!("an engine asked for {bytes} bytes of device memory on a thread that was lent none");
+            return std::ptr::null_mut();
+        };
+        match lending.take(bytes as u64) {
+            Ok(block) => {
+                let address = block.block.address() as usize;
+                taken().insert(address, block);
+                address as *mut c_void
+            }
+            Err(error) => {
+                lending.refusal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                std::ptr::null_mut()
+            }
+        }
+    }
+
+    /// Takes memory back from an engine, on any thread. What became a tensor meanwhile stays that.
+    pub fn engine_free(address: *mut c_void) {
+        let block = taken().remove(&address.addr());
+        // It goes back outside of the lock.
+        drop(block);
+    }
+
+    /// The address of the queue in which operators run, for an engine to run in, too.
+    pub fn queue(&self) -> u64 {
+        self.core.driver.queue()
+    }
+
+    /// The GPU's number.
+    pub fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
+    /// Lends the calling thread's engine memory, until the result is dropped: the first `covered_bytes` of what it holds at once
+    /// are charged already, the rest is charged to `account`.
+    ///
+    /// Errors: `unavailable` once the device is lost.
+    pub fn lend(&self, account: &Arc<Account>, covered_bytes: u64) -> Result<Lent<'_>> {
+        self.core.check()?;
+        let refusal = Arc::default();
+        let lending = Lending {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            device: self.itself()?,
+            account: Arc::clone(account),
+            covered: Arc::new(AtomicU64::new(covered_bytes)),
+            refusal: Arc::clone(&refusal),
+        };
+        let number = lending.number;
+        let before = LENDING.with(|current| current.replace(Some(lending)));
+        Ok(Lent { device: self, number, refusal, before, _thread: PhantomData })
+    }
+
+    /// Where a tensor of this device lies.
+    ///
+    /// Errors: `internal` for a tensor that lies elsewhere.
+    pub fn address(tensor: &Tensor) -> Result<u64> {
+        CudaMemory::address(tensor)
+    }
+}
+
+/// While it lives, the calling thread's engine takes memory of the device.
+pub struct Lent<'a> {
+    device: &'a Cuda,
+    number: u64,
+    refusal: Arc<Mutex<Option<Error>>>,
+    before: Option<Lending>,
+    // It belongs to its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let before = self.before.take();
+        let _ = LENDING.try_with(|current| current.replace(before));
+    }
+}
+
+impl Lent<'_> {
+    /// Why the engine was refused memory, if it was; told once.
+    pub fn refusal(&self) -> Option<Error> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Takes over what the engine left at an address: the engine's own block where it was taken under this lending, else a
+    /// copy, for it may be a tensor that went in, or a weight. The engine gives the address back afterwards, and before the
+    /// result is dropped.
+    ///
+    /// Errors: `overloaded`; failures of the device.
+    ///
+    /// # Safety
+    /// `address` is one of this device's, with so many bytes that queued work writes and that stay until this returns.
+    #[allow(unsafe_code)]
+    pub unsafe fn claim(&self, address: u64, bytes: u64) -> Result<Claimed> {
+        let own = {
+            let mut taken = taken();
+            let is_own = |found: &Taken| found.number == self.number && found.block.bytes() >= bytes;
+            let key = address as usize;
+            if bytes > 0 && taken.get(&key).is_some_and(is_own) { taken.remove(&key) } else { None }
+        };
+        if let Some(Taken { block, paid, .. }) = own {
+            return Ok(Claimed { block, _paid: Some(paid) });
+        }
+        let block = self.device.core.take(bytes)?;
+        if bytes > 0 {
+            // SAFETY: the caller vouches for the source, which work of the same queue writes; the block is as long.
+            let copied = unsafe { self.device.core.driver.copy_within(address, block.address(), bytes) };
+            self.device.core.told(copied)?;
+        }
+        Ok(Claimed { block, _paid: None })
+    }
+
+    /// A tensor of what was claimed. What is wrong with the inputs that it was made of is wrong with it.
+    ///
+    /// Errors: those of `account`; `internal` where `claimed` is shorter than dtype and shape say.
+    pub fn tensor<'t>(
+        &self,
+        account: &Arc<Account>,
+        dtype: DType,
+        shape: Shape,
+        claimed: Claimed,
+        inputs: impl IntoIterator<Item = &'t Tensor>,
+    ) -> Result<Tensor> {
+        let bytes = shape.bytes(dtype).unwrap_or(u64::MAX);
+        let Claimed { block, _paid: paid } = claimed;
+        if bytes > block.bytes() {
+            let message = format!("an engine left {} bytes for {dtype}{shape}", block.bytes());
+            return Err(Error::new(crate::error::Kind::Internal, message));
+        }
+        drop(paid);
+        let charge = account.charge(bytes)?;
+        let memory = CudaMemory { block, faults: Cuda::faults_of(inputs)? };
+        Tensor::new(dtype, shape, Buffer::new(self.device.device()?, Box::new(memory), charge))
+    }
+}
+
+/// Memory that an engine left.
+pub struct Claimed {
+    block: Block,
+    _paid: Option<Paid>,
+}

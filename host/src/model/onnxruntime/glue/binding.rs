@@ -1,0 +1,197 @@
+//! The calls to onnxruntime's C API for sessions on a GPU: the CUDA provider's options, tensors over device memory, and runs
+//! whose outputs stay there; it decides nothing.
+
+use super::{Borrowed, Output, RawSession, Value, checked, not_null};
+use ort::AsPointer;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{RunOptions, builder::SessionBuilder};
+use ort::sys::{
+    ONNXTensorElementDataType, OrtAllocator, OrtCUDAProviderOptionsV2, OrtIoBinding, OrtMemoryInfo, OrtValue,
+};
+use std::ffi::{CString, c_char, c_void};
+use std::marker::PhantomData;
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+
+/// `OrtMemoryInfoDeviceType_GPU`.
+const DEVICE_GPU: i32 = 1;
+
+/// Lets a session run on a GPU, with the provider's options by name.
+pub(in super::super) fn add_cuda(builder: &mut SessionBuilder, options: &[(&str, String)]) -> ort::Result<()> {
+    let texts = |text: &str| CString::new(text).map_err(|error| ort::Error::new(error.to_string()));
+    let keys: Vec<CString> = options.iter().map(|(key, _)| texts(key)).collect::<Result<_, _>>()?;
+    let values: Vec<CString> = options.iter().map(|(_, value)| texts(value)).collect::<Result<_, _>>()?;
+    let pointers = |texts: &[CString]| -> Vec<*const c_char> { texts.iter().map(|text| text.as_ptr()).collect() };
+    let (keys, values) = (pointers(&keys), pointers(&values));
+    let mut raw: *mut OrtCUDAProviderOptionsV2 = null_mut();
+    // SAFETY: `raw` is written before it is read, and released by `Options`; the texts outlive the call that reads them, which
+    // is told how many there are.
+    unsafe {
+        call!(CreateCUDAProviderOptions(&raw mut raw))?;
+        let raw = Options(not_null(raw, "CUDA options")?);
+        call!(UpdateCUDAProviderOptions(raw.0.as_ptr(), keys.as_ptr(), values.as_ptr(), keys.len()))?;
+        call!(SessionOptionsAppendExecutionProvider_CUDA_V2(builder.ptr_mut(), raw.0.as_ptr()))
+    }
+}
+
+struct Options(NonNull<OrtCUDAProviderOptionsV2>);
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        // SAFETY: owned, released only here.
+        unsafe { (ort::api().ReleaseCUDAProviderOptions)(self.0.as_ptr()) };
+    }
+}
+
+fn on_gpu(ordinal: u32) -> ort::Result<MemoryInfo<'static>> {
+    let ordinal = i32::try_from(ordinal).map_err(|error| ort::Error::new(error.to_string()))?;
+    MemoryInfo::new(AllocationDevice::CUDA, ordinal, AllocatorType::Device, MemoryType::Default)
+}
+
+impl<'a> Borrowed<'a> {
+    /// A tensor over memory of a GPU that stays the caller's for `'a`: the address of as many bytes as `dims` say.
+    ///
+    /// # Safety
+    /// There are so many bytes, which queued work writes and nothing else does for `'a`.
+    pub(in super::super) unsafe fn on_gpu(
+        ordinal: u32,
+        address: u64,
+        bytes: usize,
+        dims: &[i64],
+        element: ONNXTensorElementDataType,
+    ) -> ort::Result<Borrowed<'a>> {
+        let device = on_gpu(ordinal)?;
+        let mut value: *mut OrtValue = null_mut();
+        // SAFETY: the caller vouches for the memory, which only work in the GPU's queue reads; the call checks that the bytes
+        // suffice for the dimensions.
+        unsafe {
+            call!(CreateTensorWithDataAsOrtValue(
+                device.ptr(),
+                address as usize as *mut c_void,
+                bytes,
+                dims.as_ptr(),
+                dims.len(),
+                element,
+                &raw mut value,
+            ))?;
+        }
+        Ok(Borrowed { value: Value(not_null(value, "value")?), bytes: PhantomData })
+    }
+}
+
+/// A tensor that a run left on a GPU, or in host memory where it was asked to.
+pub(in super::super) enum Left {
+    /// Text.
+    OnHost(Output),
+    /// Anything else.
+    OnGpu(LeftOnGpu),
+}
+
+/// A tensor that a run left on a GPU.
+pub(in super::super) struct LeftOnGpu {
+    /// An `ONNXTensorElementDataType`.
+    pub(in super::super) element: i32,
+    /// The dimensions.
+    pub(in super::super) dims: Vec<i64>,
+    /// The first byte's address.
+    pub(in super::super) address: u64,
+    /// How many there are.
+    pub(in super::super) bytes: u64,
+    _value: Value,
+}
+
+struct Binding(NonNull<OrtIoBinding>);
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        // SAFETY: owned, released only here.
+        unsafe { (ort::api().ReleaseIoBinding)(self.0.as_ptr()) };
+    }
+}
+
+impl RawSession {
+    /// Runs the model on a GPU: outputs stay there, but for those that `on_host` says. With `options` that say so, it returns when
+    /// all is queued. Any number of threads may do so at once, each with options of its own.
+    pub(in super::super) fn run_on_gpu(
+        self: &Arc<Self>,
+        ordinal: u32,
+        options: &RunOptions,
+        inputs: &[(&CString, Borrowed<'_>)],
+        outputs: &[(&CString, bool)],
+    ) -> ort::Result<Vec<Left>> {
+        let gpu = on_gpu(ordinal)?;
+        let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
+        let mut binding: *mut OrtIoBinding = null_mut();
+        let session = self.pointer.as_ptr();
+        // SAFETY: the session is alive; `binding` is written before it is read.
+        unsafe { call!(CreateIoBinding(session, &raw mut binding))? };
+        let binding = Binding(not_null(binding, "binding")?);
+        for (name, input) in inputs {
+            // SAFETY: binding, name and value are alive; the binding takes a reference of its own to the value.
+            unsafe { call!(BindInput(binding.0.as_ptr(), name.as_ptr(), input.value.0.as_ptr()))? };
+        }
+        for (name, on_host) in outputs {
+            let place = if *on_host { host.ptr() } else { gpu.ptr() };
+            // SAFETY: binding, name and place are alive; the place is copied.
+            unsafe { call!(BindOutputToDevice(binding.0.as_ptr(), name.as_ptr(), place))? };
+        }
+        // SAFETY: session, options and binding are alive, and so is what the binding refers to. Run may be called by many threads
+        // at once, and does not write to its inputs.
+        unsafe { call!(RunWithBinding(session, options.ptr(), binding.0.as_ptr()))? };
+        let values = bound(&binding)?;
+        if values.len() != outputs.len() {
+            return Err(ort::Error::new("onnxruntime gave fewer outputs than the model has"));
+        }
+        let left = |(value, (_, on_host)): (Value, &(&CString, bool))| match on_host {
+            true => Output::new(value, Arc::clone(self)).map(Left::OnHost),
+            false => LeftOnGpu::new(value).map(Left::OnGpu),
+        };
+        values.into_iter().zip(outputs).map(left).collect()
+    }
+}
+
+/// The values of a binding's outputs, in the order in which these were bound.
+fn bound(binding: &Binding) -> ort::Result<Vec<Value>> {
+    let mut allocator: *mut OrtAllocator = null_mut();
+    let mut values: *mut *mut OrtValue = null_mut();
+    let mut count = 0usize;
+    // SAFETY: the default allocator is never released; the list is as long as said, each value in it is the caller's, and the
+    // list itself is given back to the allocator that made it.
+    unsafe {
+        call!(GetAllocatorWithDefaultOptions(&raw mut allocator))?;
+        call!(GetBoundOutputValues(binding.0.as_ptr(), allocator, &raw mut values, &raw mut count))?;
+        if values.is_null() {
+            return Ok(Vec::new());
+        }
+        let list = std::slice::from_raw_parts(values, count).iter().map(|value| NonNull::new(*value).map(Value));
+        let list: Vec<Option<Value>> = list.collect();
+        call!(AllocatorFree(allocator, values.cast()))?;
+        let missing = || ort::Error::new("onnxruntime gave no value for an output");
+        list.into_iter().map(|value| value.ok_or_else(missing)).collect()
+    }
+}
+
+impl LeftOnGpu {
+    fn new(value: Value) -> ort::Result<LeftOnGpu> {
+        let (mut element, mut rank, mut bytes, mut place) = (0i32, 0usize, 0usize, 0i32);
+        let mut dims: *const i64 = null_mut();
+        let mut data: *mut c_void = null_mut();
+        let mut memory: *const OrtMemoryInfo = null_mut();
+        let pointer = value.0.as_ptr();
+        // SAFETY: the value is alive; the calls fail unless it is a tensor; the dimensions lie in the value and are copied; all
+        // variables are written before they are read; the enum is a 32-bit integer in C.
+        let dims = unsafe {
+            let kind = (&raw mut element).cast();
+            call!(GetTensorElementTypeAndShapeDataReference(pointer, kind, &raw mut dims, &raw mut rank))?;
+            call!(GetTensorSizeInBytes(pointer, &raw mut bytes))?;
+            call!(GetTensorMutableData(pointer, &raw mut data))?;
+            call!(GetTensorMemoryInfo(pointer, &raw mut memory))?;
+            (ort::api().MemoryInfoGetDeviceType)(memory, (&raw mut place).cast());
+            if rank == 0 || dims.is_null() { Vec::new() } else { std::slice::from_raw_parts(dims, rank).to_vec() }
+        };
+        if place != DEVICE_GPU || (data.is_null() && bytes > 0) {
+            return Err(ort::Error::new("onnxruntime left an output elsewhere than on the GPU"));
+        }
+        Ok(LeftOnGpu { element, dims, address: data.addr() as u64, bytes: bytes as u64, _value: value })
+    }
+}

@@ -1,0 +1,205 @@
+//! onnxruntime's CUDA provider: whether it is there, what it is told, and runs over tensors that lie on the GPU, where their
+//! outputs stay. What it allocates, the device lends it.
+#![allow(unsafe_code)]
+
+use super::glue::{Borrowed, Left, LeftOnGpu, Output, add_cuda, lend_memory};
+use super::library::Library;
+use super::{OrtSession, borrowed_text, copied_text, dims_of, element_of, shape_of};
+use crate::config::Config;
+use crate::device::{Account, Charge, Claimed, Cuda, DType, Device, Lent, Owner, Tensor, preload};
+use crate::error::{Error, Kind, Result};
+use crate::model::signature::TensorSignature;
+use ort::session::RunOptions;
+use ort::session::builder::SessionBuilder;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError};
+
+/// The provider's file, which lies beside the library.
+const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
+
+/// What the provider and cuDNN load by name, in an order in which each finds what it needs; names of CUDA 13 before those of 12.
+const LIBRARIES: [&[&str]; 7] = [
+    &["libcudart.so.13", "libcudart.so.12"],
+    &["libcublasLt.so.13", "libcublasLt.so.12"],
+    &["libcublas.so.13", "libcublas.so.12"],
+    &["libcurand.so.10"],
+    &["libcufft.so.12", "libcufft.so.11"],
+    &["libnvrtc.so.13", "libnvrtc.so.12"],
+    &["libcudnn.so.9"],
+];
+
+/// The GPU that models run on, where the provider takes it.
+pub(super) struct Gpu {
+    device: Arc<dyn Device>,
+    data: PathBuf,
+    /// Why it does not, once somebody tried.
+    refusal: OnceLock<Option<String>>,
+}
+
+impl Gpu {
+    /// The GPU that a device is.
+    pub(super) fn of(config: &Config, device: &Arc<dyn Device>) -> Option<Gpu> {
+        device.cuda()?;
+        Some(Gpu { device: Arc::clone(device), data: config.data.join("lib"), refusal: OnceLock::new() })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    pub(super) fn cuda(&self) -> Result<&Cuda> {
+        self.device.cuda().ok_or_else(|| Error::unavailable("the device is no GPU"))
+    }
+
+    /// Why models run on the CPU instead, and what to do; none where they run on the GPU.
+    pub(super) fn refusal(&self, library: &Library) -> Option<&str> {
+        let told = self.refusal.get_or_init(|| {
+            let why = self.try_provider(library).err()?;
+            let what = format!(
+                "models run on the CPU, not on {}: {why}; take ONNX Runtime with its CUDA provider (the files \
+                 libonnxruntime*.so of the Python package onnxruntime-gpu, version 1.24 or later, all in one folder, \
+                 named by HEARTH_ORT_LIB) and CUDA's libraries with cuDNN 9 (the packages nvidia-cuda-runtime, \
+                 nvidia-cublas, nvidia-curand, nvidia-cufft and nvidia-cudnn-cu13) in the loader's path or DATA/lib",
+                self.name()
+            );
+            tracing::warn!("{what}");
+            Some(what)
+        });
+        told.as_deref()
+    }
+
+    fn try_provider(&self, library: &Library) -> Result<(), String> {
+        let beside = library.folder();
+        if let Some(folder) = beside
+            && !folder.join(PROVIDER).exists()
+        {
+            return Err(format!("there is no {PROVIDER} beside the onnxruntime library"));
+        }
+        for names in LIBRARIES {
+            let folders: Vec<&Path> = [Some(self.data.as_path()), beside].into_iter().flatten().collect();
+            if let Err(why) = preload(&folders, names) {
+                tracing::debug!("{}: {why}", names[0]);
+            }
+        }
+        let ordinal = self.device.cuda().map_or(0, Cuda::ordinal);
+        lend_memory(&library.environment, ordinal, Cuda::engine_allocate, Cuda::engine_free)?;
+        let builder = SessionBuilder::new(&library.environment).map_err(|error| error.to_string())?;
+        self.add_to(builder).map(drop).map_err(|error| error.message().to_owned())
+    }
+
+    /// Lets a session run on the GPU: in the device's queue, with memory that the device lends.
+    pub(super) fn add_to(&self, mut builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+        let (ordinal, queue) = self.device.cuda().map_or((0, 0), |cuda| (cuda.ordinal(), cuda.queue()));
+        let options = [
+            ("device_id", ordinal.to_string()),
+            ("has_user_compute_stream", "1".to_owned()),
+            ("user_compute_stream", queue.to_string()),
+            // A convolution is planned anew whenever its input has another shape than the last, and guests choose shapes: no
+            // exhaustive search, its default. With `DEFAULT` runs took several times as long (OCR on an H100; not measured apart).
+            ("cudnn_conv_algo_search", "HEURISTIC".to_owned()),
+            // f32 means f32, as for hearth's operators.
+            ("use_tf32", "0".to_owned()),
+        ];
+        add_cuda(&mut builder, &options)?;
+        Ok(builder.with_config_entry("session.use_env_allocators", "1")?)
+    }
+
+    /// Loads a session with the weights charged already; what it takes beyond them is the workspace's.
+    pub(super) fn load<T>(&self, weights_bytes: u64, load: impl FnOnce() -> Result<T>) -> Result<T> {
+        let lent = self.cuda()?.lend(&self.workspace(), weights_bytes)?;
+        load().map_err(|error| lent.refusal().unwrap_or(error))
+    }
+
+    fn workspace(&self) -> Arc<Account> {
+        self.device.ledger().account(Owner::Workspace, u64::MAX, u64::MAX)
+    }
+
+    /// Options of a run that returns when all is queued.
+    pub(super) fn run_options() -> ort::Result<RunOptions> {
+        let mut options = RunOptions::new()?;
+        options.disable_device_sync()?;
+        Ok(options)
+    }
+
+    /// Queues a run. What it needs meanwhile is the workspace's; the outputs belong to `account`.
+    pub(super) fn run(
+        &self,
+        session: &OrtSession,
+        options: &RunOptions,
+        account: &Arc<Account>,
+        inputs: &[Tensor],
+    ) -> Result<Vec<Tensor>> {
+        let cuda = self.cuda()?;
+        let lent = cuda.lend(&self.workspace(), 0)?;
+        let mut copies = Vec::new();
+        let mut bound = Vec::with_capacity(inputs.len());
+        for (name, tensor) in session.input_names.iter().zip(inputs) {
+            bound.push((name, borrow(cuda.ordinal(), tensor, account, &mut copies)?));
+        }
+        let declared = &session.signature.outputs;
+        let outputs: Vec<_> =
+            session.output_names.iter().zip(declared).map(|(name, one)| (name, one.dtype == DType::Text)).collect();
+        // A session has one handle of cuDNN, which one thread at a time may queue work by.
+        let turn = session.queueing.lock().unwrap_or_else(PoisonError::into_inner);
+        let ran = session.raw.run_on_gpu(cuda.ordinal(), options, &bound, &outputs);
+        drop(turn);
+        drop((bound, copies));
+        let left = ran.map_err(|error| lent.refusal().unwrap_or_else(|| session.reason.of_run(error)))?;
+        // All are claimed before any is given back, and all are given back before one can be dropped: two outputs may be one
+        // piece of memory.
+        let claims: Vec<_> = left.iter().map(|left| claim(&lent, left)).collect();
+        let kept: Vec<Kept> = left.into_iter().zip(claims).map(Kept::new).collect();
+        let tensor = |(kept, declared): (Kept, &TensorSignature)| match kept {
+            Kept::Text(output) => copied_text(&self.device, account, declared, &output),
+            Kept::OnGpu { element, dims, claimed } => {
+                let shape = shape_of(&self.device, declared, element, &dims)?;
+                lent.tensor(account, declared.dtype, shape, claimed?, inputs)
+            }
+        };
+        kept.into_iter().zip(declared).map(tensor).collect()
+    }
+}
+
+/// An output, when the engine has let go of it.
+enum Kept {
+    Text(Output),
+    OnGpu { element: i32, dims: Vec<i64>, claimed: Result<Claimed> },
+}
+
+impl Kept {
+    fn new((left, claimed): (Left, Option<Result<Claimed>>)) -> Kept {
+        match (left, claimed) {
+            (Left::OnHost(output), _) => Kept::Text(output),
+            (Left::OnGpu(LeftOnGpu { element, dims, .. }), claimed) => {
+                let none = || Err(Error::new(Kind::Internal, "an output was not claimed"));
+                Kept::OnGpu { element, dims, claimed: claimed.unwrap_or_else(none) }
+            }
+        }
+    }
+}
+
+fn claim(lent: &Lent<'_>, left: &Left) -> Option<Result<Claimed>> {
+    match left {
+        Left::OnHost(_) => None,
+        // SAFETY: the value holds this memory, which the run's queued work writes, and lives until this returns.
+        Left::OnGpu(left) => Some(unsafe { lent.claim(left.address, left.bytes) }),
+    }
+}
+
+fn borrow<'a>(
+    ordinal: u32,
+    tensor: &'a Tensor,
+    account: &Arc<Account>,
+    copies: &mut Vec<Charge>,
+) -> Result<Borrowed<'a>> {
+    if tensor.dtype() == DType::Text {
+        return borrowed_text(tensor, account, copies);
+    }
+    let element =
+        element_of(tensor.dtype()).ok_or_else(|| Error::unsupported(format!("no engine takes {tensor:?}")))?;
+    let (address, bytes) = (Cuda::address(tensor)?, tensor.byte_length() as usize);
+    // SAFETY: the tensor's memory is this long and lives for `'a`; what is queued to read it by then is done before its block is
+    // used again, for that happens in the same queue.
+    let borrowed = unsafe { Borrowed::on_gpu(ordinal, address, bytes, &dims_of(tensor), element) };
+    borrowed.map_err(|error| Error::host("passing a tensor to onnxruntime", error))
+}
