@@ -274,6 +274,38 @@ impl Drop for Value {
     }
 }
 
+impl Value {
+    /// The `ONNXTensorElementDataType` and the dimensions of a tensor.
+    fn element_and_dims(&self) -> ort::Result<(i32, Vec<i64>)> {
+        let (mut element, mut rank) = (0i32, 0usize);
+        let mut dims: *const i64 = null_mut();
+        let kind = (&raw mut element).cast();
+        // SAFETY: the value is alive; the call fails unless it is a tensor; the enum is a 32-bit integer in C; the dimensions
+        // lie in the value and are copied.
+        unsafe {
+            call!(GetTensorElementTypeAndShapeDataReference(self.0.as_ptr(), kind, &raw mut dims, &raw mut rank))?;
+            let none = rank == 0 || dims.is_null();
+            Ok((element, if none { Vec::new() } else { std::slice::from_raw_parts(dims, rank).to_vec() }))
+        }
+    }
+
+    /// Where the elements of a tensor lie that holds no strings, and how many bytes they are. It may be a GPU's memory.
+    fn data(&self) -> ort::Result<(NonNull<u8>, usize)> {
+        let mut bytes = 0;
+        let mut data: *mut c_void = null_mut();
+        // SAFETY: the value is alive and a tensor of plain elements; both are written.
+        unsafe {
+            call!(GetTensorSizeInBytes(self.0.as_ptr(), &raw mut bytes))?;
+            call!(GetTensorMutableData(self.0.as_ptr(), &raw mut data))?;
+        }
+        match NonNull::new(data.cast::<u8>()) {
+            Some(data) => Ok((data, bytes)),
+            None if bytes == 0 => Ok((NonNull::dangling(), 0)),
+            None => Err(ort::Error::new("onnxruntime gave an output without data")),
+        }
+    }
+}
+
 /// A tensor over memory that stays the caller's.
 pub(super) struct Borrowed<'a> {
     value: Value,
@@ -284,21 +316,24 @@ impl<'a> Borrowed<'a> {
     /// A tensor over `bytes`, which hold as many elements as `dims` say.
     pub(super) fn new(bytes: &'a [u8], dims: &[i64], element: ONNXTensorElementDataType) -> ort::Result<Borrowed<'a>> {
         let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
+        // SAFETY: the bytes outlive the value by its lifetime parameter.
+        unsafe { Borrowed::over(&host, bytes.as_ptr().cast_mut().cast(), bytes.len(), dims, element) }
+    }
+
+    /// # Safety
+    /// So many bytes lie at `data`, in memory of `place`, and nothing but queued work writes to them for `'a`.
+    unsafe fn over(
+        place: &MemoryInfo,
+        data: *mut c_void,
+        bytes: usize,
+        dims: &[i64],
+        element: ONNXTensorElementDataType,
+    ) -> ort::Result<Borrowed<'a>> {
         let mut value: *mut OrtValue = null_mut();
-        let data: *mut c_void = bytes.as_ptr().cast_mut().cast();
-        // SAFETY: the bytes outlive the value by its lifetime parameter, the call checks that they suffice for the
-        // dimensions, and nothing writes through the pointer: inputs of a run are only read.
-        unsafe {
-            call!(CreateTensorWithDataAsOrtValue(
-                host.ptr(),
-                data,
-                bytes.len(),
-                dims.as_ptr(),
-                dims.len(),
-                element,
-                &raw mut value,
-            ))?;
-        }
+        let (place, lengths, rank) = (place.ptr(), dims.as_ptr(), dims.len());
+        // SAFETY: this function's contract; the call checks that the bytes suffice for the dimensions, and nothing writes
+        // through the pointer: inputs of a run are only read.
+        unsafe { call!(CreateTensorWithDataAsOrtValue(place, data, bytes, lengths, rank, element, &raw mut value))? };
         Ok(Borrowed { value: Value(not_null(value, "value")?), bytes: PhantomData })
     }
 
@@ -348,29 +383,10 @@ unsafe impl Sync for Output {}
 
 impl Output {
     fn new(value: Value, session: Arc<RawSession>) -> ort::Result<Output> {
-        let (mut element, mut rank, mut bytes) = (0i32, 0usize, 0usize);
-        let mut dims: *const i64 = null_mut();
-        let mut data: *mut c_void = null_mut();
-        let pointer = value.0.as_ptr();
-        // SAFETY: the value is alive; the call fails unless it is a tensor; the dimensions lie in the value and are copied.
-        let dims = unsafe {
-            let kind = (&raw mut element).cast();
-            call!(GetTensorElementTypeAndShapeDataReference(pointer, kind, &raw mut dims, &raw mut rank))?;
-            if rank == 0 || dims.is_null() { Vec::new() } else { std::slice::from_raw_parts(dims, rank).to_vec() }
-        };
-        if element == ELEMENT_STRING {
-            let data = NonNull::dangling();
-            return Ok(Output { element, dims, data, bytes: 0, value, _session: session });
-        }
-        // SAFETY: the value is alive and a tensor of plain elements; both are written.
-        unsafe {
-            call!(GetTensorSizeInBytes(pointer, &raw mut bytes))?;
-            call!(GetTensorMutableData(pointer, &raw mut data))?;
-        }
-        let data = match NonNull::new(data.cast::<u8>()) {
-            Some(data) => data,
-            None if bytes == 0 => NonNull::dangling(),
-            None => return Err(ort::Error::new("onnxruntime gave an output without data")),
+        let (element, dims) = value.element_and_dims()?;
+        let (data, bytes) = match element == ELEMENT_STRING {
+            true => (NonNull::dangling(), 0),
+            false => value.data()?,
         };
         Ok(Output { element, dims, data, bytes, value, _session: session })
     }

@@ -9,7 +9,6 @@ use ort::sys::{
     ONNXTensorElementDataType, OrtAllocator, OrtCUDAProviderOptionsV2, OrtIoBinding, OrtMemoryInfo, OrtValue,
 };
 use std::ffi::{CString, c_char, c_void};
-use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
@@ -60,22 +59,9 @@ impl<'a> Borrowed<'a> {
         dims: &[i64],
         element: ONNXTensorElementDataType,
     ) -> ort::Result<Borrowed<'a>> {
-        let device = on_gpu(ordinal)?;
-        let mut value: *mut OrtValue = null_mut();
-        // SAFETY: the caller vouches for the memory, which only work in the GPU's queue reads; the call checks that the bytes
-        // suffice for the dimensions.
-        unsafe {
-            call!(CreateTensorWithDataAsOrtValue(
-                device.ptr(),
-                address as usize as *mut c_void,
-                bytes,
-                dims.as_ptr(),
-                dims.len(),
-                element,
-                &raw mut value,
-            ))?;
-        }
-        Ok(Borrowed { value: Value(not_null(value, "value")?), bytes: PhantomData })
+        let data = address as usize as *mut c_void;
+        // SAFETY: by this function's contract.
+        unsafe { Borrowed::over(&on_gpu(ordinal)?, data, bytes, dims, element) }
     }
 }
 
@@ -173,25 +159,19 @@ fn bound(binding: &Binding) -> ort::Result<Vec<Value>> {
 
 impl LeftOnGpu {
     fn new(value: Value) -> ort::Result<LeftOnGpu> {
-        let (mut element, mut rank, mut bytes, mut place) = (0i32, 0usize, 0usize, 0i32);
-        let mut dims: *const i64 = null_mut();
-        let mut data: *mut c_void = null_mut();
+        let (element, dims) = value.element_and_dims()?;
+        let (data, bytes) = value.data()?;
+        let mut place = 0i32;
         let mut memory: *const OrtMemoryInfo = null_mut();
-        let pointer = value.0.as_ptr();
-        // SAFETY: the value is alive; the calls fail unless it is a tensor; the dimensions lie in the value and are copied; all
-        // variables are written before they are read; the enum is a 32-bit integer in C.
-        let dims = unsafe {
-            let kind = (&raw mut element).cast();
-            call!(GetTensorElementTypeAndShapeDataReference(pointer, kind, &raw mut dims, &raw mut rank))?;
-            call!(GetTensorSizeInBytes(pointer, &raw mut bytes))?;
-            call!(GetTensorMutableData(pointer, &raw mut data))?;
-            call!(GetTensorMemoryInfo(pointer, &raw mut memory))?;
+        // SAFETY: the value is alive and a tensor; both variables are written before they are read; the enum is a 32-bit
+        // integer in C.
+        unsafe {
+            call!(GetTensorMemoryInfo(value.0.as_ptr(), &raw mut memory))?;
             (ort::api().MemoryInfoGetDeviceType)(memory, (&raw mut place).cast());
-            if rank == 0 || dims.is_null() { Vec::new() } else { std::slice::from_raw_parts(dims, rank).to_vec() }
-        };
-        if place != DEVICE_GPU || (data.is_null() && bytes > 0) {
+        }
+        if place != DEVICE_GPU {
             return Err(ort::Error::new("onnxruntime left an output elsewhere than on the GPU"));
         }
-        Ok(LeftOnGpu { element, dims, address: data.addr() as u64, bytes: bytes as u64, _value: value })
+        Ok(LeftOnGpu { element, dims, address: data.addr().get() as u64, bytes: bytes as u64, _value: value })
     }
 }
