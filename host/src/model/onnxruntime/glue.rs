@@ -323,7 +323,7 @@ impl<'a> Borrowed<'a> {
     /// # Safety
     /// So many bytes lie at `data`, in memory of `place`, and nothing but queued work writes to them for `'a`.
     unsafe fn over(
-        place: &MemoryInfo,
+        place: &MemoryInfo<'_>,
         data: *mut c_void,
         bytes: usize,
         dims: &[i64],
