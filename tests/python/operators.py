@@ -23,8 +23,9 @@ import numpy as np
 import onnx
 from onnx.reference.ops import op_resize
 
+from operator_borders import borders
 from operator_edges import edges
-from operator_functions import boxes, comparisons, functions, indexing, orders, products, reductions
+from operator_functions import boxes, comparisons, functions, indexing, ordered, orders, products, reductions
 from operator_table import DTYPES, FLOATS, INTEGERS, NAMES, NUMBERS, Table, broadcasting, cast_to, evaluate, ranked, to_bf16, wide
 
 
@@ -126,8 +127,7 @@ def scales(table, rounds):
         channels = int(table.pick([1, 1, 2, 3, 3, 3, 4, 5]))
         shape = batch + ([*source, channels] if layout == "hwc" else [channels, *source])
         for interpolation in ("nearest", "bilinear", "bicubic", "area"):
-            # Places of samples are rounded too: far from the edge by more than f64 is checked to.
-            name = table.pick(["u8", "u8", "f32", "f16", "bf16", "f64" if round_ % 8 else "f32"])
+            name = table.pick(["u8", "u8", "f32", "f16", "bf16", "f64"])
             antialias = bool(round_ % 2) and interpolation in ("bilinear", "bicubic")
             coordinates = table.pick(["half-pixel", "half-pixel", "pytorch-half-pixel", "align-corners", "asymmetric"])
             call = {
@@ -184,7 +184,41 @@ def resized_axis(table, call, array, axis, length):
         return np.zeros([length if other == axis else dim for other, dim in enumerate(array.shape)])
     widens = call["antialias"] and source > length
     mode = {"bilinear": "linear", "bicubic": "cubic"}[interpolation]
-    return by_evaluator(array, axis, length, coordinates, mode=mode, antialias=int(widens), exclude_outside=int(widens))
+    result = np.moveaxis(np.tensordot(weights(source, length, coordinates, mode, widens), array, axes=([1], [axis])), 0, axis)
+    # The evaluator rounds the places of samples: far from the edge by more than f64 is checked to, and where a place is a whole
+    # one it may take other neighbours than the weights are for.
+    theirs = by_evaluator(array, axis, length, coordinates, mode=mode, antialias=int(widens), exclude_outside=int(widens))
+    places = [place(x, source, length, coordinates) for x in range(length)]
+    near = [x for x, (above, below) in enumerate(places) if widens or above % below]
+    ours, theirs = (np.take(own, near, axis=axis) for own in (result, theirs))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * max(1.0, np.abs(array).max()))
+    return result
+
+
+def place(x, source, length, coordinates):
+    """The source coordinate of a target sample, as a fraction."""
+    return {
+        "half-pixel": ((2 * x + 1) * source - length, 2 * length),
+        "pytorch-half-pixel": ((2 * x + 1) * source - length, 2 * length),
+        "align-corners": (x * (source - 1), max(length - 1, 1)),
+        "asymmetric": (x * source, length),
+    }[coordinates]
+
+
+def weights(source, length, coordinates, mode, widens):
+    """What each source sample adds to each target sample; places are exact until the distances are taken."""
+    scale = source / length if widens else 1.0
+    result = np.zeros([length, source])
+    for x in range(length):
+        above, below = place(x, source, length, coordinates)
+        whole, part = above // below, above % below / below
+        samples = np.arange(source) if widens else np.arange(whole - 1, whole + 3)
+        distance = np.abs(samples - whole - part) / scale
+        far, near = -0.75 * (((distance - 5) * distance + 8) * distance - 4), (1.25 * distance - 2.25) * distance**2 + 1
+        cubic = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+        own = np.maximum(1 - distance, 0) if mode == "linear" else cubic
+        np.add.at(result[x], np.clip(samples, 0, source - 1), own / own.sum())
+    return result
 
 
 def by_evaluator(array, axis, length, coordinates, **attributes):
@@ -199,15 +233,11 @@ def nearest(table, array, axis, length, coordinates):
     source = array.shape[axis]
     indices, near = [], []
     for x in range(length):
-        above, below = {
-            "half-pixel": ((2 * x + 1) * source - length, 2 * length),
-            "pytorch-half-pixel": ((2 * x + 1) * source - length, 2 * length),
-            "align-corners": (x * (source - 1), max(length - 1, 1)),
-            "asymmetric": (x * source, length),
-        }[coordinates]
+        above, below = place(x, source, length, coordinates)
         up = -((below - 2 * above) // (2 * below))  # ceil(x - 1/2)
         indices.append(min(max(up, 0), source - 1))
-        near.append((2 * above - below) % (2 * below) == 0)
+        # Half-way between two samples, or just at one, which the evaluator may take for the one before.
+        near.append((2 * above - below) % (2 * below) == 0 or above % below == 0)
     expected = np.take(array, indices, axis=axis)
     positions = np.arange(source, dtype=np.float64)
     found = by_evaluator(positions, 0, length, coordinates, mode="nearest", nearest_mode="round_prefer_floor")
@@ -530,6 +560,7 @@ def main():
         make(table, arguments.rounds)
     arithmetic(table, arguments.rounds)
     edges(table, along)
+    borders(table, resized, along, ordered)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "data.bin").write_bytes(table.data)
     versions = {"numpy": np.__version__, "onnx": onnx.__version__}

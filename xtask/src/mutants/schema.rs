@@ -18,6 +18,8 @@ pub(super) struct Mutant {
     pub(super) line: usize,
     /// That line's text.
     pub(super) text: String,
+    /// Where the change is in that text, in bytes.
+    pub(super) column: usize,
     /// What was there.
     pub(super) from: String,
     /// What is there instead.
@@ -467,11 +469,13 @@ impl Writer<'_> {
         let mut made = Vec::new();
         for (place, to) in changes {
             let line_start = self.source[..place.start].rfind('\n').map_or(0, |at| at + 1);
+            let line = self.source[line_start..].lines().next().unwrap_or("");
             let mutant = Mutant {
                 id: self.next,
                 file: self.file.to_owned(),
                 line: 1 + self.source[..place.start].matches('\n').count(),
-                text: self.source[line_start..].lines().next().unwrap_or("").trim().to_owned(),
+                text: line.trim().to_owned(),
+                column: place.start - line_start - (line.len() - line.trim_start().len()),
                 from: self.source[place.clone()].to_owned(),
                 to: to.clone(),
             };

@@ -37,10 +37,9 @@ impl Loops {
     /// Where one operand is a short run that repeats along all of the other: which one.
     fn pattern(&self) -> Option<usize> {
         let [.., strides] = &self.outer_strides[..] else { return None };
-        let whole = |operand: usize| self.outer_strides.len() == 1 && strides[operand] == self.columns as isize;
-        let repeats = |operand: usize| strides[operand] == 0;
-        let short = self.columns < 64 && self.moves == [true, true];
-        [0, 1].into_iter().find(|operand| short && repeats(*operand) && whole(1 - operand))
+        // The other one moves along the only outer loop, too: were neither to, there would be no such loop.
+        let joined = self.moves == [true, true] && self.outer_strides.len() == 1;
+        (0..2).find(|operand| self.columns < 64 && joined && strides[*operand] == 0)
     }
 }
 

@@ -129,9 +129,6 @@ pub(super) fn split<'a>(
     results: impl Iterator<Item = &'a mut Fresh>,
     pace: &mut Pace<'_>,
 ) -> Result<()> {
-    if input.shape().elements() == 0 {
-        return Ok(());
-    }
     let size = input.dtype().size_bytes().unwrap_or(1);
     let row: usize = lengths.iter().map(|length| (length * size) as usize).sum();
     let from: &[u8] = elements(input)?;

@@ -69,7 +69,7 @@ fn pick<T: Pod>(copy: &StridedCopy, input: &[T], result: &mut [T], pace: &mut Pa
         result.copy_from_slice(&input[start as usize..start as usize + 1]);
         return Ok(());
     };
-    if stride != 1
+    if stride > 1
         && let Some(axis) = strides.iter().position(|stride| *stride == 1)
     {
         return transpose(&dims, &strides, axis, start, (input, result), pace);
@@ -104,7 +104,7 @@ fn gather<T: Pod>(input: &[T], first: isize, stride: isize, row: &mut [T]) {
     }
 }
 
-/// Copies where another axis than the last one is contiguous in the input.
+/// Copies where another axis than the last one, which goes forwards, is contiguous in the input.
 fn transpose<T: Pod>(
     dims: &[usize],
     strides: &[isize],
@@ -121,11 +121,11 @@ fn transpose<T: Pod>(
     let others = || (0..last).filter(|other| *other != axis);
     let outer_strides = others().map(|axis| [strides[axis], own[axis]]).collect();
     let mut planes = Odometer::new(others().map(|axis| dims[axis]).collect(), outer_strides, [start, 0]);
-    let plane =
-        Plane { rows: dims[axis], columns: dims[last], source_step: strides[last], target_step: own[axis] as usize };
+    let (source_step, target_step) = (strides[last] as usize, own[axis] as usize);
+    let plane = Plane { rows: dims[axis], columns: dims[last], source_step, target_step };
     for _ in 0..planes.steps() {
         let [from, to] = planes.at;
-        plane.copy(input, from, &mut result[to as usize..], pace)?;
+        plane.copy(&input[from as usize..], &mut result[to as usize..], pace)?;
         planes.step();
     }
     Ok(())
@@ -135,20 +135,20 @@ fn transpose<T: Pod>(
 struct Plane {
     rows: usize,
     columns: usize,
-    source_step: isize,
+    source_step: usize,
     target_step: usize,
 }
 
 impl Plane {
-    fn copy<T: Pod>(&self, input: &[T], first: isize, result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
+    fn copy<T: Pod>(&self, input: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
         match (self.rows, self.columns) {
-            (2, _) if self.source_step == 2 => self.split::<T, 2>(&input[first as usize..], result, pace),
-            (3, _) if self.source_step == 3 => self.split::<T, 3>(&input[first as usize..], result, pace),
-            (4, _) if self.source_step == 4 => self.split::<T, 4>(&input[first as usize..], result, pace),
-            (_, 2) if self.target_step == 2 => self.merge::<T, 2>(input, first, result, pace),
-            (_, 3) if self.target_step == 3 => self.merge::<T, 3>(input, first, result, pace),
-            (_, 4) if self.target_step == 4 => self.merge::<T, 4>(input, first, result, pace),
-            _ => self.tiled(input, first, result, pace),
+            (2, _) if self.source_step == 2 => self.split::<T, 2>(input, result, pace),
+            (3, _) if self.source_step == 3 => self.split::<T, 3>(input, result, pace),
+            (4, _) if self.source_step == 4 => self.split::<T, 4>(input, result, pace),
+            (_, 2) if self.target_step == 2 => self.merge::<T, 2>(input, result, pace),
+            (_, 3) if self.target_step == 3 => self.merge::<T, 3>(input, result, pace),
+            (_, 4) if self.target_step == 4 => self.merge::<T, 4>(input, result, pace),
+            _ => self.tiled(input, result, pace),
         }
     }
 
@@ -167,18 +167,9 @@ impl Plane {
     }
 
     /// Planes to interleaved.
-    fn merge<T: Pod, const N: usize>(
-        &self,
-        input: &[T],
-        first: isize,
-        result: &mut [T],
-        pace: &mut Pace<'_>,
-    ) -> Result<()> {
+    fn merge<T: Pod, const N: usize>(&self, input: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
         const BLOCK: usize = 1 << 10;
-        let planes: [&[T]; N] = std::array::from_fn(|plane| {
-            let from = (first + plane as isize * self.source_step) as usize;
-            &input[from..from + self.rows]
-        });
+        let planes: [&[T]; N] = std::array::from_fn(|plane| &input[plane * self.source_step..][..self.rows]);
         let (pixels, _) = result[..self.rows * N].as_chunks_mut::<N>();
         for (index, block) in pixels.chunks_mut(BLOCK).enumerate() {
             pace.spend(block.len() * N)?;
@@ -189,25 +180,16 @@ impl Plane {
     }
 
     /// In tiles whose rows and columns stay in the first-level cache.
-    fn tiled<T: Pod>(&self, input: &[T], first: isize, result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
+    fn tiled<T: Pod>(&self, input: &[T], result: &mut [T], pace: &mut Pace<'_>) -> Result<()> {
         const TILE: usize = 32;
         for top in (0..self.rows).step_by(TILE) {
             let height = TILE.min(self.rows - top);
             for left in (0..self.columns).step_by(TILE) {
                 let width = TILE.min(self.columns - left);
                 pace.spend(height * width * 2 + Pace::FAR)?;
-                let from = first + top as isize + left as isize * self.source_step;
+                let from = &input[top + left * self.source_step..];
                 let to = &mut result[top * self.target_step + left..];
-                let size = [height, width];
-                match self.source_step {
-                    1.. => tile(&input[from as usize..], self.source_step as usize, to, self.target_step, size),
-                    _ => {
-                        for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
-                            let from = from + row as isize + column as isize * self.source_step;
-                            to[row * self.target_step + column] = input[from as usize];
-                        }
-                    }
-                }
+                tile(from, self.source_step, to, self.target_step, [height, width]);
             }
         }
         Ok(())

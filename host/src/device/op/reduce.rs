@@ -59,7 +59,7 @@ fn loops(dims: &[u64], reduced: &[bool]) -> (Vec<u64>, Vec<u64>) {
     for (to, (dim, reduced)) in strides.iter_mut().zip(&joined).rev() {
         if !reduced {
             *to = stride;
-            stride *= (*dim).max(1);
+            stride *= *dim;
         }
     }
     (joined.into_iter().map(|(dim, _)| dim).collect(), strides)
