@@ -106,7 +106,7 @@ impl Axis {
             let (first, last) = (low / self.target, (high - 1) / self.target);
             let share = |sample: u64| {
                 let covered = high.min((sample + 1) * self.target) - low.max(sample * self.target);
-                covered as f64 / self.source as f64
+                covered as f64
             };
             return self.push(index, first as i64, last as i64, taps, |sample| share(sample as u64));
         }
