@@ -21,6 +21,8 @@ mod tensor;
 mod text;
 
 pub use cpu::Cpu;
+#[cfg(all(test, feature = "server"))]
+pub(crate) use cuda::OnCpu;
 #[cfg(feature = "server")]
 pub use cuda::{Baseline, Claimed, Copied, Cuda, Lent, MemoryUse, preload};
 pub use decode::decode_image;

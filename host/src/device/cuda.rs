@@ -29,6 +29,8 @@ pub use allocator::MemoryUse;
 pub use baseline::Baseline;
 pub use engine::{Claimed, Lent};
 pub use libraries::preload;
+#[cfg(test)]
+pub(crate) use on_cpu::OnCpu;
 pub use staging::Copied;
 
 use self::core::Core;

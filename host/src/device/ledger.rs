@@ -68,6 +68,15 @@ pub struct Ledger {
     peak: AtomicU64,
     by_kind: [AtomicU64; OwnerKind::ALL.len()],
     reclaim: OnceLock<Reclaim>,
+    #[cfg(test)]
+    refusing: std::sync::Mutex<Option<Refusing>>,
+}
+
+/// A charge that tests have refused: the one after so many others, those of one owner apart.
+#[cfg(test)]
+struct Refusing {
+    left: u64,
+    spared: Owner,
 }
 
 impl fmt::Debug for Ledger {
@@ -85,7 +94,35 @@ impl Ledger {
             peak: AtomicU64::new(0),
             by_kind: Default::default(),
             reclaim: OnceLock::new(),
+            #[cfg(test)]
+            refusing: std::sync::Mutex::default(),
         })
+    }
+
+    /// Refuses one charge, whatever room there is: the one after `count` others. Those of `spared` are neither counted nor
+    /// refused.
+    #[cfg(test)]
+    pub(crate) fn refuse_after(&self, count: u64, spared: &Owner) {
+        *self.refusing.lock().unwrap() = Some(Refusing { left: count, spared: spared.clone() });
+    }
+
+    /// Ends [`Ledger::refuse_after`]; whether a charge was refused.
+    #[cfg(test)]
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refusing.lock().unwrap().take().is_none()
+    }
+
+    #[cfg(test)]
+    fn is_refused(&self, owner: &Owner) -> bool {
+        let mut refusing = self.refusing.lock().unwrap();
+        match &mut *refusing {
+            Some(Refusing { left, spared }) if spared != owner => match left.checked_sub(1) {
+                Some(fewer) => *left = fewer,
+                None => return refusing.take().is_some(),
+            },
+            _ => {}
+        }
+        false
     }
 
     /// An account of its own limits: bytes, and tensors alive, at once.
@@ -127,7 +164,12 @@ impl Ledger {
         let _ = self.reclaim.set(reclaim);
     }
 
-    fn take(&self, kind: OwnerKind, bytes: u64) -> Result<()> {
+    fn take(&self, owner: &Owner, bytes: u64) -> Result<()> {
+        #[cfg(test)]
+        if self.is_refused(owner) {
+            return Err(Error::overloaded("a test has this charge refused"));
+        }
+        let kind = owner.kind();
         loop {
             let used = match add_within(&self.total, bytes, self.budget_bytes) {
                 Ok(total) => {
@@ -202,7 +244,7 @@ impl Account {
                 self.limit_bytes
             ))
         })?;
-        if let Err(error) = self.ledger.take(self.owner.kind(), bytes) {
+        if let Err(error) = self.ledger.take(&self.owner, bytes) {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(error);
         }

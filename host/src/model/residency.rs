@@ -505,10 +505,11 @@ impl Table {
             }
             Err(error) => {
                 tracing::warn!(model = name, version, digest, %engine, "model cannot be loaded: {}", error.chain());
-                // What was accepted once and fails now is not the caller's mistake.
+                // What was accepted once and fails now is neither the caller's mistake nor for every caller to look into: the
+                // log has it.
                 let kind = match error.kind() {
-                    Kind::InvalidArgument | Kind::Unsupported => Kind::Unavailable,
-                    kind => kind,
+                    kind @ (Kind::Overloaded | Kind::StorageFull) => kind,
+                    _ => Kind::Unavailable,
                 };
                 Outcome::Failed(kind, format!("model '{name}' cannot be loaded: {}", error.message()))
             }

@@ -3,6 +3,7 @@
 //! that a failure.
 
 mod checks;
+mod faults;
 mod graph;
 mod on_gpu;
 mod on_rten;

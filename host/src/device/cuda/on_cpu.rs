@@ -22,7 +22,7 @@ const BEHIND: usize = 64;
 static RUNNING: Mutex<()> = Mutex::new(());
 
 /// The driver.
-pub(super) struct OnCpu {
+pub(crate) struct OnCpu {
     state: Mutex<State>,
     /// Whether copies are done as early as events allow, instead of as late.
     eager_copies: bool,
@@ -123,17 +123,46 @@ fn compiler() -> String {
 }
 
 impl OnCpu {
+    /// The driver; where there is no C++ compiler none, and a line that says so, or a failure where references are required.
+    pub(crate) fn where_it_can_be(eager_copies: bool) -> Option<Arc<OnCpu>> {
+        if has_compiler() {
+            return Some(OnCpu::new(eager_copies));
+        }
+        assert!(std::env::var_os("HEARTH_REQUIRE_REFERENCES").is_none_or(|value| value != "1"), "no C++ compiler");
+        eprintln!("skipped: there is no C++ compiler");
+        None
+    }
+
     pub(super) fn new(eager_copies: bool) -> Arc<OnCpu> {
         Arc::new(OnCpu { state: Mutex::default(), eager_copies, fail_after: Mutex::default() })
     }
 
-    /// Lets the allocation after `count` others fail, and all after it; none with `None`.
-    pub(super) fn fail_after(&self, count: Option<u64>) {
+    /// Lets the allocation after `count` others fail, and all after it, pinned ones too; none with `None`.
+    pub(crate) fn fail_after(&self, count: Option<u64>) {
         *self.fail_after.lock().unwrap() = count.map(|count| count + 1);
     }
 
+    /// Whether an allocation failed since [`OnCpu::fail_after`].
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(*self.fail_after.lock().unwrap(), Some(0))
+    }
+
+    fn may_fail(&self) -> Outcome<()> {
+        match &mut *self.fail_after.lock().unwrap() {
+            Some(left) if *left <= 1 => {
+                *left = 0;
+                Err(Failure::OutOfMemory)
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// A device on it.
-    pub(super) fn device(self: &Arc<OnCpu>, budget_bytes: u64) -> Arc<Cuda> {
+    pub(crate) fn device(self: &Arc<OnCpu>, budget_bytes: u64) -> Arc<Cuda> {
         let (driver, name) = (Arc::clone(self) as Arc<dyn Driver>, "cuda:0 (kernels on the CPU)".to_owned());
         Cuda::with(driver, name, 0, Ledger::new(budget_bytes), Limits::default()).unwrap()
     }
@@ -144,7 +173,7 @@ impl OnCpu {
     }
 
     /// Blocks of device memory and pieces of pinned memory that are taken.
-    pub(super) fn taken(&self) -> (usize, usize) {
+    pub(crate) fn taken(&self) -> (usize, usize) {
         let state = self.state.lock().unwrap();
         (state.blocks.len(), state.pinned.len())
     }
@@ -244,12 +273,7 @@ impl State {
 impl Driver for OnCpu {
     fn allocate(&self, bytes: u64) -> Outcome<u64> {
         let mut state = self.state()?;
-        if let Some(left) = &mut *self.fail_after.lock().unwrap() {
-            if *left <= 1 {
-                return Err(Failure::OutOfMemory);
-            }
-            *left -= 1;
-        }
+        self.may_fail()?;
         let words = (bytes as usize + BEHIND).div_ceil(8) + 32;
         let mut memory = vec![u64::from_ne_bytes([POISON; 8]); words];
         // As aligned as CUDA's.
@@ -271,6 +295,7 @@ impl Driver for OnCpu {
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Outcome<Pinned> {
+        self.may_fail()?;
         let mut memory = vec![u64::from_ne_bytes([POISON; 8]); bytes.div_ceil(8)];
         let address = memory.as_mut_ptr().addr();
         self.state()?.pinned.insert(address, memory);

@@ -1,6 +1,6 @@
 //! The device over the kernels on the CPU: order of queues, what is counted, what fails; results of operators are the table's.
 
-use super::on_cpu::{OnCpu, has_compiler};
+use super::on_cpu::OnCpu;
 use super::*;
 use crate::device::{
     Arithmetic, Coordinates, ImageLayout, Interpolation, Op, Owner, OwnerKind, Reduction, Resize, SliceRange, Unary,
@@ -10,12 +10,7 @@ const BUDGET_BYTES: u64 = 64 << 20;
 
 /// A device and its driver; none where kernels cannot be built.
 fn device(eager_copies: bool, budget_bytes: u64) -> Option<(Arc<OnCpu>, Arc<Cuda>)> {
-    if !has_compiler() {
-        assert!(std::env::var_os("HEARTH_REQUIRE_REFERENCES").is_none_or(|value| value != "1"), "no C++ compiler");
-        eprintln!("skipped: there is no C++ compiler");
-        return None;
-    }
-    let driver = OnCpu::new(eager_copies);
+    let driver = OnCpu::where_it_can_be(eager_copies)?;
     let device = driver.device(budget_bytes);
     Some((driver, device))
 }
@@ -338,4 +333,87 @@ fn what_an_engine_leaves_becomes_tensors() {
     Cuda::engine_free(taken);
     drop((own, copy, of_input, nothing, input));
     assert_eq!((device.ledger().used_bytes(), account.tensor_count()), (0, 0));
+}
+
+/// What one tenant left in memory of every class, no operator shows another: its results are those of the CPU device, whose
+/// memory is always zeroed.
+#[test]
+fn memory_that_changes_tenant_shows_nothing_of_the_one_before() {
+    const SECRET: u8 = 0xc7;
+    // The classes of small and middling blocks, on both sides of their edges, and two large ones.
+    let edges = (9..20).flat_map(|power| [1u64 << power, (1 << power) / 2 * 3]).chain([2 << 20, 4 << 20]);
+    let sizes: Vec<u64> = edges.flat_map(|edge| [edge - 1, edge, edge + 1]).collect();
+    for eager in [false, true] {
+        let Some((_, device)) = device(eager, BUDGET_BYTES) else { return };
+        let cpu = Cpu::new(Ledger::new(1 << 30), Limits::default());
+        let of =
+            |tenant: &str| device.ledger().account(Owner::Invocation { tenant: tenant.into() }, BUDGET_BYTES, 1_000);
+        let (first, second) = (of("first"), of("second"));
+        let on_cpu = cpu.ledger().account(Owner::Workspace, u64::MAX, u64::MAX);
+        let stop = Stop::default();
+        for &size in &sizes {
+            let kept: Vec<Tensor> = (0..4)
+                .map(|_| device.create(&first, DType::U8, shape(&[size]), &vec![SECRET; size as usize]).unwrap())
+                .collect();
+            let doubled = run(&device, &first, &Op::Arithmetic(Arithmetic::Maximum), &[&kept[0], &kept[1]]).unwrap();
+            assert!(doubled[0].read(0..size).unwrap().iter().all(|byte| *byte == SECRET));
+            drop((kept, doubled));
+            let resize = Resize {
+                height: 2,
+                width: (size / 2).max(1) as u32,
+                layout: ImageLayout::Chw,
+                interpolation: Interpolation::Bilinear,
+                coordinates: Coordinates::HalfPixel,
+                antialias: false,
+            };
+            let before = device.memory_use().reused;
+            let one = |dtype: DType, dims: &[u64], bytes: &[u8]| {
+                let there = device.create(&second, dtype, shape(dims), bytes).unwrap();
+                (there, cpu.create(&on_cpu, dtype, shape(dims), bytes).unwrap())
+            };
+            let (small, large) = (one(DType::U8, &[1, 2], &[1, 2]), one(DType::U8, &[size], &vec![3; size as usize]));
+            let picture = one(DType::U8, &[1, 1, 2], &[7, 9]);
+            let index = one(DType::S64, &[], &0i64.to_le_bytes());
+            let boxes = one(DType::F32, &[1, 4], &[0f32, 0.0, 1.0, 1.0].map(f32::to_le_bytes).concat());
+            let score = one(DType::F32, &[1], &0.5f32.to_le_bytes());
+            let suppression = crate::device::Suppression { overlap: 0.5, score: 0.0, maximum: size.div_ceil(8) };
+            let mut cases = vec![
+                (
+                    Op::Pad {
+                        before: vec![0, 0],
+                        after: vec![0, size - 1],
+                        mode: crate::device::PadMode::Constant(0.0),
+                    },
+                    vec![&small],
+                ),
+                (Op::OneHot { depth: size, axis: -1, dtype: DType::U8 }, vec![&index]),
+                (Op::NonMaximumSuppression(suppression), vec![&boxes, &score]),
+                (Op::Resize(resize), vec![&picture]),
+                (Op::Concat { axis: 0 }, vec![&large]),
+                (Op::Sort { axis: 0, descending: false }, vec![&large]),
+                (Op::TopK { k: size, axis: 0, largest: true }, vec![&large]),
+                (Op::CumulativeSum { axis: 0, exclusive: true, reverse: false }, vec![&large]),
+                (Op::Reduce { reduction: Reduction::Sum, axes: vec![0], keep_axes: true }, vec![&large]),
+                (Op::Cast { dtype: DType::S8 }, vec![&large]),
+            ];
+            // Sorts of megabytes take this machine seconds.
+            cases.retain(|(op, _)| {
+                size < 70_000 || matches!(op, Op::Pad { .. } | Op::OneHot { .. } | Op::Concat { .. })
+            });
+            let count = cases.len() as u64;
+            for (op, inputs) in cases {
+                let (there, here): (Vec<_>, Vec<_>) = inputs.iter().map(|(there, here)| (there, here)).unzip();
+                let there = run(&device, &second, &op, &there).unwrap();
+                let here = cpu.run(&on_cpu, &op, &here, device.limits(), &stop).unwrap();
+                for (there, here) in there.iter().zip(&here) {
+                    assert_eq!(there.shape(), here.shape());
+                    let bytes = there.read(0..there.byte_length()).unwrap();
+                    assert!(bytes == here.host_bytes().unwrap(), "{op:?} on {size} bytes");
+                    assert_eq!(there.read(0..there.byte_length() + 1).unwrap_err().kind(), Kind::InvalidArgument);
+                }
+            }
+            assert!(device.memory_use().reused >= before + count, "memory of the other tenant is used again");
+        }
+        assert_eq!((first.used_bytes(), second.used_bytes()), (0, 0));
+    }
 }

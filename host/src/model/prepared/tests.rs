@@ -265,6 +265,13 @@ fn a_damaged_form_is_told_and_made_anew() {
             let cut = move || writable(&path).set_len(keep).unwrap();
             damages.push((format!("{file} cut to {keep}"), Box::new(cut)));
         }
+        // Reads of these fail, as on a broken disk.
+        let folder = path.clone();
+        let turn = move || fs::remove_file(&folder).and_then(|()| fs::create_dir(&folder)).unwrap();
+        damages.push((format!("{file} is a folder"), Box::new(turn)));
+        let link = path.clone();
+        let lead = move || fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(&link, &link)).unwrap();
+        damages.push((format!("{file} leads to itself"), Box::new(lead)));
         let gone = path.clone();
         damages.push((format!("{file} is gone"), Box::new(move || fs::remove_file(&gone).unwrap())));
         let (from, to) = (other.join(file), path);
