@@ -13,7 +13,7 @@ mod settings;
 mod status;
 mod uploads;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, PinnedModel};
 use crate::config::Config;
 use crate::confined::Confined;
 use crate::error::{Error, Result};
@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 /// Functions answer with bytes, the control plane with whatever axum makes.
@@ -51,6 +52,8 @@ struct App {
     metrics: metrics::Metrics,
     bodies: Arc<body::BodyBudget>,
     started: Instant,
+    /// Loads what is pinned, after the start.
+    _pinned: AbortOnDropHandle<()>,
 }
 
 /// A server that listens, ready to serve.
@@ -89,9 +92,14 @@ impl Server {
         for digest in models.prepared()? {
             // Deleted just before the end, or loaded while it was deleted.
             if !catalog.has_model(&digest).await? {
-                models.forget(&digest, false).await;
+                models.forget(&digest).await;
             }
         }
+        let pins = catalog.pins().await?;
+        for PinnedModel { digest, pin, .. } in &pins {
+            models.keep(digest, pin.pinned, pin.priority);
+        }
+        let pinned = AbortOnDropHandle::new(tokio::spawn(load_pinned(models.clone(), pins)));
         let services = Arc::new(Services { device, models: models.clone(), limits });
         let runtime = Arc::new(Runtime::new(&config, services, confined)?);
         for digest in runtime.compiled()? {
@@ -105,7 +113,8 @@ impl Server {
         let followers = logs::Followers::new(&config.limits);
         let bodies = body::BodyBudget::new(config.limits.all_bodies_bytes);
         let started = Instant::now();
-        let app = App { config, catalog, models, runtime, deployed, followers, metrics, bodies, started };
+        let app =
+            App { config, catalog, models, runtime, deployed, followers, metrics, bodies, started, _pinned: pinned };
         Ok(Server { listener, address, app: Arc::new(app) })
     }
 
@@ -164,6 +173,16 @@ impl Server {
         }
         Catalog::clone(&app.catalog).close().await;
         Ok(())
+    }
+}
+
+/// Loads the models that are pinned, one after the other, those of the highest priority first. One that cannot be loaded is
+/// told in the log, and stays pinned for whoever opens it.
+async fn load_pinned(models: Arc<Models>, pins: Vec<PinnedModel>) {
+    for PinnedModel { tenant, name, version, pin, .. } in pins.into_iter().filter(|model| model.pin.pinned) {
+        if let Err(error) = models.open(&tenant, &format!("{name}@{version}")).await {
+            tracing::warn!(tenant, name, version, pin.priority, "a pinned model is not loaded: {}", error.chain());
+        }
     }
 }
 

@@ -104,3 +104,61 @@ async fn a_prepared_form_outlives_kill_9_serves_all_tenants_and_goes_with_the_la
     server.client.delete("/t/acme/v1/models/theirs").await.expect(200);
     assert_eq!(form(data.path()), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_and_priorities_outlive_kill_9_and_go_with_the_model() {
+    let data = tempfile::tempdir().unwrap();
+    let mut server = Process::start(data.path());
+    let pin =
+        async |server: &Process, path: &str, body: &str| server.client.post(path, body.to_owned()).await.expect(200);
+    // What the list says of the default tenant's model.
+    let told = async |server: &Process| {
+        let list = server.client.get("/v1/models").await.expect(200).json();
+        let model = list["models"][0].clone();
+        (model["pinned"].as_bool().unwrap(), model["priority"].as_u64().unwrap(), model["state"].clone())
+    };
+    server.client.put("/v1/models/magika", model_tar("magika")).await.expect(201);
+    server.client.put("/t/acme/v1/models/theirs", model_tar("magika")).await.expect(201);
+    assert_eq!(told(&server).await, (false, 0, "stored".into()));
+    let answer = pin(&server, "/v1/models/magika/pin", r#"{"priority": 7}"#).await.json();
+    assert_eq!(
+        (&answer["state"], &answer["pinned"], &answer["priority"]),
+        (&"resident".into(), &true.into(), &7.into())
+    );
+    pin(&server, "/t/acme/v1/models/theirs/pin", r#"{"pinned": false, "priority": 9}"#).await;
+    assert_eq!(
+        told(&server).await,
+        (true, 9, "resident".into()),
+        "one copy serves both: the most that was asked counts"
+    );
+    server.kill();
+
+    // It is loaded although nobody opens it.
+    server = Process::start(data.path());
+    let begun = std::time::Instant::now();
+    while told(&server).await != (true, 9, "resident".into()) {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", told(&server).await);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    pin(&server, "/v1/models/magika/pin", r#"{"pinned": false}"#).await;
+    assert_eq!(told(&server).await, (false, 9, "resident".into()));
+    pin(&server, "/v1/models/magika/pin", "").await;
+    server.client.delete("/t/acme/v1/models/theirs").await.expect(200);
+    assert_eq!(told(&server).await, (true, 0, "resident".into()), "what acme asked for went with its model");
+    // Unloaded on request: nobody wants it kept.
+    server.client.post("/v1/models/magika/unload", "").await.expect(200);
+    assert_eq!(told(&server).await, (false, 0, "stored".into()));
+    server.client.post("/v1/models/missing/pin", "").await.expect_error(404, "not-found", "missing");
+    server.client.post("/v1/models/magika@2/pin", "").await.expect_error(404, "not-found", "2");
+    server.client.post("/v1/models/magika@x@y/pin", "").await.expect_error(422, "invalid-argument", "x@y");
+    pin(&server, "/v1/models/magika@1/pin", r#"{"priority": 3}"#).await;
+    assert_eq!(told(&server).await, (true, 3, "resident".into()));
+    server.client.delete("/v1/models/magika").await.expect(200);
+    server.client.put("/v1/models/magika", model_tar("magika")).await.expect(201);
+    assert_eq!(told(&server).await, (false, 0, "stored".into()), "a model that was deleted is a new one");
+    server.kill();
+
+    server = Process::start(data.path());
+    assert_eq!(told(&server).await, (false, 0, "stored".into()));
+    assert!(server.client.get("/v1/status").await.expect(200).json()["models"].as_array().unwrap().is_empty());
+}

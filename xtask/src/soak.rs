@@ -16,7 +16,8 @@ impl Soak {
         setup::run(root, setup::Need::Tests)?;
         guest::build_all(root)?;
         let mut command = process::cargo(root);
-        command.args(["test", "--workspace", "--test", "system", "--", "--ignored", "--nocapture", "--test-threads=1"]);
+        command.args(["test", "--workspace", "--lib", "--test", "system", "--"]);
+        command.args(["--ignored", "--nocapture", "--test-threads=1"]);
         test::with_references(command.args(&self.arguments), root);
         process::show(&mut command)
     }

@@ -10,7 +10,8 @@ use sqlx::SqlitePool;
 /// `detail` is the JSON that only one of them has. Times are milliseconds since 1970. A row of `names` outlives the
 /// deletion of its versions, so that a version number is never given twice.
 ///
-/// Settings belong to a function, whatever its versions, and go with it. A secret's value is sealed (see vault.rs).
+/// Settings belong to a function, whatever its versions, and go with it. A secret's value is sealed (see vault.rs). A pin
+/// belongs to one version of a model.
 const STEPS: &[&str] = &[
     "
     CREATE TABLE names (
@@ -84,6 +85,18 @@ const STEPS: &[&str] = &[
         ]
     }')) WHERE kind = 'model';
 "#,
+    "
+    CREATE TABLE pins (
+        tenant   TEXT    NOT NULL,
+        kind     TEXT    NOT NULL CHECK (kind = 'model'),
+        name     TEXT    NOT NULL,
+        version  INTEGER NOT NULL,
+        pinned   INTEGER NOT NULL CHECK (pinned IN (0, 1)),
+        priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 255),
+        PRIMARY KEY (tenant, kind, name, version),
+        FOREIGN KEY (tenant, kind, name, version) REFERENCES versions (tenant, kind, name, version) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Brings the schema to the newest version, each step in a transaction of its own.

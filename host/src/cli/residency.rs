@@ -62,7 +62,7 @@ impl Pin {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let path = format!("/v1/models/{}/pin", encode(&self.name));
         let value = Client::new(&self.target)?.call(Method::POST, &path, headers, full(body)).await?;
-        let what = if self.off { "makes room for others again" } else { "stays in memory until the server restarts" };
+        let what = if self.off { "makes room for others again" } else { "stays in memory" };
         Named { name: self.name, target: self.target }.tell(&value, what)
     }
 }

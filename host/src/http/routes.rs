@@ -6,16 +6,20 @@ use super::{App, Tenant, to_the_end};
 use crate::catalog::{At, Selector, check_name};
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Blobs, EngineChoice, Resolved};
+use crate::model::{Blobs, EngineChoice, Residency, Resolved};
 use crate::sandbox::Making;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, FromRequestParts, Query, RawPathParams, State};
+use axum::extract::{Extension, FromRequestParts, MatchedPath, Query, RawPathParams, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+const LOAD: &str = "/v1/models/{name}/load";
+const UNLOAD: &str = "/v1/models/{name}/unload";
+const PIN: &str = "/v1/models/{name}/pin";
 
 /// Every route but those of functions.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -37,9 +41,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{name}", put(put_model).get(model).delete(delete_model))
         .route("/v1/models/{name}/versions", get(model_versions))
         .route("/v1/models/{name}/aliases/{alias}", put(put_model_alias).delete(delete_model_alias))
-        .route("/v1/models/{name}/load", axum::routing::post(load_model))
-        .route("/v1/models/{name}/unload", axum::routing::post(unload_model))
-        .route("/v1/models/{name}/pin", axum::routing::post(pin_model))
+        .route(LOAD, axum::routing::post(load_model))
+        .route(UNLOAD, axum::routing::post(unload_model))
+        .route(PIN, axum::routing::post(pin_model))
         .route("/v1/uploads", get(super::uploads::list).post(super::uploads::begin))
         .route(
             "/v1/uploads/{id}",
@@ -85,11 +89,17 @@ impl FromRequestParts<Arc<App>> for Target {
         let Extension(Tenant(tenant)) = Extension::from_request_parts(parts, app).await.map_err(unreachable_part)?;
         check_name("tenant", &tenant, &app.config.limits)?;
         let mut target = Target { tenant, name: String::new(), alias: String::new() };
+        let matched = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+        let chooses = matched.is_some_and(|path| [LOAD, UNLOAD, PIN].contains(&path));
         let path = RawPathParams::from_request_parts(parts, app).await;
         let path = path.map_err(|error| Error::invalid_argument(format!("the path has no valid name: {error}")))?;
         for (key, value) in &path {
             if key == "name" {
-                check_name("name", value, &app.config.limits)?;
+                // Models are loaded and pinned by NAME@VERSION and NAME@ALIAS, too.
+                match chooses {
+                    true => drop(Selector::parse(value, &app.config.limits)?),
+                    false => check_name("name", value, &app.config.limits)?,
+                }
                 target.name = value.to_owned();
             } else {
                 target.alias = value.to_owned();
@@ -303,7 +313,8 @@ async fn models(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> R
         let mut value = json!(model);
         value["state"] = json!(state.map_or("stored", |state| state.state.as_str()));
         value["reason"] = json!(state.map_or("not opened yet", |state| state.reason.as_str()));
-        value["pinned"] = json!(state.is_some_and(|state| state.pinned));
+        let (pinned, priority) = app.models.kept(&model.digest);
+        (value["pinned"], value["priority"]) = (json!(pinned), json!(priority));
         value["runs_on"] = json!(runs_on);
         value
     };
@@ -387,7 +398,13 @@ async fn delete_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: 
                 );
                 true
             });
-            worker.models.forget(&version.digest, elsewhere).await;
+            match worker.catalog.pin_of(&version.digest).await {
+                Ok(pin) => worker.models.keep(&version.digest, pin.pinned, pin.priority),
+                Err(error) => tracing::warn!("who else pins a deleted model is not known: {}", error.chain()),
+            }
+            if !elsewhere {
+                worker.models.forget(&version.digest).await;
+            }
         }
         Ok(())
     })
@@ -431,8 +448,9 @@ async fn load_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Ta
     ok(&json!({ "name": name, "version": lease.version(), "state": "resident" }))
 }
 
-/// Loads a model and keeps it from making room for others; `{"pinned": false}` lets it. `priority` from 0 to 255: models of
-/// a lower one make room first. Without a body, it is pinned.
+/// Loads a model and keeps it from making room for others, after a restart too; `{"pinned": false}` lets it. `priority` from 0
+/// to 255: models of a lower one make room first. Without a body, it is pinned. It counts for the version that the name means
+/// now, until it is asked otherwise, unloaded or deleted.
 async fn pin_model(
     State(app): State<Arc<App>>,
     Target { tenant, name, .. }: Target,
@@ -453,15 +471,37 @@ async fn pin_model(
     let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
     let form = r#"{"pinned": true, "priority": 0 to 255}"#;
     let Pin { pinned, priority } = if bytes.is_empty() { Pin::default() } else { parsed(&bytes, form)? };
-    let lease = app.models.pin(&tenant, &name, pinned, priority).await?;
+    let found = app.catalog.resolve_model(&tenant, &Selector::parse(&name, limits)?).await?;
+    let lease = match pinned {
+        true => Some(app.models.open(&tenant, &format!("{}@{}", found.name, found.version)).await?),
+        false => None,
+    };
+    set_pin(&app, tenant, found.clone(), crate::catalog::Pin { pinned, priority }).await?;
+    drop(lease);
+    let states = app.models.states();
+    let state = states.iter().filter(|state| state.digest == found.digest).map(|state| state.state);
+    let state = state.max_by_key(|state| *state == Residency::Resident).unwrap_or(Residency::Stored);
     ok(&json!({
-        "name": name, "version": lease.version(), "state": "resident", "pinned": pinned, "priority": priority,
+        "name": name, "version": found.version, "state": state.as_str(), "pinned": pinned, "priority": priority,
     }))
+}
+
+/// Stores what is asked for a version of a model, and has it count.
+async fn set_pin(app: &Arc<App>, tenant: String, model: Arc<Resolved>, pin: crate::catalog::Pin) -> Result<()> {
+    let worker = app.clone();
+    to_the_end(async move {
+        worker.catalog.set_pin(&tenant, &model.name, model.version, pin).await?;
+        let pin = worker.catalog.pin_of(&model.digest).await?;
+        worker.models.keep(&model.digest, pin.pinned, pin.priority);
+        Ok(())
+    })
+    .await
 }
 
 async fn unload_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
     let selector = Selector::parse(&name, &app.config.limits)?;
     let found = app.catalog.resolve_model(&tenant, &selector).await?;
+    set_pin(&app, tenant, found.clone(), crate::catalog::Pin::default()).await?;
     let unloaded = app.models.unload(&found.digest).await;
     ok(&json!({ "name": name, "version": found.version, "unloaded": unloaded }))
 }

@@ -110,6 +110,8 @@ pub(super) struct Table {
     opens: AtomicU64,
     /// By digest and engine.
     entries: Mutex<HashMap<Key, Entry>>,
+    /// By digest: those that are pinned, and priorities that are not 0.
+    kept: Mutex<HashMap<String, (bool, u8)>>,
 }
 
 /// A model's digest, and the engine it runs on.
@@ -132,7 +134,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(resolved: &Resolved) -> Entry {
+    fn new(resolved: &Resolved, (pinned, priority): (bool, u8)) -> Entry {
         Entry {
             name: resolved.name.clone(),
             forgotten: false,
@@ -140,8 +142,8 @@ impl Entry {
             counts: Arc::default(),
             slot: Slot::Stored,
             reason: String::new(),
-            pinned: false,
-            priority: 0,
+            pinned,
+            priority,
             uses: Uses::default(),
             load_ms: None,
             loads: 0,
@@ -257,6 +259,7 @@ impl Models {
             freed: Notify::new(),
             opens: AtomicU64::new(0),
             entries: Mutex::default(),
+            kept: Mutex::default(),
         });
         let weak = Arc::downgrade(&table);
         let reclaim = move |bytes| weak.upgrade().is_some_and(|table| table.make_room(bytes));
@@ -367,18 +370,23 @@ impl Models {
         free
     }
 
-    /// Keeps a model from making room for others, or lets it; and sets whom it goes before. It counts until the model is
-    /// unloaded on request or the process ends.
-    ///
-    /// Errors: those of [`Models::open`], for one that is pinned is loaded first.
-    pub async fn pin(&self, tenant: &str, name: &str, pinned: bool, priority: u8) -> Result<Lease> {
-        let resolved = self.table.directory.resolve(tenant, name).await?;
-        let key = self.table.key(&resolved)?;
-        let lease = self.lease(resolved).await?;
-        if let Some(entry) = self.table.entries().get_mut(&key) {
+    /// Keeps a model from making room for others, or lets it; and sets whom it goes before. It counts until the process ends,
+    /// whether the model is loaded or not.
+    pub fn keep(&self, digest: &str, pinned: bool, priority: u8) {
+        let mut entries = self.table.entries();
+        let mut kept = self.table.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match (pinned, priority) {
+            (false, 0) => drop(kept.remove(digest)),
+            asked => drop(kept.insert(digest.to_owned(), asked)),
+        }
+        for (_, entry) in entries.iter_mut().filter(|((of, _), _)| of == digest) {
             (entry.pinned, entry.priority) = (pinned, priority);
         }
-        Ok(lease)
+    }
+
+    /// Whether a model is pinned, and its priority; see [`Models::keep`].
+    pub fn kept(&self, digest: &str) -> (bool, u8) {
+        self.table.kept(digest)
     }
 
     /// The digests of the models whose prepared forms are on disk.
@@ -393,7 +401,6 @@ impl Models {
             let mut pending = {
                 let mut entries = self.table.entries();
                 let Some(entry) = entries.get_mut(key) else { return true };
-                entry.pinned = false;
                 match std::mem::replace(&mut entry.slot, Slot::Stored) {
                     Slot::Stored => return true,
                     Slot::Resident(loaded) => {
@@ -422,17 +429,14 @@ impl Models {
         }
     }
 
-    /// Unloads a model that was deleted, and drops it from [`Models::states`] once its memory is free. Leases on it stay
-    /// valid. Where another name still means this digest (`elsewhere`), the next open brings it back; else its prepared form
-    /// goes too.
-    pub async fn forget(&self, digest: &str, elsewhere: bool) {
+    /// Unloads a model that was deleted, removes its prepared form, and drops it from [`Models::states`] once its memory is
+    /// free. Leases on it stay valid. Not for one that another name still means.
+    pub async fn forget(&self, digest: &str) {
         self.unload(digest).await;
-        if !elsewhere {
-            let (table, of) = (self.table.clone(), digest.to_owned());
-            let remove = move || table.prepared.as_ref().map(|prepared| prepared.remove(&of));
-            if let Err(error) = tokio::task::spawn_blocking(remove).await {
-                tracing::warn!("removing a model's prepared form: {error}");
-            }
+        let (table, of) = (self.table.clone(), digest.to_owned());
+        let remove = move || table.prepared.as_ref().map(|prepared| prepared.remove(&of));
+        if let Err(error) = tokio::task::spawn_blocking(remove).await {
+            tracing::warn!("removing a model's prepared form: {error}");
         }
         for engine in EngineName::ALL {
             if let Some(entry) = self.table.entries().get_mut(&(digest.to_owned(), engine)) {
@@ -447,6 +451,10 @@ impl Table {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn kept(&self, digest: &str) -> (bool, u8) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(digest).copied().unwrap_or_default()
+    }
+
     fn key(&self, resolved: &Resolved) -> Result<Key> {
         Ok((resolved.digest.clone(), self.engines.choose(&resolved.checked)?))
     }
@@ -455,7 +463,7 @@ impl Table {
         let key = self.key(resolved)?;
         let mut pending = {
             let mut entries = self.entries();
-            let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved));
+            let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved, self.kept(&key.0)));
             entry.forgotten = false;
             entry.uses.note(self.opens.fetch_add(1, Ordering::Relaxed));
             if entry.name != resolved.name {

@@ -516,7 +516,7 @@ async fn a_model_is_loaded_once_and_unloaded_when_its_leases_are_gone() {
 
     let lease = house.models.open("default", "one").await.unwrap();
     assert_eq!(house.shelf.loads.load(Ordering::Relaxed), 2);
-    house.models.forget("one", false).await;
+    house.models.forget("one").await;
     assert_eq!(now(), state(1));
     let x = house.floats(&[1], &[-1.0]);
     assert!(infer(&lease, &house.account(), &[("x", &x)]).await.is_ok(), "a lease outlives the model's deletion");

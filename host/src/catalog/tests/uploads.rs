@@ -260,7 +260,8 @@ async fn models_from_before_engines_were_compared_run_on_onnxruntime() {
     let pool = catalog.inner.models.pool.clone();
     for step in [
         "UPDATE versions SET detail = json_remove(detail, '$.checked')",
-        "DELETE FROM schema_version WHERE version = 3",
+        "DROP TABLE pins",
+        "DELETE FROM schema_version WHERE version >= 3",
     ] {
         sqlx::query(step).execute(&pool).await.unwrap();
     }

@@ -44,8 +44,18 @@ impl House {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_models_than_memory_simply_work() {
+    follow_traces(1_000, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "10,000 requests on each trace take minutes; `cargo xtask soak` runs it"]
+async fn more_models_than_memory_simply_work_for_long() {
+    follow_traces(10_000, true).await;
+}
+
+/// So many requests on each trace, by four clients, with a third of the models' bytes; with lines that tell how far it is.
+async fn follow_traces(requests: usize, tells: bool) {
     let (Some(library), Some(real)) = (wanted("HEARTH_ORT_LIB"), wanted("HEARTH_TEST_MODELS")) else { return };
-    let requests = std::env::var("HEARTH_TRACE_REQUESTS").map_or(1_000, |count| count.parse().unwrap());
     const BUDGET: u64 = 184 << 20;
     let house = Arc::new(House::with(Some(library), 1, &[&format!("device_bytes={BUDGET}")]));
     let mut names: Vec<(String, u64)> = Vec::new();
@@ -69,8 +79,15 @@ async fn more_models_than_memory_simply_work() {
         let clients: Vec<_> = (0..4)
             .map(|_| {
                 let (house, next, trace, names) = (house.clone(), next.clone(), trace.clone(), names.clone());
+                let ledger = ledger.clone();
                 tokio::spawn(async move {
-                    while let Some(&model) = trace.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(&model) = trace.get(at) else { return };
+                        if tells && at.is_multiple_of(1_000) {
+                            let (seconds, used) = (begun.elapsed().as_secs(), ledger.used_bytes() >> 20);
+                            println!("{kind}: {at} of {requests} requests after {seconds} s, {used} MiB in use");
+                        }
                         let (name, free) = &names[model];
                         house.request(name, *free).await.unwrap_or_else(|error| panic!("{name}: {error}"));
                     }
@@ -130,15 +147,21 @@ async fn a_load_waits_for_leases_and_pinned_models_stay() {
     assert_eq!((state("a").state, state("a").evictions), (Residency::Stored, 1));
     assert_eq!(state("a").reason, "made room for others");
     // What is pinned never leaves, and what could never fit makes nobody leave.
-    drop(house.models.pin("default", "b", true, 0).await.unwrap());
+    house.models.keep("b", true, 0);
     drop(house.models.open("default", "c").await.unwrap());
     for (name, kind) in [("a", Kind::Overloaded), ("d", Kind::Overloaded)] {
         assert_eq!(house.models.open("default", name).await.map(drop).unwrap_err().kind(), kind);
     }
     assert_eq!((state("b").state, state("c").state), (Residency::Resident, Residency::Resident));
-    drop(house.models.pin("default", "b", false, 1).await.unwrap());
+    house.models.keep("b", false, 1);
     // A tensor that needs the room takes the model of the lower priority.
     let tensor = house.tensor(DType::U8, &[2 << 20], &vec![0; 2 << 20]);
     assert_eq!((state("b").state, state("c").state), (Residency::Resident, Residency::Stored));
     drop(tensor);
+    // It holds for models that are not there yet, too.
+    house.models.keep("a", true, 3);
+    drop(house.models.open("default", "a").await.unwrap());
+    assert_eq!((state("a").pinned, state("a").priority, house.models.kept("a")), (true, 3, (true, 3)));
+    assert!(house.models.unload("a").await, "who asks for it gets it");
+    assert!(state("a").pinned);
 }
