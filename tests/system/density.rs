@@ -10,7 +10,7 @@ const FUNCTIONS: u32 = 1000;
 const STEPS: u32 = 200;
 
 /// What a function computes with code of its own: `STEPS` steps whose operations and constants depend on its number.
-fn computed(number: u32) -> u32 {
+pub(crate) fn computed(number: u32) -> u32 {
     (0..STEPS).fold(number, |value, step| {
         let constant = number.wrapping_mul(2_654_435_761).wrapping_add(step * 40_503);
         match (number >> (step % 10)) & 1 {
@@ -22,7 +22,7 @@ fn computed(number: u32) -> u32 {
 
 /// A handler that computes that, runs magika on 2048 times its number modulo 256, and answers with both: 4 bytes, then the
 /// model's output.
-fn function(number: u32) -> Vec<u8> {
+pub(crate) fn function(number: u32) -> Vec<u8> {
     let mut steps = format!("(i32.const {})", number as i32);
     for step in 0..STEPS {
         let constant = number.wrapping_mul(2_654_435_761).wrapping_add(step * 40_503);

@@ -1,5 +1,6 @@
 //! Whole-system tests: a real server, real components, real models, real HTTP.
 
+mod chain;
 mod client;
 mod confined;
 mod crafted;
@@ -15,6 +16,7 @@ mod onnx_file;
 mod preparing;
 mod settings;
 mod small_dtypes;
+mod tenants;
 mod uploads;
 mod wasi;
 mod wrong_input;

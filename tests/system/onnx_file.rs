@@ -1,4 +1,5 @@
-//! Writes a model of any size with external data, part by part (onnx.proto, fields by number): sums of rows of tables.
+//! Writes models part by part (onnx.proto, fields by number): one of any size with external data, sums of rows of tables; and a
+//! small classifier of pictures.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -43,6 +44,36 @@ fn value(field: u64, name: &str, element: u64, dims: &[Vec<u8>]) -> Vec<u8> {
     let dims: Vec<u8> = dims.iter().flat_map(|dim| bytes(1, dim)).collect();
     let tensor = [int(1, element), bytes(2, dims)].concat();
     bytes(field, [bytes(1, name), bytes(2, bytes(1, tensor))].concat())
+}
+
+/// A classifier of `picture` [batch, 3, 16, 16] into `scores` [batch, 10]: a convolution, a mean, a product; weights by a seed.
+pub(crate) fn classifier(seed: u64) -> Vec<u8> {
+    let weights = |name: &str, dims: &[u64], scale: f32| {
+        let count: u64 = dims.iter().product();
+        let element = |index: u64| {
+            let mixed = (index + 1).wrapping_mul(seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            ((mixed >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale
+        };
+        let raw: Vec<u8> = (0..count).flat_map(|index| element(index).to_le_bytes()).collect();
+        let dims: Vec<u8> = dims.iter().flat_map(|dim| int(1, *dim)).collect();
+        bytes(5, [dims, int(2, F32), bytes(8, name), bytes(9, raw)].concat())
+    };
+    let fixed = |dims: &[u64]| -> Vec<Vec<u8>> {
+        [bytes(2, "batch")].into_iter().chain(dims.iter().map(|dim| int(1, *dim))).collect()
+    };
+    let graph = [
+        node("Conv", &["picture", "w"], "a"),
+        node("Relu", &["a"], "b"),
+        node("GlobalAveragePool", &["b"], "c"),
+        node("Flatten", &["c"], "d"),
+        node("MatMul", &["d", "v"], "scores"),
+        bytes(2, "classifier"),
+        weights("w", &[8, 3, 5, 5], 0.5),
+        weights("v", &[8, 10], 2.0),
+        value(11, "picture", F32, &fixed(&[3, 16, 16])),
+        value(12, "scores", F32, &fixed(&[10])),
+    ];
+    [int(1, 10), bytes(7, graph.concat()), bytes(8, int(2, 21))].concat()
 }
 
 impl Embedding {
