@@ -251,6 +251,23 @@ async fn ocr_server() -> TestServer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_models_of_a_function_are_fetched_at_its_first_call() {
+    let server = ocr_server().await;
+    // It opens none of its models.
+    server.client.post("/fn/ocr", "").await.expect(422);
+    for _ in 0..600 {
+        let status = server.client.get("/v1/status").await.expect(200).json();
+        let models = status["models"].as_array().unwrap();
+        assert!(models.iter().all(|model| model["reason"] == "expected by a function that was called"), "{status}");
+        if models.len() == 2 && models.iter().all(|model| model["state"] == "resident") {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the models are not in memory after a minute");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ocr_reads_the_demo_page() {
     let server = ocr_server().await;
     let folder = root().join("examples/04-ocr");

@@ -164,7 +164,8 @@ impl Ledger {
         let _ = self.reclaim.set(reclaim);
     }
 
-    fn take(&self, owner: &Owner, bytes: u64) -> Result<()> {
+    /// Models leave for it only where `reclaims`.
+    fn take(&self, owner: &Owner, bytes: u64, reclaims: bool) -> Result<()> {
         #[cfg(test)]
         if self.is_refused(owner) {
             return Err(Error::overloaded("a test has this charge refused"));
@@ -180,7 +181,7 @@ impl Ledger {
                 Err(used) => used,
             };
             let missing = bytes.saturating_sub(self.budget_bytes.saturating_sub(used));
-            let possible = bytes <= self.budget_bytes;
+            let possible = reclaims && bytes <= self.budget_bytes;
             if !(possible && self.reclaim.get().is_some_and(|reclaim| reclaim(missing))) {
                 return Err(Error::overloaded(format!(
                     "the device has no room for {bytes} bytes: {used} of {} are in use (device_bytes); try again later",
@@ -238,13 +239,24 @@ impl Account {
     ///
     /// Errors: `limit-exceeded` when the account would hold more than its limit; `overloaded` when the device would.
     pub fn charge(self: &Arc<Account>, bytes: u64) -> Result<Charge> {
+        self.claim(bytes, true)
+    }
+
+    /// Claims bytes that are free now: nobody has to make room for them.
+    ///
+    /// Errors: those of [`Account::charge`].
+    pub fn charge_free(self: &Arc<Account>, bytes: u64) -> Result<Charge> {
+        self.claim(bytes, false)
+    }
+
+    fn claim(self: &Arc<Account>, bytes: u64, reclaims: bool) -> Result<Charge> {
         let used = add_within(&self.used, bytes, self.limit_bytes).map_err(|used| {
             Error::limit_exceeded(format!(
                 "{bytes} more bytes of tensors do not fit: {used} of {} are in use (tensor_bytes); drop tensors first",
                 self.limit_bytes
             ))
         })?;
-        if let Err(error) = self.ledger.take(&self.owner, bytes) {
+        if let Err(error) = self.ledger.take(&self.owner, bytes, reclaims) {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(error);
         }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::interface::{Grant, GrantNames};
 use crate::sandbox::{Function, Places, Slot};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// One version of a function, ready to be called.
@@ -25,6 +26,8 @@ pub(super) struct Deployed {
     pub(super) limits: Arc<Limits>,
     pub(super) log: Arc<FunctionLog>,
     pub(super) metrics: FunctionMetrics,
+    /// [`Models::departures`](crate::model::Models::departures) when its models were fetched last.
+    fetched: AtomicU64,
     /// Why it cannot run: a grant that is missing, a secret that cannot be read.
     refusal: Option<String>,
     /// Its own places, which all its versions share.
@@ -181,6 +184,15 @@ impl App {
         }
     }
 
+    /// Begins to load the models that a function may open, all at once, where one may have left since this was done last.
+    pub(super) fn fetch_models(&self, deployed: &Deployed) {
+        let models = &self.runtime.services().models;
+        let departures = models.departures();
+        if !deployed.grant.models.is_empty() && deployed.fetched.swap(departures, Ordering::Relaxed) != departures {
+            models.prefetch(deployed.tenant.clone(), deployed.grant.models.iter().cloned().collect());
+        }
+    }
+
     fn deploy(&self, found: Arc<FunctionVersion>, function: Arc<Function>, settings: Settings) -> Result<Deployed> {
         let FunctionVersion { tenant, name, version, .. } = &*found;
         let server = &self.runtime.services().limits;
@@ -198,6 +210,7 @@ impl App {
             log: self.deployed.log(tenant, name, server.log_lines),
             metrics: self.metrics.function(tenant, name),
             refusal: refusal(tenant, name, &requested.missing_from(&granted), &settings),
+            fetched: AtomicU64::new(u64::MAX),
             places: self.deployed.places(tenant, name, &limits),
             grant: Arc::new(grant(granted, settings)),
             limits,

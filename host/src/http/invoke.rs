@@ -30,6 +30,7 @@ pub(super) async fn invoke(
     let deployed =
         deployed.map_err(|_| Error::unavailable("the function is still being made ready; try again in a moment"))??;
     deployed.check()?;
+    app.fetch_models(&deployed);
     let limits = &*deployed.limits;
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, "body_bytes", limits.body_bytes, limits.body_idle_ms)?;

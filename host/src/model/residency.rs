@@ -19,7 +19,7 @@ use super::prepared::Prepared;
 use super::signature::Signature;
 use crate::config::{Config, Limits};
 use crate::confined::Confined;
-use crate::device::{Charge, Device, Owner};
+use crate::device::{Account, Charge, Device, Owner};
 use crate::error::{Error, Kind, Result};
 use policy::{Candidate, Uses};
 use std::collections::{BTreeSet, HashMap};
@@ -108,6 +108,8 @@ pub(super) struct Table {
     freed: Notify,
     /// Opens of any model.
     opens: AtomicU64,
+    /// How often a model left memory.
+    departures: AtomicU64,
     /// By digest and engine.
     entries: Mutex<HashMap<Key, Entry>>,
     /// By digest: those that are pinned, and priorities that are not 0.
@@ -258,6 +260,7 @@ impl Models {
             room: tokio::sync::Mutex::default(),
             freed: Notify::new(),
             opens: AtomicU64::new(0),
+            departures: AtomicU64::new(0),
             entries: Mutex::default(),
             kept: Mutex::default(),
         });
@@ -286,6 +289,27 @@ impl Models {
     /// device has no room, and none came within `room_wait_ms`: what is there is leased or pinned, or belongs to tensors.
     pub async fn open(&self, tenant: &str, name: &str) -> Result<Lease> {
         self.lease(self.table.directory.resolve(tenant, name).await?).await
+    }
+
+    /// Begins to load what is not in memory of the models of these names, before somebody opens them and without waiting for it;
+    /// only where the device has room as it is, so that no other model leaves and no load that waits for room gets less. Names
+    /// that mean nothing are passed over. Needs tokio's runtime.
+    pub fn prefetch(&self, tenant: Arc<str>, names: Vec<String>) {
+        let table = self.table.clone();
+        tokio::spawn(async move {
+            for name in names {
+                let Ok(resolved) = table.directory.resolve(&tenant, &name).await else { continue };
+                let Ok(key) = table.key(&resolved) else { continue };
+                if let Some(weights) = table.free_room_for(&resolved, &key) {
+                    drop(table.begin(&resolved, key, Some(weights)));
+                }
+            }
+        });
+    }
+
+    /// How often a model left memory since the process started. As long as it stays the same, what was fetched is there.
+    pub fn departures(&self) -> u64 {
+        self.table.departures.load(Ordering::Relaxed)
     }
 
     async fn lease(&self, resolved: Arc<Resolved>) -> Result<Lease> {
@@ -404,6 +428,7 @@ impl Models {
                 match std::mem::replace(&mut entry.slot, Slot::Stored) {
                     Slot::Stored => return true,
                     Slot::Resident(loaded) => {
+                        self.table.departures.fetch_add(1, Ordering::Relaxed);
                         "unloaded on request".clone_into(&mut entry.reason);
                         let left = Arc::downgrade(&loaded);
                         entry.slot = Slot::Leaving(left.clone());
@@ -460,31 +485,9 @@ impl Table {
     }
 
     async fn loaded(self: &Arc<Self>, resolved: &Arc<Resolved>) -> Result<Arc<Loaded>> {
-        let key = self.key(resolved)?;
-        let mut pending = {
-            let mut entries = self.entries();
-            let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved, self.kept(&key.0)));
-            entry.forgotten = false;
-            entry.uses.note(self.opens.fetch_add(1, Ordering::Relaxed));
-            if entry.name != resolved.name {
-                entry.name.clone_from(&resolved.name);
-            }
-            match entry.slot.now() {
-                Now::Here(loaded) => {
-                    entry.slot = Slot::Resident(loaded.clone());
-                    return Ok(loaded);
-                }
-                Now::Coming(coming) => coming,
-                Now::Away => {
-                    let (over, coming) = Coming::new();
-                    entry.slot = Slot::Loading(coming.clone());
-                    "opened".clone_into(&mut entry.reason);
-                    let outcome = coming.outcome.clone();
-                    let counts = entry.counts.clone();
-                    tokio::spawn(self.clone().bring(resolved.clone(), key.1, counts, outcome, over));
-                    coming
-                }
-            }
+        let mut pending = match self.begin(resolved, self.key(resolved)?, None) {
+            Ok(loaded) => return Ok(loaded),
+            Err(coming) => coming,
         };
         pending.wait().await;
         match pending.outcome.get() {
@@ -494,17 +497,64 @@ impl Table {
         }
     }
 
+    /// The model if it is in memory, else the load that is under way, which begins here if there is none. A load that nobody
+    /// asked for yet comes with the claim on its bytes, and is no use of the model.
+    fn begin(
+        self: &Arc<Self>,
+        resolved: &Arc<Resolved>,
+        key: Key,
+        unasked: Option<Charge>,
+    ) -> std::result::Result<Arc<Loaded>, Coming> {
+        let mut entries = self.entries();
+        let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved, self.kept(&key.0)));
+        entry.forgotten = false;
+        if unasked.is_none() {
+            entry.uses.note(self.opens.fetch_add(1, Ordering::Relaxed));
+            if entry.name != resolved.name {
+                entry.name.clone_from(&resolved.name);
+            }
+        }
+        match entry.slot.now() {
+            Now::Here(loaded) => {
+                entry.slot = Slot::Resident(loaded.clone());
+                Ok(loaded)
+            }
+            Now::Coming(coming) => Err(coming),
+            Now::Away => {
+                let (over, coming) = Coming::new();
+                entry.slot = Slot::Loading(coming.clone());
+                let reason = if unasked.is_some() { "expected by a function that was called" } else { "opened" };
+                reason.clone_into(&mut entry.reason);
+                let outcome = coming.outcome.clone();
+                let counts = entry.counts.clone();
+                tokio::spawn(self.clone().bring(resolved.clone(), key.1, unasked, counts, outcome, over));
+                Err(coming)
+            }
+        }
+    }
+
+    /// The claim on the bytes of a model that is not in memory, where they are free and no load waits for room.
+    fn free_room_for(&self, resolved: &Resolved, key: &Key) -> Option<Charge> {
+        let is_away = |entry: &Entry| matches!(entry.slot.now(), Now::Away);
+        if !self.entries().get(key).is_none_or(is_away) {
+            return None;
+        }
+        let _turn = self.room.try_lock().ok()?;
+        self.account(&resolved.digest).charge_free(resolved.package.weights_bytes()).ok()
+    }
+
     async fn bring(
         self: Arc<Self>,
         resolved: Arc<Resolved>,
         engine: EngineName,
+        weights: Option<Charge>,
         counts: Arc<Counts>,
         told: Arc<OnceLock<Outcome>>,
         over: watch::Sender<()>,
     ) {
         let Resolved { name, version, digest, package, .. } = &*resolved;
         let mut took = None;
-        let outcome = match self.bring_in_turn(digest, package.clone(), engine, counts).await {
+        let outcome = match self.bring_in_turn(digest, package.clone(), engine, weights, counts).await {
             Ok((loaded, time)) => {
                 let ms = time.as_millis() as u64;
                 tracing::info!(model = name, version, digest, %engine, ms, "model is resident");
@@ -551,9 +601,13 @@ impl Table {
         digest: &str,
         package: Package,
         engine: EngineName,
+        weights: Option<Charge>,
         counts: Arc<Counts>,
     ) -> Result<(Arc<Loaded>, Duration)> {
-        let weights = self.room_for(digest, &package).await?;
+        let weights = match weights {
+            Some(weights) => weights,
+            None => self.room_for(digest, &package).await?,
+        };
         let _turn = self.loads.acquire().await.map_err(|error| Error::host("waiting to load", error))?;
         let (table, digest) = (self.clone(), digest.to_owned());
         let begun = Instant::now();
@@ -630,6 +684,7 @@ impl Table {
                 let slot = std::mem::replace(&mut entry.slot, Slot::Stored);
                 "made room for others".clone_into(&mut entry.reason);
                 entry.evictions += 1;
+                self.departures.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(model = entry.name, digest = key.0, bytes = entry.bytes, "model makes room");
                 left.push(slot);
             }
@@ -639,8 +694,11 @@ impl Table {
     }
 
     fn charge(&self, digest: &str, package: &Package) -> Result<Charge> {
-        let owner = Owner::Model { name: digest.into() };
-        self.device.ledger().account(owner, u64::MAX, u64::MAX).charge(package.weights_bytes())
+        self.account(digest).charge(package.weights_bytes())
+    }
+
+    fn account(&self, digest: &str) -> Arc<Account> {
+        self.device.ledger().account(Owner::Model { name: digest.into() }, u64::MAX, u64::MAX)
     }
 }
 

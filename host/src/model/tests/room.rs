@@ -165,3 +165,53 @@ async fn a_load_waits_for_leases_and_pinned_models_stay() {
     assert!(house.models.unload("a").await, "who asks for it gets it");
     assert!(state("a").pinned);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expected_models_are_fetched_where_there_is_room_and_nobody_leaves_for_them() {
+    let Some(library) = wanted("HEARTH_ORT_LIB") else { return };
+    let house = Arc::new(House::with(Some(library), 1, &["device_bytes=10MiB", "room_wait_ms=5000"]));
+    for (name, bytes) in [("a", 4 << 20), ("b", 4 << 20), ("c", 4 << 20), ("small", 1 << 20)] {
+        house.heavy(name, bytes);
+    }
+    let states = || -> BTreeMap<String, ModelState> {
+        house.models.states().into_iter().map(|state| (state.name.clone(), state)).collect()
+    };
+    let fetch = |names: &[&str]| house.models.prefetch("default".into(), names.iter().map(|&name| name.into()).collect());
+    let settled = async |count: usize| loop {
+        let states = states();
+        if states.values().filter(|state| state.state == Residency::Resident).count() == count {
+            break states;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    // There is room for two of three; what means nothing is passed over.
+    fetch(&["nothing", "a", "b", "c"]);
+    let fetched = settled(2).await;
+    assert!(fetched.keys().eq(["a", "b"]), "{fetched:?}");
+    assert!(fetched.values().all(|state| state.loads == 1 && state.reason.starts_with("expected")), "{fetched:?}");
+    // Whoever opens one takes what was fetched.
+    drop(house.models.open("default", "a").await.unwrap());
+    assert_eq!((states()["a"].loads, house.models.departures()), (1, 0));
+    // What was asked for goes before what was only expected.
+    drop(house.models.open("default", "c").await.unwrap());
+    let after = states();
+    assert_eq!((after["a"].state, after["b"].state, after["b"].evictions), (Residency::Resident, Residency::Stored, 1));
+    assert_eq!(house.models.departures(), 1);
+    // Nobody leaves for what is fetched, and nothing is fetched while a load waits for room.
+    fetch(&["b"]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let leases = [house.models.open("default", "a").await.unwrap(), house.models.open("default", "c").await.unwrap()];
+    let waiting = tokio::spawn({
+        let house = house.clone();
+        async move { house.models.open("default", "b").await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fetch(&["small"]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(states()["b"].loads == 1 && !states().contains_key("small"));
+    drop(leases);
+    waiting.await.unwrap().unwrap();
+    assert_eq!(states()["b"].loads, 2);
+    fetch(&["small"]);
+    settled(3).await;
+}
