@@ -176,7 +176,8 @@ async fn expected_models_are_fetched_where_there_is_room_and_nobody_leaves_for_t
     let states = || -> BTreeMap<String, ModelState> {
         house.models.states().into_iter().map(|state| (state.name.clone(), state)).collect()
     };
-    let fetch = |names: &[&str]| house.models.prefetch("default".into(), names.iter().map(|&name| name.into()).collect());
+    let fetch =
+        |names: &[&str]| house.models.prefetch("default".into(), names.iter().map(|&name| name.into()).collect());
     let settled = async |count: usize| loop {
         let states = states();
         if states.values().filter(|state| state.state == Residency::Resident).count() == count {
