@@ -145,7 +145,8 @@ async fn pins_and_priorities_outlive_kill_9_and_go_with_the_model() {
     pin(&server, "/v1/models/magika/pin", "").await;
     // What one tenant has pinned, another does not unload.
     let answer = server.client.post("/t/acme/v1/models/theirs/unload", "").await.expect(200).json();
-    assert_eq!((&answer["unloaded"], told(&server).await), (&false.into(), (true, 0, "resident".into())));
+    assert_eq!((&answer["unloaded"], &answer["pinned"]), (&false.into(), &true.into()));
+    assert_eq!(told(&server).await, (true, 0, "resident".into()));
     pin(&server, "/t/acme/v1/models/theirs/pin", r#"{"priority": 9}"#).await;
     server.client.delete("/t/acme/v1/models/theirs").await.expect(200);
     assert_eq!(told(&server).await, (true, 0, "resident".into()), "what acme asked for went with its model");

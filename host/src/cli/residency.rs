@@ -39,8 +39,13 @@ impl Named {
 
     pub(super) async fn unload(self) -> Result<()> {
         let value = self.post("unload").await?;
-        let free = value.get("unloaded") == Some(&Value::Bool(true));
-        self.tell(&value, if free { "is unloaded" } else { "is unloaded as soon as the calls that use it have ended" })
+        let is = |key: &str| value.get(key) == Some(&Value::Bool(true));
+        let what = match (is("unloaded"), is("pinned")) {
+            (true, _) => "is unloaded",
+            (false, true) => "stays in memory: a model with the same bytes, of another name or tenant, is pinned",
+            (false, false) => "is unloaded as soon as the calls that use it have ended",
+        };
+        self.tell(&value, what)
     }
 
     async fn post(&self, what: &str) -> Result<Value> {

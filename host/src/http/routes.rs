@@ -502,10 +502,10 @@ async fn unload_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: 
     let selector = Selector::parse(&name, &app.config.limits)?;
     let found = app.catalog.resolve_model(&tenant, &selector).await?;
     set_pin(&app, tenant, found.clone(), crate::catalog::Pin::default()).await?;
-    // One copy serves all who have the same bytes, and another's pin holds.
+    // One copy serves every name of the same bytes, and another's pin holds.
     let (pinned, _) = app.models.kept(&found.digest);
     let unloaded = !pinned && app.models.unload(&found.digest).await;
-    ok(&json!({ "name": name, "version": found.version, "unloaded": unloaded }))
+    ok(&json!({ "name": name, "version": found.version, "unloaded": unloaded, "pinned": pinned }))
 }
 
 pub(super) fn limited(
