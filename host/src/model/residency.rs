@@ -684,6 +684,7 @@ impl Table {
                 let slot = std::mem::replace(&mut entry.slot, Slot::Stored);
                 "made room for others".clone_into(&mut entry.reason);
                 entry.evictions += 1;
+                entry.uses.leave();
                 self.departures.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(model = entry.name, digest = key.0, bytes = entry.bytes, "model makes room");
                 left.push(slot);

