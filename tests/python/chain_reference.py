@@ -3,8 +3,8 @@
     chain_reference.py MODEL.onnx SEED OUT.png
 
 Writes OUT.png and prints JSON: {"height", "width", "scores", "classes"}, the five best of the softmax. The picture goes
-through ONNX's own Resize (bilinear, antialiased), NumPy and onnxruntime. One whose best classes are too close to tell
-apart is drawn again.
+through ONNX's own Resize (bilinear, antialiased), NumPy and onnxruntime. One of whose best classes two are too close to
+tell apart, by what the model gives before the softmax, is drawn again.
 """
 
 import json
@@ -36,9 +36,7 @@ def classified(session, picture):
         small = by_evaluator(small, axis, 16, "half-pixel", mode="linear", antialias=1, exclude_outside=1)
     small = np.rint(np.clip(small, 0, 255))
     small = ((small / 255 - MEAN) / DEVIATION).astype(np.float32).transpose(2, 0, 1)[None]
-    scores = session.run(["scores"], {"picture": small})[0][0].astype(np.float64)
-    powers = np.exp(scores - scores.max())
-    return powers / powers.sum()
+    return session.run(["scores"], {"picture": small})[0][0].astype(np.float64)
 
 
 def main():
@@ -49,13 +47,15 @@ def main():
         picture = drawn(random)
         scores = classified(session, picture)
         classes = np.argsort(-scores)
+        # Far above what sums of f32 differ by; most pictures pass, for the scores are some units apart.
         if np.diff(-scores[classes][: BEST + 1]).min() > 1e-3:
             break
     else:
         sys.exit("no picture has classes that can be told apart")
     Image.fromarray(picture).save(out)
     height, width = picture.shape[:2]
-    best = {"scores": scores[classes[:BEST]].tolist(), "classes": classes[:BEST].tolist()}
+    powers = np.exp(scores - scores.max())
+    best = {"scores": (powers / powers.sum())[classes[:BEST]].tolist(), "classes": classes[:BEST].tolist()}
     print(json.dumps({"height": height, "width": width, **best}))
 
 
