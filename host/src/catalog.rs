@@ -42,7 +42,7 @@ pub use functions::{FunctionDetail, FunctionSummary, FunctionVersion};
 pub use models::{ModelDetail, ModelSummary, ModelVersionDetail};
 pub use names::{At, Selector, check_alias, check_key, check_name};
 pub use package::{ModelUpload, ModelWriter};
-pub use pins::{Pin, PinnedModel};
+pub use pins::PinnedModel;
 pub use settings::{Settings, SettingsChange, check_grants};
 pub use unpack::UNPACK;
 pub use uploads::{UploadPart, UploadStatus, WholeUpload};

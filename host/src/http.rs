@@ -52,6 +52,8 @@ struct App {
     metrics: metrics::Metrics,
     bodies: Arc<body::BodyBudget>,
     started: Instant,
+    /// Held while what counts of all pins of a digest is read and told, so that nothing older is told last.
+    telling_pins: tokio::sync::Mutex<()>,
     /// Loads what is pinned, after the start.
     _pinned: AbortOnDropHandle<()>,
 }
@@ -97,7 +99,7 @@ impl Server {
         }
         let pins = catalog.pins().await?;
         for PinnedModel { digest, pin, .. } in &pins {
-            models.keep(digest, pin.pinned, pin.priority);
+            models.keep(digest, *pin);
         }
         let pinned = AbortOnDropHandle::new(tokio::spawn(load_pinned(models.clone(), pins)));
         let services = Arc::new(Services { device, models: models.clone(), limits });
@@ -113,8 +115,19 @@ impl Server {
         let followers = logs::Followers::new(&config.limits);
         let bodies = body::BodyBudget::new(config.limits.all_bodies_bytes);
         let started = Instant::now();
-        let app =
-            App { config, catalog, models, runtime, deployed, followers, metrics, bodies, started, _pinned: pinned };
+        let app = App {
+            config,
+            catalog,
+            models,
+            runtime,
+            deployed,
+            followers,
+            metrics,
+            bodies,
+            started,
+            telling_pins: tokio::sync::Mutex::default(),
+            _pinned: pinned,
+        };
         Ok(Server { listener, address, app: Arc::new(app) })
     }
 

@@ -2,16 +2,8 @@
 
 use super::{Catalog, database};
 use crate::error::{Error, Result};
+use crate::model::Pin;
 use sqlx::SqlitePool;
-
-/// What was asked for a model's place in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pin {
-    /// It never makes room for others.
-    pub pinned: bool,
-    /// Models of a lower priority make room first.
-    pub priority: u8,
-}
 
 /// A version of a model for which something was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]

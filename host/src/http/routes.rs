@@ -6,7 +6,7 @@ use super::{App, Tenant, to_the_end};
 use crate::catalog::{At, Selector, check_name};
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Blobs, EngineChoice, Residency, Resolved};
+use crate::model::{Blobs, EngineChoice, Pin, Residency, Resolved};
 use crate::sandbox::Making;
 use axum::Router;
 use axum::body::Body;
@@ -313,7 +313,7 @@ async fn models(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> R
         let mut value = json!(model);
         value["state"] = json!(state.map_or("stored", |state| state.state.as_str()));
         value["reason"] = json!(state.map_or("not opened yet", |state| state.reason.as_str()));
-        let (pinned, priority) = app.models.kept(&model.digest);
+        let Pin { pinned, priority } = app.models.pin(&model.digest);
         (value["pinned"], value["priority"]) = (json!(pinned), json!(priority));
         value["runs_on"] = json!(runs_on);
         value
@@ -398,9 +398,8 @@ async fn delete_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: 
                 );
                 true
             });
-            match worker.catalog.pin_of(&version.digest).await {
-                Ok(pin) => worker.models.keep(&version.digest, pin.pinned, pin.priority),
-                Err(error) => tracing::warn!("who else pins a deleted model is not known: {}", error.chain()),
+            if let Err(error) = tell_pin(&worker, &version.digest).await {
+                tracing::warn!("who else pins a deleted model is not known: {}", error.chain());
             }
             if !elsewhere {
                 worker.models.forget(&version.digest).await;
@@ -458,25 +457,25 @@ async fn pin_model(
 ) -> Reply {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields, default)]
-    struct Pin {
+    struct Asked {
         pinned: bool,
         priority: u8,
     }
-    impl Default for Pin {
-        fn default() -> Pin {
-            Pin { pinned: true, priority: 0 }
+    impl Default for Asked {
+        fn default() -> Asked {
+            Asked { pinned: true, priority: 0 }
         }
     }
     let limits = &app.config.limits;
     let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
     let form = r#"{"pinned": true, "priority": 0 to 255}"#;
-    let Pin { pinned, priority } = if bytes.is_empty() { Pin::default() } else { parsed(&bytes, form)? };
+    let Asked { pinned, priority } = if bytes.is_empty() { Asked::default() } else { parsed(&bytes, form)? };
     let found = app.catalog.resolve_model(&tenant, &Selector::parse(&name, limits)?).await?;
     let lease = match pinned {
         true => Some(app.models.open(&tenant, &format!("{}@{}", found.name, found.version)).await?),
         false => None,
     };
-    set_pin(&app, tenant, found.clone(), crate::catalog::Pin { pinned, priority }).await?;
+    set_pin(&app, tenant, found.clone(), Pin { pinned, priority }).await?;
     drop(lease);
     let states = app.models.states();
     let state = states.iter().filter(|state| state.digest == found.digest).map(|state| state.state);
@@ -487,23 +486,28 @@ async fn pin_model(
 }
 
 /// Stores what is asked for a version of a model, and has it count.
-async fn set_pin(app: &Arc<App>, tenant: String, model: Arc<Resolved>, pin: crate::catalog::Pin) -> Result<()> {
+async fn set_pin(app: &Arc<App>, tenant: String, model: Arc<Resolved>, pin: Pin) -> Result<()> {
     let worker = app.clone();
     to_the_end(async move {
         worker.catalog.set_pin(&tenant, &model.name, model.version, pin).await?;
-        let pin = worker.catalog.pin_of(&model.digest).await?;
-        worker.models.keep(&model.digest, pin.pinned, pin.priority);
-        Ok(())
+        tell_pin(&worker, &model.digest).await
     })
     .await
+}
+
+/// Has count what all who have a model of this digest ask for now.
+async fn tell_pin(app: &App, digest: &str) -> Result<()> {
+    let _telling = app.telling_pins.lock().await;
+    app.models.keep(digest, app.catalog.pin_of(digest).await?);
+    Ok(())
 }
 
 async fn unload_model(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
     let selector = Selector::parse(&name, &app.config.limits)?;
     let found = app.catalog.resolve_model(&tenant, &selector).await?;
-    set_pin(&app, tenant, found.clone(), crate::catalog::Pin::default()).await?;
+    set_pin(&app, tenant, found.clone(), Pin::default()).await?;
     // One copy serves every name of the same bytes, and another's pin holds.
-    let (pinned, _) = app.models.kept(&found.digest);
+    let pinned = app.models.pin(&found.digest).pinned;
     let unloaded = !pinned && app.models.unload(&found.digest).await;
     ok(&json!({ "name": name, "version": found.version, "unloaded": unloaded, "pinned": pinned }))
 }

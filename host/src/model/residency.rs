@@ -83,6 +83,15 @@ pub struct ModelState {
     pub load_ms: u64,
 }
 
+/// What was asked for a model's place in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pin {
+    /// It never makes room for others.
+    pub pinned: bool,
+    /// Models of a lower priority make room first.
+    pub priority: u8,
+}
+
 /// Every model of this process.
 pub struct Models {
     table: Arc<Table>,
@@ -112,8 +121,8 @@ pub(super) struct Table {
     departures: AtomicU64,
     /// By digest and engine.
     entries: Mutex<HashMap<Key, Entry>>,
-    /// By digest: those that are pinned, and priorities that are not 0.
-    kept: Mutex<HashMap<String, (bool, u8)>>,
+    /// By digest; the default is not there. Locked last.
+    pins: Mutex<HashMap<String, Pin>>,
 }
 
 /// A model's digest, and the engine it runs on.
@@ -127,8 +136,6 @@ struct Entry {
     counts: Arc<Counts>,
     slot: Slot,
     reason: String,
-    pinned: bool,
-    priority: u8,
     uses: Uses,
     load_ms: Option<f64>,
     loads: u64,
@@ -136,7 +143,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(resolved: &Resolved, (pinned, priority): (bool, u8)) -> Entry {
+    fn new(resolved: &Resolved) -> Entry {
         Entry {
             name: resolved.name.clone(),
             forgotten: false,
@@ -144,8 +151,6 @@ impl Entry {
             counts: Arc::default(),
             slot: Slot::Stored,
             reason: String::new(),
-            pinned,
-            priority,
             uses: Uses::default(),
             load_ms: None,
             loads: 0,
@@ -262,7 +267,7 @@ impl Models {
             opens: AtomicU64::new(0),
             departures: AtomicU64::new(0),
             entries: Mutex::default(),
-            kept: Mutex::default(),
+            pins: Mutex::default(),
         });
         let weak = Arc::downgrade(&table);
         let reclaim = move |bytes| weak.upgrade().is_some_and(|table| table.make_room(bytes));
@@ -363,7 +368,8 @@ impl Models {
         entries.retain(|_, entry| !entry.forgotten || entry.slot.residency() != Residency::Stored);
         let mut states: Vec<_> = entries
             .iter()
-            .map(|((digest, engine), entry)| ModelState {
+            .map(|((digest, engine), entry)| (digest, engine, entry, self.table.pin(digest)))
+            .map(|(digest, engine, entry, Pin { pinned, priority })| ModelState {
                 digest: digest.clone(),
                 name: entry.name.clone(),
                 engine: *engine,
@@ -372,8 +378,8 @@ impl Models {
                 runs: entry.counts.runs.load(Ordering::Relaxed),
                 leases: entry.counts.leases.load(Ordering::Relaxed),
                 reason: entry.reason.clone(),
-                pinned: entry.pinned,
-                priority: entry.priority,
+                pinned,
+                priority,
                 loads: entry.loads,
                 evictions: entry.evictions,
                 load_ms: entry.load_ms.unwrap_or_default() as u64,
@@ -396,21 +402,17 @@ impl Models {
 
     /// Keeps a model from making room for others, or lets it; and sets whom it goes before. It counts until the process ends,
     /// whether the model is loaded or not.
-    pub fn keep(&self, digest: &str, pinned: bool, priority: u8) {
-        let mut entries = self.table.entries();
-        let mut kept = self.table.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match (pinned, priority) {
-            (false, 0) => drop(kept.remove(digest)),
-            asked => drop(kept.insert(digest.to_owned(), asked)),
-        }
-        for (_, entry) in entries.iter_mut().filter(|((of, _), _)| of == digest) {
-            (entry.pinned, entry.priority) = (pinned, priority);
+    pub fn keep(&self, digest: &str, pin: Pin) {
+        let mut pins = self.table.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        match pin == Pin::default() {
+            true => drop(pins.remove(digest)),
+            false => drop(pins.insert(digest.to_owned(), pin)),
         }
     }
 
-    /// Whether a model is pinned, and its priority; see [`Models::keep`].
-    pub fn kept(&self, digest: &str) -> (bool, u8) {
-        self.table.kept(digest)
+    /// What counts for a model; see [`Models::keep`].
+    pub fn pin(&self, digest: &str) -> Pin {
+        self.table.pin(digest)
     }
 
     /// The digests of the models whose prepared forms are on disk.
@@ -476,8 +478,8 @@ impl Table {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kept(&self, digest: &str) -> (bool, u8) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(digest).copied().unwrap_or_default()
+    fn pin(&self, digest: &str) -> Pin {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).get(digest).copied().unwrap_or_default()
     }
 
     fn key(&self, resolved: &Resolved) -> Result<Key> {
@@ -506,7 +508,7 @@ impl Table {
         unasked: Option<Charge>,
     ) -> std::result::Result<Arc<Loaded>, Coming> {
         let mut entries = self.entries();
-        let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved, self.kept(&key.0)));
+        let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved));
         entry.forgotten = false;
         if unasked.is_none() {
             entry.uses.note(self.opens.fetch_add(1, Ordering::Relaxed));
@@ -650,8 +652,8 @@ impl Table {
     fn no_room(&self, error: &Error) -> Error {
         let entries = self.entries();
         let held = |pinned: bool| {
-            let resident = entries.values().filter(|entry| entry.slot.residency() == Residency::Resident);
-            resident.filter(|entry| entry.pinned == pinned).map(|entry| entry.bytes).sum::<u64>()
+            let resident = entries.iter().filter(|(_, entry)| entry.slot.residency() == Residency::Resident);
+            resident.filter(|(key, _)| self.pin(&key.0).pinned == pinned).map(|(_, entry)| entry.bytes).sum::<u64>()
         };
         Error::overloaded(format!(
             "{}; models that are pinned hold {} bytes, models in use {}",
@@ -669,14 +671,13 @@ impl Table {
             let clock = self.opens.load(Ordering::Relaxed);
             let idle = |entry: &Entry| match &entry.slot {
                 // Every lease, and everyone who waited for the load, has a clone.
-                Slot::Resident(loaded) if Arc::strong_count(loaded) == 1 && !entry.pinned => {
-                    Some(loaded.weights.bytes())
-                }
+                Slot::Resident(loaded) if Arc::strong_count(loaded) == 1 => Some(loaded.weights.bytes()),
                 _ => None,
             };
             let candidates = entries.iter().filter_map(|(key, entry)| {
+                let (bytes, Pin { pinned, priority }) = (idle(entry)?, self.pin(&key.0));
                 let worth = entry.uses.at(clock) * entry.load_ms();
-                Some(Candidate { key: key.clone(), bytes: idle(entry)?, priority: entry.priority, worth })
+                (!pinned).then(|| Candidate { key: key.clone(), bytes, priority, worth })
             });
             let Some(keys) = policy::leaving(candidates.collect(), need) else { return false };
             for key in keys {

@@ -147,21 +147,24 @@ async fn a_load_waits_for_leases_and_pinned_models_stay() {
     assert_eq!((state("a").state, state("a").evictions), (Residency::Stored, 1));
     assert_eq!(state("a").reason, "made room for others");
     // What is pinned never leaves, and what could never fit makes nobody leave.
-    house.models.keep("b", true, 0);
+    house.models.keep("b", Pin { pinned: true, priority: 0 });
     drop(house.models.open("default", "c").await.unwrap());
     for (name, kind) in [("a", Kind::Overloaded), ("d", Kind::Overloaded)] {
         assert_eq!(house.models.open("default", name).await.map(drop).unwrap_err().kind(), kind);
     }
     assert_eq!((state("b").state, state("c").state), (Residency::Resident, Residency::Resident));
-    house.models.keep("b", false, 1);
+    house.models.keep("b", Pin { pinned: false, priority: 1 });
     // A tensor that needs the room takes the model of the lower priority.
     let tensor = house.tensor(DType::U8, &[2 << 20], &vec![0; 2 << 20]);
     assert_eq!((state("b").state, state("c").state), (Residency::Resident, Residency::Stored));
     drop(tensor);
     // It holds for models that are not there yet, too.
-    house.models.keep("a", true, 3);
+    house.models.keep("a", Pin { pinned: true, priority: 3 });
     drop(house.models.open("default", "a").await.unwrap());
-    assert_eq!((state("a").pinned, state("a").priority, house.models.kept("a")), (true, 3, (true, 3)));
+    assert_eq!(
+        (state("a").pinned, state("a").priority, house.models.pin("a")),
+        (true, 3, Pin { pinned: true, priority: 3 })
+    );
     assert!(house.models.unload("a").await, "who asks for it gets it");
     assert!(state("a").pinned);
 }
