@@ -104,6 +104,21 @@ enum Part {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
+    /// What others notice while a hostile guest runs
+    Neighbours {
+        /// The program; of several, runs take turns
+        #[arg(long, required = true)]
+        server: Vec<PathBuf>,
+        /// The folder of components
+        #[arg(long)]
+        components: PathBuf,
+        /// Parts of the names of attacks [default: all attacks]
+        #[arg(long)]
+        only: Vec<String>,
+        /// Runs of each row; the table shows medians
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
     /// What a model of a gigabyte takes from the start of a process to its first answer
     Snapshots {
         /// The onnxruntime library
@@ -148,6 +163,9 @@ fn run(begun: Instant, arguments: &Arguments) -> Result<()> {
         Some(Part::Gpu { ordinal, megabytes }) => gpu::run(*ordinal, *megabytes, tempfile::tempdir()?.path()),
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),
         Some(Part::Operators { python, script, runs }) => operators::compare(python, script, *runs),
+        Some(Part::Neighbours { server, components, only, runs }) => {
+            neighbours::print(server, components, tempfile::tempdir()?.path(), only, *runs)
+        }
         Some(Part::Snapshots { library, folder, runs }) => snapshots::compare(library, folder.as_deref(), *runs),
         Some(Part::SnapshotHere(here)) => snapshots::measure(begun, here),
         Some(Part::OperatorsHere { folder }) => operators::here(folder),
@@ -194,7 +212,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     drop((hyper, hearth));
     prepared(&itself, arguments)?;
     let components = arguments.component.parent().unwrap_or(Path::new("."));
-    neighbours::print(&arguments.server, components, folder.path(), arguments.runs)?;
+    neighbours::print(std::slice::from_ref(&arguments.server), components, folder.path(), &[], arguments.runs)?;
     println!("load average before the first run: {}", load_before.split(' ').next().unwrap_or("unknown"));
     Ok(())
 }

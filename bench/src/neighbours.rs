@@ -6,7 +6,7 @@ use crate::median;
 use anyhow::Result;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -32,11 +32,22 @@ const ATTACKS: [(&str, usize); 15] = [
     ("probe/tensor/image-bomb", 1),
 ];
 
-/// Prints the table.
-pub(crate) fn print(program: &Path, components: &Path, folder: &Path, runs: usize) -> Result<()> {
-    let server = Server::everywhere(program, &folder.join("neighbours"))?;
-    for name in ["echo", "probe"] {
-        server.deploy(program, &components.join(name).with_extension("wasm"), name)?;
+/// Prints a table for each of the programs, whose runs take turns, of the attacks whose names hold one of `only`; of all where it
+/// is empty.
+pub(crate) fn print(
+    programs: &[PathBuf],
+    components: &Path,
+    folder: &Path,
+    only: &[String],
+    runs: usize,
+) -> Result<()> {
+    let mut servers = Vec::new();
+    for (index, program) in programs.iter().enumerate() {
+        let server = Server::everywhere(program, &folder.join(format!("neighbours-{index}")))?;
+        for name in ["echo", "probe"] {
+            server.deploy(program, &components.join(name).with_extension("wasm"), name)?;
+        }
+        servers.push(server);
     }
     let load = Load::new(folder, None, 2);
     println!(
@@ -44,19 +55,25 @@ pub(crate) fn print(program: &Path, components: &Path, folder: &Path, runs: usiz
          repeated\nwithout pause, medians of {runs} runs, server and load on all cores.\n"
     );
     println!("{:>24} {:>8} | {:>8} {:>8} {:>7}", "attack", "at once", "without", "beside", "ratio");
-    for (path, at_once) in ATTACKS {
-        let (mut without, mut beside) = (Vec::new(), Vec::new());
+    let wanted = |path: &str| only.is_empty() || only.iter().any(|part| path.contains(part.as_str()));
+    for (path, at_once) in ATTACKS.into_iter().filter(|(path, _)| wanted(path)) {
+        let mut measured: Vec<_> = servers.iter().map(|_| (Vec::new(), Vec::new())).collect();
         for _ in 0..runs {
-            without.push(load.p99_us(&server)?);
-            let attackers: Vec<Attacker> =
-                (0..at_once).map(|_| Attacker::start(server.address(), format!("/fn/{path}"))).collect();
-            // The first blow has fallen before anything is measured.
-            std::thread::sleep(Duration::from_millis(200));
-            beside.push(load.p99_us(&server)?);
-            drop(attackers);
+            for (server, (without, beside)) in servers.iter().zip(&mut measured) {
+                without.push(load.p99_us(server)?);
+                let attackers: Vec<Attacker> =
+                    (0..at_once).map(|_| Attacker::start(server.address(), format!("/fn/{path}"))).collect();
+                // The first blow has fallen before anything is measured.
+                std::thread::sleep(Duration::from_millis(200));
+                beside.push(load.p99_us(server)?);
+                drop(attackers);
+            }
         }
-        let (without, beside) = (median(&without), median(&beside));
-        println!("{path:>24} {at_once:>8} | {without:>8.0} {beside:>8.0} {:>6.1}x", beside / without);
+        for (program, (without, beside)) in programs.iter().zip(&measured) {
+            let (without, beside) = (median(without), median(beside));
+            let of = if programs.len() > 1 { format!("  {}", program.display()) } else { String::new() };
+            println!("{path:>24} {at_once:>8} | {without:>8.0} {beside:>8.0} {:>6.1}x{of}", beside / without);
+        }
     }
     Ok(())
 }

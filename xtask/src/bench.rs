@@ -8,8 +8,9 @@ use std::process::Command;
 
 #[derive(clap::Args)]
 pub(crate) struct Bench {
-    /// `calls`; or `operators`: beside NumPy and OpenCV; or `snapshots`: the first answer of a large model after a start
-    #[arg(value_parser = ["calls", "operators", "snapshots"], default_value = "calls")]
+    /// `calls`; or `operators`: beside NumPy and OpenCV; or `snapshots`: the first answer of a large model after a start;
+    /// or `neighbours`: what others notice while a hostile guest runs
+    #[arg(value_parser = ["calls", "operators", "snapshots", "neighbours"], default_value = "calls")]
     what: String,
     /// Arguments for the bench program; `cargo xtask bench -- --help` lists them
     #[arg(last = true)]
@@ -33,9 +34,14 @@ impl Bench {
             "--package",
             "hearth-bench",
         ]))?;
+        let components = root.join("target/guests/components");
         let mut command = Command::new(root.join("target/release/hearth-bench"));
-        command.current_dir(root).arg("--server").arg(root.join("target/release/hearth"));
-        command.arg("--component").arg(root.join("target/guests/components/echo.wasm")).args(&self.arguments);
+        command.current_dir(root);
+        match self.what.as_str() {
+            "neighbours" => command.arg("neighbours").arg("--components").arg(components),
+            _ => command.arg("--component").arg(components.join("echo.wasm")),
+        };
+        command.arg("--server").arg(root.join("target/release/hearth")).args(&self.arguments);
         process::show(&mut command)
     }
 
