@@ -11,7 +11,8 @@
 //!   and the verdict says it; it is refused where hardly a run is left to compare.
 //! - What rten is known to read otherwise than ONNX, it refuses to load (`rten::misread`): inputs may not show it.
 //! - Where a sample refuses onnxruntime, it is no reference: then rten is judged by the samples alone. So it is where there is
-//!   no onnxruntime on the machine.
+//!   no onnxruntime on the machine. Where there are no samples either, a model that asks for what rten only gives nearly
+//!   (`rten::doubt`) is refused.
 
 mod child;
 pub(super) mod compare;
@@ -152,6 +153,7 @@ async fn listen(parts: &mut Parts, finding: &mut Finding, mut room: u64) -> Resu
         let told: Told = serde_json::from_slice(part).map_err(|error| Error::host("checking a model", error))?;
         match told {
             Told::Setting(setting) => finding.setting = setting.map_err(|message| shortened(&message)),
+            Told::Doubt(doubt) => finding.doubt = Some(shortened(&doubt)),
             Told::Sample(None) => finding.samples += 1,
             Told::Sample(Some(fault)) => finding.fault = finding.fault.take().or_else(|| Some(shortened(&fault))),
             Told::Trial(Tried { trial, shapes, outcome }) => {

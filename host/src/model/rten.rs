@@ -122,6 +122,20 @@ fn misread(header: &Header, model: &Model) -> Option<String> {
     misread_softmax(header, model)
 }
 
+/// Operators whose results rten rounds otherwise than ONNX, on inputs that samples need not meet, with what it does.
+const ROUNDED: [(&str, &str); 1] =
+    [("DynamicQuantizeLinear", "rounds a number halfway between two steps to another of them than ONNX does")];
+
+/// Why the model in a folder must not run on rten unless samples or another engine have spoken for it: what it asks for, rten
+/// gives nearly.
+///
+/// Errors: those of [`Header::read`].
+pub(super) fn doubt(folder: &Path) -> Result<Option<String>> {
+    let header = Header::read(&folder.join(Package::MODEL))?;
+    let found = ROUNDED.iter().find(|(operator, _)| header.operators.contains(*operator));
+    Ok(found.map(|(operator, what)| format!("rten's {operator} {what}")))
+}
+
 /// What the model means by a softmax and rten does not: before version 13 it normalises over the axis and all after it, by
 /// default from axis 1 on (<https://onnx.ai/onnx/operators/onnx__Softmax.html>); rten takes the axis alone, by default the last.
 fn misread_softmax(header: &Header, model: &Model) -> Option<String> {

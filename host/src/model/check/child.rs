@@ -12,6 +12,7 @@ use crate::model::engine::Session;
 use crate::model::engines::{EngineChoice, EngineName, Engines};
 use crate::model::header::Header;
 use crate::model::package::Package;
+use crate::model::rten;
 use crate::model::signature::Signature;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -74,6 +75,8 @@ pub(super) struct Request {
 pub(super) enum Told {
     /// What `model.toml` says of the engine, or what is wrong with that file or with the samples. First of all.
     Setting(Result<Option<EngineChoice>, String>),
+    /// Why the engine must not run the model unless something else speaks for it.
+    Doubt(String),
     /// A run on generated inputs. The bytes of its outputs follow, one after another, in parts of any size.
     Trial(Tried),
     /// A run on a sample, and what was wrong with it.
@@ -133,11 +136,16 @@ pub(super) fn work(work: &mut Work) -> Result<Value> {
     }
     let raw = RawConfig { ort_lib: library, model_threads: Some(model_threads), ..RawConfig::default() };
     let config = Config { limits: limits.clone(), ..raw.resolve()? };
-    let engine = Arc::clone(Engines::new(&config, None).get(engine));
-    let session = engine.load(&folder, weights_bytes).map_err(|error| {
+    let engines = Engines::new(&config, None);
+    let session = engines.get(engine).load(&folder, weights_bytes).map_err(|error| {
         // The engine had this process to itself.
         if error.kind() == Kind::Overloaded { confined::out_of_memory(error.chain()) } else { error }
     })?;
+    if engine == EngineName::Rten
+        && let Some(doubt) = rten::doubt(&folder)?
+    {
+        send(&mut work.parts, &Told::Doubt(doubt))?;
+    }
     let device: Arc<dyn Device> = Cpu::new(Ledger::new(limits.check_memory_bytes), limits.clone());
     let bench = Bench { session, device, limits };
     for sample in &samples {

@@ -21,6 +21,8 @@ pub(super) struct Finding {
     pub(super) setting: Result<Option<EngineChoice>, String>,
     /// None where the engine did not come to its end.
     pub(super) signature: Option<Signature>,
+    /// Why it must not run the model unless samples or the reference speak for it.
+    pub(super) doubt: Option<String>,
     /// The runs on generated inputs, with the inputs' shapes.
     pub(super) trials: Vec<(Trial, String, Ran)>,
     /// Samples that went well.
@@ -52,6 +54,7 @@ impl Finding {
             version: version.to_owned(),
             setting: Ok(None),
             signature: None,
+            doubt: None,
             trials: Vec::new(),
             samples: 0,
             fault: None,
@@ -109,6 +112,16 @@ pub(super) fn decide(findings: Vec<Finding>, choice: EngineChoice, absent: bool)
             && let Some(place) = findings.iter().position(|finding| finding.engine == EngineName::Rten)
         {
             refusals[place] = Some((Kind::Unsupported, fault.clone()));
+        }
+    }
+    for (finding, refusal) in findings.iter().zip(&mut refusals).filter(|(_, refusal)| refusal.is_none()) {
+        if let Some(doubt) = &finding.doubt
+            && finding.samples == 0
+            && compared.runs == 0
+        {
+            let message =
+                format!("{doubt}, and nothing speaks for its outputs; put samples into samples/ (docs/engines.md)");
+            *refusal = Some((Kind::Unsupported, message));
         }
     }
     let verdict = |(finding, refusal): (&Finding, &Option<(Kind, String)>)| {
@@ -303,6 +316,24 @@ mod tests {
         findings[0].samples = 1;
         let (kept, reasons) = passed(findings);
         assert_eq!((kept, reasons[0].contains("none of the 1 generated inputs")), (vec![true, false], true));
+    }
+
+    #[test]
+    fn a_doubt_is_overcome_by_samples_and_by_the_reference() {
+        let doubted = |samples, findings: Vec<Finding>| {
+            let mut findings = findings;
+            let rten = findings.last_mut().unwrap();
+            (rten.doubt, rten.samples) = (Some("rten rounds".to_owned()), samples);
+            decide(findings, EngineChoice::Auto, false)
+        };
+        let alone = || vec![found(EngineName::Rten, vec![(SMALL, done(1.0))])];
+        let error = doubted(0, alone()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.message().contains("rten rounds") && error.message().contains("samples/"), "{error}");
+        assert!(doubted(1, alone()).is_ok());
+        let both = both(vec![(SMALL, done(1.0))], vec![(SMALL, done(1.0))]);
+        assert!(doubted(0, both).unwrap().1.allows(EngineName::Rten));
+        assert!(decide(alone(), EngineChoice::Auto, false).is_ok());
     }
 
     #[test]

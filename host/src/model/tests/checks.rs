@@ -1,7 +1,7 @@
 //! The check of uploads: which engines a model passes on, and why not on others. Jobs run in threads of this process here; the
 //! system tests have the real children.
 
-use super::graph::{BOOLEAN, F32, Graph, S64};
+use super::graph::{BOOLEAN, F32, Graph, S64, U8};
 use super::*;
 
 impl House {
@@ -169,6 +169,10 @@ async fn what_rten_is_known_to_read_otherwise_is_not_run_on_it() {
     let house = bare();
     let floats = || Graph::default().input("x", F32, "n 4 4");
     let flags = || Graph::default().input("b", BOOLEAN, "n 4").output("y", BOOLEAN, "k 4");
+    let quantised = || {
+        let outputs = |graph: Graph| graph.output("y", U8, "n 4 4").output("s", F32, "").output("z", U8, "");
+        outputs(floats().node("DynamicQuantizeLinear", &["x"], &["y", "s", "z"]))
+    };
     let compared = floats().node("Equal", &["x", "x"], &["e"]).node("Identity", &["e"], &["i"]);
     for (graph, reason) in [
         (floats().node("ArgMax", &["x"], &["y"]).output("y", S64, "k 4 4"), Some("rten's ArgMax gives the last")),
@@ -198,6 +202,7 @@ async fn what_rten_is_known_to_read_otherwise_is_not_run_on_it() {
                 .output("y", F32, "a b c"),
             None,
         ),
+        (quantised(), Some("rten's DynamicQuantizeLinear rounds")),
     ] {
         let checked = house.check("misread", &[("model.onnx", &graph.model())], None).await;
         match (reason, checked) {

@@ -33,6 +33,8 @@ impl Message {
 
 /// `TensorProto.DataType` of f32.
 pub(super) const F32: i64 = 1;
+/// `TensorProto.DataType` of u8.
+pub(super) const U8: i64 = 2;
 /// `TensorProto.DataType` of s64.
 pub(super) const S64: i64 = 7;
 /// `TensorProto.DataType` of booleans.
