@@ -4,12 +4,15 @@
 //! Everything alternates: in each run every row is measured once, then the next run starts; the tables show medians.
 
 mod bare_hyper;
+mod engines;
 mod floor;
 mod gpu;
 mod in_process;
 mod load;
 mod neighbours;
 mod operators;
+mod paced;
+mod shelf;
 mod snapshots;
 
 use anyhow::{Context, Result, ensure};
@@ -89,6 +92,9 @@ enum Part {
         #[arg(long, default_value_t = 256)]
         megabytes: u64,
     },
+    /// Prints the 99th percentile of what a caller waits who asks at fixed times
+    #[command(hide = true)]
+    Paced(paced::Caller),
     /// Serves an echo with nothing but hyper
     #[command(hide = true)]
     Hyper { port: u16 },
@@ -101,6 +107,18 @@ enum Part {
         #[arg(long)]
         script: PathBuf,
         /// Runs of both programs; the table shows medians
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// What real models take on each engine
+    Engines {
+        /// The onnxruntime library
+        #[arg(long)]
+        library: PathBuf,
+        /// The folder of models
+        #[arg(long)]
+        models: PathBuf,
+        /// Runs of each row; the table shows medians
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
@@ -161,8 +179,10 @@ fn run(begun: Instant, arguments: &Arguments) -> Result<()> {
             Ok(())
         }
         Some(Part::Gpu { ordinal, megabytes }) => gpu::run(*ordinal, *megabytes, tempfile::tempdir()?.path()),
+        Some(Part::Paced(caller)) => paced::ask(caller),
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),
         Some(Part::Operators { python, script, runs }) => operators::compare(python, script, *runs),
+        Some(Part::Engines { library, models, runs }) => engines::compare(library, models, *runs),
         Some(Part::Neighbours { server, components, only, runs }) => {
             neighbours::print(server, components, tempfile::tempdir()?.path(), only, *runs)
         }

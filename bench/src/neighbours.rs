@@ -2,7 +2,7 @@
 //! every core. It judges nothing.
 
 use crate::load::{Load, Server};
-use crate::median;
+use crate::{median, paced};
 use anyhow::Result;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -32,6 +32,11 @@ const ATTACKS: [(&str, usize); 15] = [
     ("probe/tensor/image-bomb", 1),
 ];
 
+/// Seconds of each measurement.
+const SECONDS: u64 = 2;
+/// How often a neighbour asks that does not take a core of its own.
+const RATE: u32 = 1_000;
+
 /// Prints a table for each of the programs, whose runs take turns, of the attacks whose names hold one of `only`; of all where it
 /// is empty.
 pub(crate) fn print(
@@ -49,30 +54,42 @@ pub(crate) fn print(
         }
         servers.push(server);
     }
-    let load = Load::new(folder, None, 2);
+    let load = Load::new(folder, None, SECONDS);
+    let first = if paced::goes_first() { "before everybody" } else { "like everybody" };
     println!(
-        "\nThe 99th percentile of an echo's latency (wrk -t1 -c1, 2 s, microseconds) without and beside attacks that are \
-         repeated\nwithout pause, medians of {runs} runs, server and load on all cores.\n"
+        "\nThe 99th percentile of an echo's latency in microseconds, without and beside attacks that are repeated without \
+         pause,\nmedians of {runs} runs of {SECONDS} s, server and load on all cores. Left a caller who asks {RATE} times a \
+         second and gets cores\n{first}, right one who asks without pause (wrk -t1 -c1), and takes a core with the server.\n"
     );
-    println!("{:>24} {:>8} | {:>8} {:>8} {:>7}", "attack", "at once", "without", "beside", "ratio");
+    println!(
+        "{:>24} {:>8} | {:>8} {:>8} {:>7} | {:>8} {:>8} {:>7}",
+        "attack", "at once", "without", "beside", "ratio", "without", "beside", "ratio"
+    );
+    let measure = |server: &Server| -> Result<[f64; 2]> {
+        Ok([paced::p99_us(server.address(), "/fn/echo", RATE, SECONDS)?, load.p99_us(server)?])
+    };
     let wanted = |path: &str| only.is_empty() || only.iter().any(|part| path.contains(part.as_str()));
     for (path, at_once) in ATTACKS.into_iter().filter(|(path, _)| wanted(path)) {
         let mut measured: Vec<_> = servers.iter().map(|_| (Vec::new(), Vec::new())).collect();
         for _ in 0..runs {
             for (server, (without, beside)) in servers.iter().zip(&mut measured) {
-                without.push(load.p99_us(server)?);
+                without.push(measure(server)?);
                 let attackers: Vec<Attacker> =
                     (0..at_once).map(|_| Attacker::start(server.address(), format!("/fn/{path}"))).collect();
                 // The first blow has fallen before anything is measured.
                 std::thread::sleep(Duration::from_millis(200));
-                beside.push(load.p99_us(server)?);
+                beside.push(measure(server)?);
                 drop(attackers);
             }
         }
         for (program, (without, beside)) in programs.iter().zip(&measured) {
-            let (without, beside) = (median(without), median(beside));
             let of = if programs.len() > 1 { format!("  {}", program.display()) } else { String::new() };
-            println!("{path:>24} {at_once:>8} | {without:>8.0} {beside:>8.0} {:>6.1}x{of}", beside / without);
+            let columns = [0, 1].map(|which| {
+                let middle = |all: &[[f64; 2]]| median(&all.iter().map(|both| both[which]).collect::<Vec<_>>());
+                let (without, beside) = (middle(without), middle(beside));
+                format!("{without:>8.0} {beside:>8.0} {:>6.1}x", beside / without)
+            });
+            println!("{path:>24} {at_once:>8} | {}{of}", columns.join(" | "));
         }
     }
     Ok(())

@@ -3,20 +3,16 @@
 //!
 //! Each measurement is a process of its own. Where it says "cold", the page cache holds nothing of the files before.
 
+use crate::shelf::{self, noise};
 use anyhow::{Context, Result, ensure};
 use hearth::config::RawConfig;
-use hearth::confined::Confined;
-use hearth::device::{Cpu, DType, Device, Ledger, Owner, Shape, Stop};
-use hearth::model::{
-    Blobs, Checked, Directory, EngineChoice, EngineName, Models, Package, PackageFile, Resolved, Signature, Verdict,
-};
+use hearth::device::{DType, Owner, Shape, Stop};
+use hearth::model::EngineName;
 use rustix::fs::{Advice, fadvise};
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Rows and columns of each weight.
@@ -208,13 +204,12 @@ pub(crate) fn measure(begun: Instant, here: &Here) -> Result<()> {
         };
         let config = raw.resolve()?;
         fs::create_dir_all(&config.data)?;
-        let device: Arc<dyn Device> = Cpu::new(Ledger::new(config.limits.device_bytes), config.limits.clone());
-        let shelf = Arc::new(Shelf { folder: here.model.clone() });
-        let confined = Arc::new(Confined::new(&config)?);
-        let models = Models::new(&config, device.clone(), shelf.clone(), shelf, confined)?;
+        let shelf = here.model.parent().context("the model's folder lies in no other")?;
+        let (models, device) = shelf::models(&config, shelf, EngineName::Onnxruntime)?;
+        let name = here.model.file_name().unwrap_or_default().to_string_lossy();
         let (before, started_ms) = (memory()?, begun.elapsed().as_secs_f64() * 1e3);
         let account = device.ledger().account(Owner::Workspace, u64::MAX, u64::MAX);
-        let lease = models.open("default", "large").await?;
+        let lease = models.open("default", &name).await?;
         let load_ms = begun.elapsed().as_secs_f64() * 1e3 - started_ms;
         let run = async |rows: u64| -> Result<(Vec<u8>, f64)> {
             let bytes = (0..rows * WIDTH).flat_map(|at| (noise(at) as f32).to_le_bytes()).collect::<Vec<_>>();
@@ -250,61 +245,6 @@ fn memory() -> Result<(f64, f64)> {
         Ok(line.split_whitespace().next().context("a number")?.parse::<f64>()? / 1024.0)
     };
     Ok((of("RssAnon:")?, of("RssFile:")?))
-}
-
-/// The one model, in a folder.
-struct Shelf {
-    folder: PathBuf,
-}
-
-impl Shelf {
-    fn package(&self) -> std::io::Result<Package> {
-        let mut files = BTreeMap::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let file = PackageFile { digest: String::new(), bytes: entry.metadata()?.len() };
-            files.insert(entry.file_name().to_string_lossy().into_owned(), file);
-        }
-        Ok(Package { files })
-    }
-}
-
-impl Blobs for Shelf {
-    fn path(&self, digest: &str) -> PathBuf {
-        self.folder.join(digest)
-    }
-
-    fn package_folder(&self, _: &str, _: &Package) -> hearth::error::Result<PathBuf> {
-        Ok(self.folder.clone())
-    }
-}
-
-#[async_trait::async_trait]
-impl Directory for Shelf {
-    async fn resolve(&self, _: &str, name: &str) -> hearth::error::Result<Arc<Resolved>> {
-        let package = self.package().map_err(|error| hearth::error::Error::storage("reading the model", error))?;
-        let (reason, difference) = (None, None);
-        let engine = EngineName::Onnxruntime;
-        let (version, passed, runs, samples, compared) = (String::new(), true, 1, 0, 0);
-        let (fails, failure) = (0, None);
-        let verdict = Verdict { engine, version, passed, reason, runs, samples, compared, difference, fails, failure };
-        Ok(Arc::new(Resolved {
-            name: name.to_owned(),
-            version: 1,
-            digest: name.to_owned(),
-            package,
-            signature: Signature { inputs: Vec::new(), outputs: Vec::new() },
-            checked: Checked { engine: EngineChoice::Onnxruntime, engines: vec![verdict] },
-        }))
-    }
-}
-
-/// Numbers between -1 and 1 that look random.
-fn noise(at: u64) -> f64 {
-    let mut z = at.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
 }
 
 /// A message of protocol buffers.

@@ -9,8 +9,8 @@ use std::process::Command;
 #[derive(clap::Args)]
 pub(crate) struct Bench {
     /// `calls`; or `operators`: beside NumPy and OpenCV; or `snapshots`: the first answer of a large model after a start;
-    /// or `neighbours`: what others notice while a hostile guest runs
-    #[arg(value_parser = ["calls", "operators", "snapshots", "neighbours"], default_value = "calls")]
+    /// or `engines`: real models on each; or `neighbours`: what others notice while a hostile guest runs
+    #[arg(value_parser = ["calls", "operators", "engines", "snapshots", "neighbours"], default_value = "calls")]
     what: String,
     /// Arguments for the bench program; `cargo xtask bench -- --help` lists them
     #[arg(last = true)]
@@ -21,6 +21,7 @@ impl Bench {
     pub(crate) fn run(&self, root: &Path) -> Result<()> {
         match self.what.as_str() {
             "operators" => return self.operators(root),
+            "engines" => return self.engines(root),
             "snapshots" => return self.snapshots(root),
             _ => {}
         }
@@ -51,6 +52,15 @@ impl Bench {
         let mut command = Command::new(root.join("target/release/hearth-bench"));
         command.arg("operators").arg("--python").arg(Python::program(&setup::folder(root)));
         command.arg("--script").arg(root.join("tests/python/operator_bench.py")).args(&self.arguments);
+        process::show(&mut command)
+    }
+
+    fn engines(&self, root: &Path) -> Result<()> {
+        setup::run(root, setup::Need::Tests)?;
+        process::show(process::cargo(root).args(["build", "--release", "--package", "hearth-bench"]))?;
+        let mut command = Command::new(root.join("target/release/hearth-bench"));
+        command.arg("engines").arg("--library").arg(setup::ort_library(root));
+        command.arg("--models").arg(setup::models(root)).args(&self.arguments);
         process::show(&mut command)
     }
 

@@ -45,7 +45,7 @@ pub(crate) struct Mutants {
 }
 
 /// Where operators are planned and computed. `memory.rs` only allocates and `vectorised.rs` only compiles.
-const SOURCES: [&str; 4] = ["op", "cpu", "op.rs", "resample.rs"];
+const SOURCES: [&str; 5] = ["op", "cpu", "op.rs", "resample.rs", "shape.rs"];
 const LEFT_OUT: [&str; 2] = ["cpu/memory.rs", "cpu/vectorised.rs"];
 
 /// How long a run may take beside that of the program without a mutant.
