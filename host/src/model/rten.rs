@@ -123,8 +123,9 @@ fn misread(header: &Header, model: &Model) -> Option<String> {
 }
 
 /// Operators whose results rten rounds otherwise than ONNX, on inputs that samples need not meet, with what it does.
-const ROUNDED: [(&str, &str); 1] =
-    [("DynamicQuantizeLinear", "rounds a number halfway between two steps to another of them than ONNX does")];
+const ROUNDED: [(&str, &str); 2] = [("DynamicQuantizeLinear", RECIPROCAL), ("QuantizeLinear", RECIPROCAL)];
+const RECIPROCAL: &str =
+    "multiplies by 1 / scale where ONNX divides, so that numbers halfway between two steps may go to the other";
 
 /// Why the model in a folder must not run on rten unless samples or another engine have spoken for it: what it asks for, rten
 /// gives nearly.

@@ -202,7 +202,7 @@ async fn what_rten_is_known_to_read_otherwise_is_not_run_on_it() {
                 .output("y", F32, "a b c"),
             None,
         ),
-        (quantised(), Some("rten's DynamicQuantizeLinear rounds")),
+        (quantised(), Some("rten's DynamicQuantizeLinear multiplies")),
     ] {
         let checked = house.check("misread", &[("model.onnx", &graph.model())], None).await;
         match (reason, checked) {
