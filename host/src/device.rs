@@ -30,7 +30,7 @@ pub use dtype::DType;
 pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind, Reclaim};
 pub use op::{
     Arithmetic, Broadcast, Comparison, Coordinates, Cost, ImageLayout, Interpolation, Logical, Op, PadMode, Plan,
-    Reduction, Resize, SliceRange, StridedCopy, Suppression, Unary, Work,
+    Reduction, Resize, Rounding, SliceRange, StridedCopy, Suppression, Unary, Work,
 };
 pub use shape::Shape;
 pub use stop::Stop;

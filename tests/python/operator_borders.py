@@ -3,7 +3,7 @@ filters, and of shapes without elements."""
 
 import numpy as np
 
-from operator_table import DTYPES, FLOATS, INTEGERS, Hollow, cast_to, wide
+from operator_table import DTYPES, FLOATS, INTEGERS, ROUNDINGS, Hollow, cast_to, wide
 
 
 def ties(table):
@@ -53,21 +53,32 @@ def spots(table, resized):
         for source, target in ((97, 301), (203, 311), (301, 67), (256, 8), (1200, 12)):
             array = table.array("f64", [1, source, 1], special=False)
             scaled(table, resized, array, [1, target], interpolation, "half-pixel", antialias)
-
-
-    for coordinates in ("half-pixel", "align-corners", "asymmetric"):
-        for source, target in ((97, 301), (203, 311), (301, 67), (1_100, 1_501)):
-            scaled(table, resized, table.array("u8", [1, source, 1]), [1, target], "nearest", coordinates, False)
     for name in ("u8", "f32"):
         for interpolation in ("nearest", "bilinear", "bicubic", "area"):
             array = table.array(name, [3, 1_100, 3], special=False)
-            scaled(table, resized, array, [2, table.pick([600, 1_500])], interpolation, "half-pixel", False)
+            scaled(table, resized, array, [2, table.pick([600, 1_500])], interpolation, "half-pixel", False,
+                   table.pick(list(ROUNDINGS)) if interpolation == "nearest" else None)
 
 
-def scaled(table, resized, array, target, interpolation, coordinates, antialias):
+def scaled(table, resized, array, target, interpolation, coordinates, antialias, rounding=None):
     call = {"op": "resize", "height": target[0], "width": target[1], "layout": "hwc", "interpolation": interpolation,
-            "coordinates": coordinates, "antialias": antialias}
+            "rounding": rounding, "coordinates": coordinates, "antialias": antialias}
     table.case(call, [array], [resized(table, call, array)])
+
+
+def between(table, resized):
+    """Nearest samples of places half-way between two, just at one and just beside it, up and down."""
+    sides = [(4, 2), (3, 9), (2, 3), (4, 3), (3, 2), (2, 4), (1, 5), (7, 1), (5, 5), (31, 12), (12, 31), (6, 4), (9, 3)]
+    for rounding in ROUNDINGS:
+        for coordinates in ("half-pixel", "pytorch-half-pixel", "align-corners", "asymmetric"):
+            for index, (source, target) in enumerate(sides):
+                other = sides[(index + 1 + table.integer(0, len(sides) - 1)) % len(sides)]
+                name = table.pick(["u8", "f32", "f16", "bf16", "f64"])
+                array = table.array(name, [source, other[0], int(table.pick([1, 3]))])
+                scaled(table, resized, array, [target, other[1]], "nearest", coordinates, False, rounding)
+            for source, target in ((97, 301), (203, 311), (301, 67), (1_100, 1_501)):
+                array = table.array("u8", [1, source, 1])
+                scaled(table, resized, array, [1, target], "nearest", coordinates, False, rounding)
 
 
 def shifted(table, along, ordered):
@@ -251,7 +262,7 @@ def hollow(table):
         table.case(nothing, [tensor], [Hollow("f64", empty), Hollow("s64", empty)])
     # No pictures of 60,000 columns are resized to 40,000: 200,000 rows of that are just as much as an operator may do at once.
     call = {"op": "resize", "height": 200_000, "width": 40_000, "layout": "hwc", "interpolation": "nearest",
-            "coordinates": "asymmetric", "antialias": False}
+            "rounding": "floor", "coordinates": "asymmetric", "antialias": False}
     pictures = Hollow("u8", [0, 5, 60_000, 1])
     table.case(call, [pictures], [Hollow("u8", [0, 200_000, 40_000, 1])])
     table.error({**call, "height": 200_001}, [pictures], "operator_operations", "too-large")
@@ -262,6 +273,7 @@ def hollow(table):
 def borders(table, resized, along, ordered):
     ties(table)
     spots(table, resized)
+    between(table, resized)
     shifted(table, along, ordered)
     extremes(table)
     chosen(table)

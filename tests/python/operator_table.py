@@ -26,6 +26,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FLOATS = ["f16", "bf16", "f32", "f64"]
 INTEGERS = [name for name in DTYPES if name[0] in "us"]
 NUMBERS = INTEGERS + FLOATS
+# What rounds to the nearest sample, and ONNX's word for it.
+ROUNDINGS = {"prefer-floor": "round_prefer_floor", "prefer-ceil": "round_prefer_ceil", "floor": "floor", "ceil": "ceil"}
 TOLERANCE = {"f16": 2e-3, "bf16": 2e-2, "f32": 1e-5, "f64": 1e-12}
 
 

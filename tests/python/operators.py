@@ -23,10 +23,17 @@ import numpy as np
 import onnx
 from onnx.reference.ops import op_resize
 
+try:
+    import cv2
+    from PIL import Image
+except ImportError:
+    # Not in set-up's environment, but where scripts/gpu-check makes a table with what Python has.
+    cv2 = None
+
 from operator_borders import borders
 from operator_edges import edges
 from operator_functions import boxes, comparisons, functions, indexing, ordered, orders, products, reductions
-from operator_table import DTYPES, FLOATS, INTEGERS, NAMES, NUMBERS, Table, broadcasting, cast_to, evaluate, ranked, to_bf16, wide
+from operator_table import DTYPES, FLOATS, INTEGERS, NAMES, NUMBERS, ROUNDINGS, Table, broadcasting, cast_to, evaluate, ranked, to_bf16, wide
 
 
 def in_f64(coefficients):
@@ -127,6 +134,7 @@ def scales(table, rounds):
         channels = int(table.pick([1, 1, 2, 3, 3, 3, 4, 5]))
         shape = batch + ([*source, channels] if layout == "hwc" else [channels, *source])
         for interpolation in ("nearest", "bilinear", "bicubic", "area"):
+            rounding = {"rounding": table.pick(list(ROUNDINGS))} if interpolation == "nearest" else {}
             name = table.pick(["u8", "u8", "f32", "f16", "bf16", "f64"])
             antialias = bool(round_ % 2) and interpolation in ("bilinear", "bicubic")
             coordinates = table.pick(["half-pixel", "half-pixel", "pytorch-half-pixel", "align-corners", "asymmetric"])
@@ -136,6 +144,7 @@ def scales(table, rounds):
                 "width": target[1],
                 "layout": layout,
                 "interpolation": interpolation,
+                **rounding,
                 "coordinates": coordinates,
                 "antialias": antialias,
             }
@@ -148,7 +157,7 @@ def scales(table, rounds):
     image = np.zeros([3, 4, 3], dtype=np.uint8)
     table.error({**whole, "height": 0}, [image], "height")
     table.error({**whole, "width": 0}, [image], "width")
-    table.error({**whole, "interpolation": "nearest", "antialias": True}, [image], "antialias")
+    table.error({**whole, "interpolation": "nearest", "rounding": "floor", "antialias": True}, [image], "antialias")
     table.error({**whole, "interpolation": "area", "antialias": True}, [image], "antialias")
     table.error(whole, [image[0]], "[.., height, width, channels]")
     table.error(whole, [np.zeros([0, 4, 3], dtype=np.uint8)], "no pixels")
@@ -179,7 +188,7 @@ def resized_axis(table, call, array, axis, length):
         # The specification has coordinate 0, as `asymmetric`; the evaluator has -0.5.
         coordinates = "asymmetric"
     if interpolation == "nearest":
-        return nearest(table, array, axis, length, coordinates)
+        return nearest(table, array, axis, length, call["rounding"], coordinates)
     if array.size == 0:
         return np.zeros([length if other == axis else dim for other, dim in enumerate(array.shape)])
     widens = call["antialias"] and source > length
@@ -228,23 +237,30 @@ def by_evaluator(array, axis, length, coordinates, **attributes):
     return evaluate("Resize", [array, None, None, sizes], coordinate_transformation_mode=mode, cubic_coeff_a=-0.75, **attributes)
 
 
-def nearest(table, array, axis, length, coordinates):
+def nearest(table, array, axis, length, rounding, coordinates):
     """In exact fractions, because the evaluator's ties depend on rounding; elsewhere it must agree."""
     source = array.shape[axis]
     indices, near = [], []
     for x in range(length):
         above, below = place(x, source, length, coordinates)
-        up = -((below - 2 * above) // (2 * below))  # ceil(x - 1/2)
-        indices.append(min(max(up, 0), source - 1))
-        # Half-way between two samples, or just at one, which the evaluator may take for the one before.
-        near.append((2 * above - below) % (2 * below) == 0 or above % below == 0)
+        whole, twice = above // below, 2 * (above % below)
+        behind = {"prefer-floor": twice > below, "prefer-ceil": twice >= below, "floor": False, "ceil": twice > 0}[rounding]
+        indices.append(min(max(whole + behind, 0), source - 1))
+        # Just at a sample the evaluator may take the one beside it, and half-way between two the other, if that matters.
+        near.append(twice == 0 or (twice == below and rounding.startswith("prefer")))
     expected = np.take(array, indices, axis=axis)
     positions = np.arange(source, dtype=np.float64)
-    found = by_evaluator(positions, 0, length, coordinates, mode="nearest", nearest_mode="round_prefer_floor")
-    for index, (ours, theirs, tie) in enumerate(zip(indices, found, near, strict=True)):
-        if ours != theirs:
-            assert tie, f"nearest {coordinates} {source} -> {length} at {index}: {ours} but the evaluator has {theirs}"
-            table.near_ties += 1
+    found = {"the evaluator": by_evaluator(positions, 0, length, coordinates, mode="nearest", nearest_mode=ROUNDINGS[rounding])}
+    line = positions.astype(np.float32)[None, :]
+    if cv2 and (rounding, coordinates) == ("floor", "asymmetric"):
+        found["OpenCV"] = cv2.resize(line, (length, 1), interpolation=cv2.INTER_NEAREST)[0]
+    if cv2 and (rounding, coordinates) == ("prefer-ceil", "half-pixel"):
+        found["Pillow"] = np.asarray(Image.fromarray(line).resize((length, 1), Image.Resampling.NEAREST))[0]
+    for who, places in found.items():
+        for index, (ours, theirs, tie) in enumerate(zip(indices, places, near, strict=True)):
+            if ours != theirs:
+                assert tie, f"nearest {rounding} {coordinates} {source} -> {length} at {index}: {ours} but {who} has {theirs}"
+                table.near_ties += 1
     return expected
 
 
@@ -566,7 +582,7 @@ def main():
     versions = {"numpy": np.__version__, "onnx": onnx.__version__}
     document = {"seed": arguments.seed, "versions": versions, "cases": table.cases}
     (arguments.folder / "cases.json").write_text(json.dumps(document))
-    print(f"{len(table.cases)} cases, {len(table.data)} bytes, {table.near_ties} nearest ties that the evaluator rounds away")
+    print(f"{len(table.cases)} cases, {len(table.data)} bytes, {table.near_ties} nearest ties that others round away")
 
 
 if __name__ == "__main__":

@@ -36,10 +36,10 @@ pub(crate) fn function(number: u32) -> Vec<u8> {
     let mut items = String::new();
     write!(
         items,
-        r#"(import "hearth:inference/tensors@0.1.0" "[static]tensor.create" (func $create (param i32 i32 i32 i32 i32 i32)))
-        (import "hearth:inference/tensors@0.1.0" "[method]tensor.read" (func $read (param i32 i32)))
-        (import "hearth:inference/models@0.1.0" "[static]model.open" (func $open (param i32 i32 i32)))
-        (import "hearth:inference/models@0.1.0" "[method]model.infer" (func $infer (param i32 i32 i32 i32)))
+        r#"(import "hearth:inference/tensors@0.2.0" "[static]tensor.create" (func $create (param i32 i32 i32 i32 i32 i32)))
+        (import "hearth:inference/tensors@0.2.0" "[method]tensor.read" (func $read (param i32 i32)))
+        (import "hearth:inference/models@0.2.0" "[static]model.open" (func $open (param i32 i32 i32)))
+        (import "hearth:inference/models@0.2.0" "[method]model.infer" (func $infer (param i32 i32 i32 i32)))
         (@custom "hearth:manifest" "{{\"models\":[\"magika\"]}}")
         {data} (data (i32.const 0) "\01\00\00\00\00\00\00\00\00\08\00\00\00\00\00\00") (data (i32.const 32) "magikabytes")
         (func $own (result i32) {steps})"#

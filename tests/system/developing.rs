@@ -221,7 +221,7 @@ fn files_are_inspected_without_a_server() {
     let file = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
     file("file-type.wasm", &component("file-type"));
     let text = run(hearth(folder).args(["inspect", "file-type.wasm"]));
-    for part in ["models magika", "world", "handler", "hearth:inference/models@0.1.0", "handle", "hearth:manifest ("] {
+    for part in ["models magika", "world", "handler", "hearth:inference/models@0.2.0", "handle", "hearth:manifest ("] {
         assert!(text.contains(part), "'{part}' is not in: {text}");
     }
     let json = run(hearth(folder).args(["inspect", "--json", "file-type.wasm"]));

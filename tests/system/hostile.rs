@@ -144,15 +144,15 @@ async fn a_broken_allocator_traps() {
 
 /// Imports of the tensors and models interfaces, by their canonical names.
 const IMPORTS: &str = r#"
-    (import "hearth:inference/tensors@0.1.0" "[static]tensor.create" (func $create (param i32 i32 i32 i32 i32 i32)))
-    (import "hearth:inference/tensors@0.1.0" "[method]tensor.byte-length" (func $length (param i32) (result i64)))
-    (import "hearth:inference/tensors@0.1.0" "[method]tensor.reshape" (func $reshape (param i32 i32 i32 i32)))
-    (import "hearth:inference/tensors@0.1.0" "[resource-drop]tensor" (func $drop (param i32)))
-    (import "hearth:inference/models@0.1.0" "[static]model.open" (func $open (param i32 i32 i32)))
-    (import "hearth:inference/models@0.1.0" "[resource-drop]model" (func $drop_model (param i32)))
-    (import "hearth:inference/context@0.1.0" "config" (func $config (param i32 i32 i32)))
-    (import "hearth:inference/context@0.1.0" "log" (func $log (param i32 i32 i32 i32 i32)))
-    (import "hearth:inference/operators@0.1.0" "decode-image" (func $decode (param i32 i32 i32)))
+    (import "hearth:inference/tensors@0.2.0" "[static]tensor.create" (func $create (param i32 i32 i32 i32 i32 i32)))
+    (import "hearth:inference/tensors@0.2.0" "[method]tensor.byte-length" (func $length (param i32) (result i64)))
+    (import "hearth:inference/tensors@0.2.0" "[method]tensor.reshape" (func $reshape (param i32 i32 i32 i32)))
+    (import "hearth:inference/tensors@0.2.0" "[resource-drop]tensor" (func $drop (param i32)))
+    (import "hearth:inference/models@0.2.0" "[static]model.open" (func $open (param i32 i32 i32)))
+    (import "hearth:inference/models@0.2.0" "[resource-drop]model" (func $drop_model (param i32)))
+    (import "hearth:inference/context@0.2.0" "config" (func $config (param i32 i32 i32)))
+    (import "hearth:inference/context@0.2.0" "log" (func $log (param i32 i32 i32 i32 i32)))
+    (import "hearth:inference/operators@0.2.0" "decode-image" (func $decode (param i32 i32 i32)))
 "#;
 
 /// A handler that does something with handles and then answers.

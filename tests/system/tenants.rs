@@ -96,7 +96,7 @@ const PAGES: u32 = 256;
 fn keeper() -> Vec<u8> {
     let (data, answer) = crafted::answer("kept");
     let items = format!(
-        r#"(import "hearth:inference/tensors@0.1.0" "[static]tensor.create" (func $create (param i32 i32 i32 i32 i32 i32)))
+        r#"(import "hearth:inference/tensors@0.2.0" "[static]tensor.create" (func $create (param i32 i32 i32 i32 i32 i32)))
         {data}"#
     );
     let code = format!(

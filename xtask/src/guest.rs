@@ -139,7 +139,7 @@ mod tests {
                 }
                 Err(error) => panic!("{}: {error}; run `cargo xtask guests`", path.display()),
             };
-            let wanted = imports.iter().map(|name| format!("hearth:inference/{name}@0.1.0")).collect();
+            let wanted = imports.iter().map(|name| format!("hearth:inference/{name}@0.2.0")).collect();
             let exports = exports.iter().map(|name| (*name).to_owned()).collect();
             assert_eq!(world(&component), (wanted, exports), "{name}");
         }

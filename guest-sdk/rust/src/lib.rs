@@ -127,12 +127,12 @@ pub mod bindings {
             inline: "
                 package hearth:guest;
                 world init {
-                    use hearth:inference/errors@0.1.0.{error};
+                    use hearth:inference/errors@0.2.0.{error};
                     export init: func() -> result<_, error>;
                 }
             ",
             world: "hearth:guest/init",
-            with: { "hearth:inference/errors@0.1.0": crate::bindings::hearth::inference::errors },
+            with: { "hearth:inference/errors@0.2.0": crate::bindings::hearth::inference::errors },
             pub_export_macro: true,
             default_bindings_module: "::hearth_guest::bindings::init",
             runtime_path: "::hearth_guest::bindings::rt",
@@ -162,7 +162,7 @@ pub use error::{Error, Result};
 pub use hearth_guest_macros::{handler, init, pipeline};
 pub use http::{Request, Response};
 pub use model::{Dim, Model, Outputs, Pending, Signature, TensorSignature};
-pub use operators::{Coordinates, ImageLayout, Interpolation, PadMode, Resize};
+pub use operators::{Coordinates, ImageLayout, Interpolation, PadMode, Resize, Rounding};
 pub use pipeline::{Call, Kept, Outcome};
 pub use prepared::Prepared;
 pub use tensor::{DType, Element, SliceRange, Tensor};

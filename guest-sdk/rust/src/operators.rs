@@ -7,7 +7,7 @@ use crate::contract::operators as host;
 use crate::{DType, Error, Result, Tensor};
 
 #[doc(inline)]
-pub use host::{Coordinates, ImageLayout, Interpolation, PadMode};
+pub use host::{Coordinates, ImageLayout, Interpolation, PadMode, Rounding};
 
 /// What [`Tensor::resize_with`] does. Unless said otherwise: channels last, bilinear, half-pixel coordinates, antialiased,
 /// which is what Pillow's `resize` with `BILINEAR` does.

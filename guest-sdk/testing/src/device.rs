@@ -9,7 +9,7 @@ use hearth::device::{
     Unary,
 };
 use hearth_guest::testing::{Operator, ResizeOptions};
-use hearth_guest::{Coordinates, DType, ImageLayout, Interpolation, PadMode, Result, SliceRange};
+use hearth_guest::{Coordinates, DType, ImageLayout, Interpolation, PadMode, Result, Rounding, SliceRange};
 
 use crate::to_guest;
 
@@ -151,7 +151,7 @@ fn resize(options: ResizeOptions) -> host::Resize {
         width: options.width,
         layout: image_layout(options.layout),
         interpolation: match options.interpolation {
-            Interpolation::Nearest => host::Interpolation::Nearest,
+            Interpolation::Nearest(rounding) => host::Interpolation::Nearest(self::rounding(rounding)),
             Interpolation::Bilinear => host::Interpolation::Bilinear,
             Interpolation::Bicubic => host::Interpolation::Bicubic,
             Interpolation::Area => host::Interpolation::Area,
@@ -163,6 +163,15 @@ fn resize(options: ResizeOptions) -> host::Resize {
             Coordinates::Asymmetric => host::Coordinates::Asymmetric,
         },
         antialias: options.antialias,
+    }
+}
+
+fn rounding(rounding: Rounding) -> host::Rounding {
+    match rounding {
+        Rounding::PreferFloor => host::Rounding::PreferFloor,
+        Rounding::PreferCeil => host::Rounding::PreferCeil,
+        Rounding::Floor => host::Rounding::Floor,
+        Rounding::Ceil => host::Rounding::Ceil,
     }
 }
 

@@ -3,7 +3,7 @@
 use hearth_guest::context::{self, LogLevel};
 use hearth_guest::{
     Call, DType, Error, Interpolation, Kept, Model, Outcome, Outputs, PadMode, Prepared, Request, Resize, Response,
-    Result, Tensor, Typed, init, pipeline,
+    Result, Rounding, Tensor, Typed, init, pipeline,
 };
 use hearth_guest_testing::{TestHost, TestModel};
 
@@ -71,6 +71,12 @@ fn operators_compute_what_they_are_defined_to() {
                 pixels.resize_with(Resize::new(1, 1).interpolation(Interpolation::Area)),
                 vec![1, 1, 1],
                 vec![128.],
+            ),
+            (
+                "nearest",
+                pixels.resize_with(Resize::new(2, 1).interpolation(Interpolation::Nearest(Rounding::Ceil))),
+                vec![2, 1, 1],
+                vec![255., 0.],
             ),
         ];
         Ok(cases)

@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn imports_and_exports_are_read_and_tell_the_world() {
-        let (tensors, http) = ("hearth:inference/tensors@0.1.0", "wasi:http/incoming-handler@0.2.0");
+        let (tensors, http) = ("hearth:inference/tensors@0.2.0", "wasi:http/incoming-handler@0.2.0");
         for (imports, exports, world) in [
             (vec![tensors], vec!["init", "handle"], Ok("handler-with-init")),
             (vec![], vec!["handle"], Ok("pure")),

@@ -214,14 +214,27 @@ pub struct Resize {
 /// How `resize` computes a new sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Interpolation {
-    /// The nearest sample; ties go down.
-    Nearest,
+    /// The nearest sample.
+    Nearest(Rounding),
     /// Linear in both directions.
     Bilinear,
     /// Cubic convolution with a = -0.75.
     Bicubic,
     /// The mean of the covered source area where an axis shrinks, else bilinear.
     Area,
+}
+
+/// Which sample is the nearest of a source coordinate between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// The nearer one; of two as near the one before.
+    PreferFloor,
+    /// The nearer one; of two as near the one behind.
+    PreferCeil,
+    /// The one before.
+    Floor,
+    /// The one behind.
+    Ceil,
 }
 
 /// How `resize` maps a target coordinate to a source coordinate.

@@ -3,7 +3,7 @@
 
 use super::{
     Arithmetic, Comparison, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Logical, Op, Owner,
-    PadMode, Reduction, Resize, Shape, SliceRange, Stop, Suppression, Tensor, Unary,
+    PadMode, Reduction, Resize, Rounding, Shape, SliceRange, Stop, Suppression, Tensor, Unary,
 };
 use crate::config::Limits;
 use crate::error::{Kind, Result};
@@ -65,8 +65,15 @@ const COMPARISONS: [Comparison; 6] = [
     Comparison::GreaterOrEqual,
 ];
 const REDUCTIONS: [Reduction; 5] = [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min, Reduction::L2];
-const INTERPOLATIONS: [Interpolation; 4] =
-    [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Area];
+const INTERPOLATIONS: [Interpolation; 7] = [
+    Interpolation::Nearest(Rounding::PreferFloor),
+    Interpolation::Nearest(Rounding::PreferCeil),
+    Interpolation::Nearest(Rounding::Floor),
+    Interpolation::Nearest(Rounding::Ceil),
+    Interpolation::Bilinear,
+    Interpolation::Bicubic,
+    Interpolation::Area,
+];
 const COORDINATES: [Coordinates; 4] =
     [Coordinates::HalfPixel, Coordinates::PytorchHalfPixel, Coordinates::AlignCorners, Coordinates::Asymmetric];
 /// The kinds of operators that [`Raw::call`] makes.

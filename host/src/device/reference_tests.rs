@@ -3,7 +3,7 @@
 
 use super::{
     Arithmetic, Comparison, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Logical, Op, Owner,
-    PadMode, Reduction, Resize, Shape, SliceRange, Stop, Suppression, Tensor, Unary,
+    PadMode, Reduction, Resize, Rounding, Shape, SliceRange, Stop, Suppression, Tensor, Unary,
 };
 use crate::config::Limits;
 use crate::error::Error;
@@ -56,21 +56,68 @@ enum Check {
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 enum Call {
-    Resize { height: u32, width: u32, layout: String, interpolation: String, coordinates: String, antialias: bool },
-    Normalize { axis: i32, scale: Vec<f32>, offset: Vec<f32> },
-    Cast { dtype: String },
-    Crop { layout: String, top: u64, left: u64, height: u64, width: u64 },
-    Pad { before: Vec<u64>, after: Vec<u64>, mode: String, bits: Option<u64> },
-    Permute { axes: Vec<i32> },
-    Slice { ranges: Vec<Range> },
-    Reshape { shape: Vec<i64> },
-    Concat { axis: i32 },
-    Stack { axis: i32 },
-    Softmax { axis: i32 },
-    Argmax { axis: i32, keep_axis: bool },
-    TopK { k: u64, axis: i32, largest: bool },
+    Resize {
+        height: u32,
+        width: u32,
+        layout: String,
+        interpolation: String,
+        rounding: Option<String>,
+        coordinates: String,
+        antialias: bool,
+    },
+    Normalize {
+        axis: i32,
+        scale: Vec<f32>,
+        offset: Vec<f32>,
+    },
+    Cast {
+        dtype: String,
+    },
+    Crop {
+        layout: String,
+        top: u64,
+        left: u64,
+        height: u64,
+        width: u64,
+    },
+    Pad {
+        before: Vec<u64>,
+        after: Vec<u64>,
+        mode: String,
+        bits: Option<u64>,
+    },
+    Permute {
+        axes: Vec<i32>,
+    },
+    Slice {
+        ranges: Vec<Range>,
+    },
+    Reshape {
+        shape: Vec<i64>,
+    },
+    Concat {
+        axis: i32,
+    },
+    Stack {
+        axis: i32,
+    },
+    Softmax {
+        axis: i32,
+    },
+    Argmax {
+        axis: i32,
+        keep_axis: bool,
+    },
+    TopK {
+        k: u64,
+        axis: i32,
+        largest: bool,
+    },
     MaskedMeanPool,
-    L2Normalize { axis: i32, epsilon: f32 },
+    L2Normalize {
+        axis: i32,
+        epsilon: f32,
+    },
     Add,
     Subtract,
     Multiply,
@@ -89,7 +136,10 @@ enum Call {
     LogicalOr,
     LogicalNot,
     Select,
-    Clamp { low: String, high: String },
+    Clamp {
+        low: String,
+        high: String,
+    },
     Abs,
     Negate,
     Sign,
@@ -105,20 +155,60 @@ enum Call {
     Tanh,
     Gelu,
     Erf,
-    Split { axis: i32, lengths: Vec<u64> },
-    Gather { axis: i32 },
-    OneHot { depth: u64, axis: i32, dtype: String },
-    LogSoftmax { axis: i32 },
-    Argmin { axis: i32, keep_axis: bool },
-    Sort { axis: i32, descending: bool },
-    CumulativeSum { axis: i32, exclusive: bool, reverse: bool },
-    ReduceSum { axes: Vec<i32>, keep_axes: bool },
-    ReduceMean { axes: Vec<i32>, keep_axes: bool },
-    ReduceMax { axes: Vec<i32>, keep_axes: bool },
-    ReduceMin { axes: Vec<i32>, keep_axes: bool },
-    ReduceL2 { axes: Vec<i32>, keep_axes: bool },
+    Split {
+        axis: i32,
+        lengths: Vec<u64>,
+    },
+    Gather {
+        axis: i32,
+    },
+    OneHot {
+        depth: u64,
+        axis: i32,
+        dtype: String,
+    },
+    LogSoftmax {
+        axis: i32,
+    },
+    Argmin {
+        axis: i32,
+        keep_axis: bool,
+    },
+    Sort {
+        axis: i32,
+        descending: bool,
+    },
+    CumulativeSum {
+        axis: i32,
+        exclusive: bool,
+        reverse: bool,
+    },
+    ReduceSum {
+        axes: Vec<i32>,
+        keep_axes: bool,
+    },
+    ReduceMean {
+        axes: Vec<i32>,
+        keep_axes: bool,
+    },
+    ReduceMax {
+        axes: Vec<i32>,
+        keep_axes: bool,
+    },
+    ReduceMin {
+        axes: Vec<i32>,
+        keep_axes: bool,
+    },
+    ReduceL2 {
+        axes: Vec<i32>,
+        keep_axes: bool,
+    },
     Matmul,
-    NonMaximumSuppression { iou_threshold: f32, score_threshold: String, maximum: u64 },
+    NonMaximumSuppression {
+        iou_threshold: f32,
+        score_threshold: String,
+        maximum: u64,
+    },
 }
 
 #[derive(Deserialize)]
@@ -137,6 +227,35 @@ fn layout(word: &str) -> ImageLayout {
     }
 }
 
+fn nearest(word: &str) -> Rounding {
+    match word {
+        "prefer-floor" => Rounding::PreferFloor,
+        "prefer-ceil" => Rounding::PreferCeil,
+        "floor" => Rounding::Floor,
+        "ceil" => Rounding::Ceil,
+        _ => panic!("no rounding is called {word}"),
+    }
+}
+
+const ROUNDINGS: [Rounding; 4] = [Rounding::PreferFloor, Rounding::PreferCeil, Rounding::Floor, Rounding::Ceil];
+const COORDINATES: [Coordinates; 4] =
+    [Coordinates::HalfPixel, Coordinates::PytorchHalfPixel, Coordinates::AlignCorners, Coordinates::Asymmetric];
+
+/// With `nearest`: what rows must tell from each other, and the same operator with each of the other roundings.
+fn other_roundings(op: &Op) -> Vec<(String, Op)> {
+    let Op::Resize(resize) = op else { return Vec::new() };
+    let Interpolation::Nearest(own) = resize.interpolation else { return Vec::new() };
+    let with = |other: Rounding| {
+        let resize = Resize { interpolation: Interpolation::Nearest(other), ..*resize };
+        (told_apart(resize.coordinates, own, other), Op::Resize(resize))
+    };
+    ROUNDINGS.into_iter().filter(|other| *other != own).map(with).collect()
+}
+
+fn told_apart(coordinates: Coordinates, own: Rounding, other: Rounding) -> String {
+    format!("resize with {coordinates:?} whose result is that of {own:?} and not of {other:?}")
+}
+
 fn reduce(reduction: Reduction, axes: &[i32], keep_axes: bool) -> Op {
     Op::Reduce { reduction, axes: axes.to_vec(), keep_axes }
 }
@@ -145,26 +264,28 @@ impl Call {
     /// The operator; none for a reshape, which is a tensor's own.
     fn op(&self) -> Option<Op> {
         Some(match self {
-            Call::Resize { height, width, layout: word, interpolation, coordinates, antialias } => Op::Resize(Resize {
-                height: *height,
-                width: *width,
-                layout: layout(word),
-                interpolation: match interpolation.as_str() {
-                    "nearest" => Interpolation::Nearest,
-                    "bilinear" => Interpolation::Bilinear,
-                    "bicubic" => Interpolation::Bicubic,
-                    "area" => Interpolation::Area,
-                    word => panic!("no interpolation is called {word}"),
-                },
-                coordinates: match coordinates.as_str() {
-                    "half-pixel" => Coordinates::HalfPixel,
-                    "pytorch-half-pixel" => Coordinates::PytorchHalfPixel,
-                    "align-corners" => Coordinates::AlignCorners,
-                    "asymmetric" => Coordinates::Asymmetric,
-                    word => panic!("no coordinates are called {word}"),
-                },
-                antialias: *antialias,
-            }),
+            Call::Resize { height, width, layout: word, interpolation, rounding, coordinates, antialias } => {
+                Op::Resize(Resize {
+                    height: *height,
+                    width: *width,
+                    layout: layout(word),
+                    interpolation: match (interpolation.as_str(), rounding.as_deref()) {
+                        ("nearest", Some(word)) => Interpolation::Nearest(nearest(word)),
+                        ("bilinear", None) => Interpolation::Bilinear,
+                        ("bicubic", None) => Interpolation::Bicubic,
+                        ("area", None) => Interpolation::Area,
+                        (word, rounding) => panic!("no interpolation is called {word} with {rounding:?}"),
+                    },
+                    coordinates: match coordinates.as_str() {
+                        "half-pixel" => Coordinates::HalfPixel,
+                        "pytorch-half-pixel" => Coordinates::PytorchHalfPixel,
+                        "align-corners" => Coordinates::AlignCorners,
+                        "asymmetric" => Coordinates::Asymmetric,
+                        word => panic!("no coordinates are called {word}"),
+                    },
+                    antialias: *antialias,
+                })
+            }
             Call::Normalize { axis, scale, offset } => {
                 Op::Normalize { axis: *axis, scale: scale.clone(), offset: offset.clone() }
             }
@@ -325,6 +446,8 @@ struct Coverage {
     ranks: BTreeMap<&'static str, BTreeSet<usize>>,
     /// Operators that had an empty input; those that had a NaN, and those that had an infinity, by dtype.
     special: BTreeSet<(&'static str, &'static str, DType)>,
+    /// Roundings of `nearest` that a result was told from by another, with coordinates.
+    told_apart: BTreeSet<String>,
 }
 
 /// Operators whose rows need neither NaN nor infinity: what these do is not specified, or they are moved like any other bits.
@@ -409,6 +532,14 @@ impl Coverage {
             {
                 let lacks = |what: &'static str| (!has(what, dtype)).then(|| format!("{name} of {dtype} with {what}"));
                 missing.extend([lacks("NaN"), lacks("infinity")].into_iter().flatten());
+            }
+        }
+        for coordinates in COORDINATES {
+            for (own, other) in ROUNDINGS.into_iter().flat_map(|own| ROUNDINGS.map(|other| (own, other))) {
+                let told = told_apart(coordinates, own, other);
+                if own != other && !self.told_apart.contains(&told) {
+                    missing.insert(told);
+                }
             }
         }
         missing.into_iter().collect()
@@ -522,6 +653,13 @@ fn run(
             // Views within larger buffers are computed as the others are.
             if let (Some(op), false) = (&op, within) {
                 coverage.note(op, &references, &outputs, &case.outputs, data);
+                for (told, other) in other_roundings(op) {
+                    let others = device.run(&account, &other, &references, limits, &stop);
+                    let bytes = others.and_then(|others| others[0].read(0..others[0].byte_length()));
+                    if bytes.map_err(|error| error.to_string())? != outputs[0].1 {
+                        coverage.told_apart.insert(told);
+                    }
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 //! rounding.
 
 use super::stop::Pace;
-use super::{Coordinates, Interpolation, Resize};
+use super::{Coordinates, Interpolation, Resize, Rounding};
 use crate::error::Result;
 
 /// One axis of a resize. Both lengths are at least 1 and fit in 32 bits.
@@ -18,7 +18,7 @@ pub(crate) struct Axis {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Filter {
-    Nearest,
+    Nearest(Rounding),
     Linear,
     Cubic,
     Area,
@@ -53,7 +53,7 @@ impl Axis {
     fn new(resize: &Resize, source: u64, target: u64) -> Axis {
         let shrinks = source > target;
         let filter = match (resize.interpolation, resize.antialias && shrinks) {
-            (Interpolation::Nearest, _) => Filter::Nearest,
+            (Interpolation::Nearest(rounding), _) => Filter::Nearest(rounding),
             (Interpolation::Bilinear, false) => Filter::Linear,
             (Interpolation::Bilinear, true) => Filter::WideLinear,
             (Interpolation::Bicubic, false) => Filter::Cubic,
@@ -63,7 +63,7 @@ impl Axis {
         };
         let coordinates = match resize.interpolation {
             Interpolation::Area => Coordinates::HalfPixel,
-            Interpolation::Nearest | Interpolation::Bilinear | Interpolation::Bicubic => resize.coordinates,
+            Interpolation::Nearest(_) | Interpolation::Bilinear | Interpolation::Bicubic => resize.coordinates,
         };
         Axis { source, target, filter, coordinates }
     }
@@ -72,7 +72,7 @@ impl Axis {
     pub(crate) fn width(&self) -> u64 {
         let shrinking = self.source.div_ceil(self.target.max(1));
         let most = match self.filter {
-            Filter::Nearest => 1,
+            Filter::Nearest(_) => 1,
             Filter::Linear => 2,
             Filter::Cubic => 4,
             Filter::Area => shrinking + 1,
@@ -112,8 +112,15 @@ impl Axis {
         }
         let (whole, part) = self.position(index);
         match self.filter {
-            Filter::Nearest => {
-                self.push(index, whole + i64::from(part > 0.5), whole + i64::from(part > 0.5), taps, |_| 1.0)
+            Filter::Nearest(rounding) => {
+                let behind = match rounding {
+                    Rounding::PreferFloor => part > 0.5,
+                    Rounding::PreferCeil => part >= 0.5,
+                    Rounding::Floor => false,
+                    Rounding::Ceil => part > 0.0,
+                };
+                let sample = whole + i64::from(behind);
+                self.push(index, sample, sample, taps, |_| 1.0);
             }
             Filter::Linear => self.push(index, whole, whole + 1, taps, |at| linear((at - whole) as f64 - part)),
             Filter::Cubic => self.push(index, whole - 1, whole + 2, taps, |at| cubic((at - whole) as f64 - part)),
@@ -208,7 +215,15 @@ mod tests {
         let half = Coordinates::HalfPixel;
         let bilinear = runs(axis(4, 2, Interpolation::Bilinear, half, false));
         assert_eq!(bilinear, [(0, vec![0.5, 0.5]), (2, vec![0.5, 0.5])]);
-        assert_eq!(runs(axis(4, 2, Interpolation::Nearest, half, false)), [(0, vec![1.0]), (2, vec![1.0])]);
+        for (rounding, chosen) in [
+            (Rounding::PreferFloor, [0, 2]),
+            (Rounding::PreferCeil, [1, 3]),
+            (Rounding::Floor, [0, 2]),
+            (Rounding::Ceil, [1, 3]),
+        ] {
+            let nearest = runs(axis(4, 2, Interpolation::Nearest(rounding), half, false));
+            assert_eq!(nearest, chosen.map(|sample| (sample, vec![1.0])), "{rounding:?}");
+        }
         let area = runs(axis(3, 2, Interpolation::Area, Coordinates::AlignCorners, false));
         assert_eq!(area, [(0, vec![2.0 / 3.0, 1.0 / 3.0]), (1, vec![1.0 / 3.0, 2.0 / 3.0])]);
         let corners = runs(axis(5, 3, Interpolation::Bicubic, Coordinates::AlignCorners, false));
@@ -219,8 +234,15 @@ mod tests {
 
     #[test]
     fn every_run_lies_within_the_image_and_sums_to_one() {
-        let interpolations =
-            [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Area];
+        let interpolations = [
+            Interpolation::Nearest(Rounding::PreferFloor),
+            Interpolation::Nearest(Rounding::PreferCeil),
+            Interpolation::Nearest(Rounding::Floor),
+            Interpolation::Nearest(Rounding::Ceil),
+            Interpolation::Bilinear,
+            Interpolation::Bicubic,
+            Interpolation::Area,
+        ];
         let coordinates =
             [Coordinates::HalfPixel, Coordinates::PytorchHalfPixel, Coordinates::AlignCorners, Coordinates::Asymmetric];
         for source in [1, 2, 3, 7, 64, 1_000] {

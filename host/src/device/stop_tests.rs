@@ -4,7 +4,7 @@
 use super::stop::Pace;
 use super::{
     Account, Arithmetic, Comparison, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Op, Owner,
-    PadMode, Reduction, Resize, Shape, SliceRange, Stop, Suppression, Tensor, Unary,
+    PadMode, Reduction, Resize, Rounding, Shape, SliceRange, Stop, Suppression, Tensor, Unary,
 };
 use crate::config::Limits;
 use crate::error::Kind;
@@ -107,7 +107,7 @@ fn every_operator_looks_at_its_stop_again_and_again() {
         (Op::Unary(Unary::Gelu), vec![&line], DENSE / 64),
         (Op::Clamp { low: 0.1, high: 0.2 }, vec![&line], DENSE),
         (resize(1 << 21, 2, hwc, Interpolation::Bilinear), vec![&image], DENSE),
-        (resize(1 << 21, 2, hwc, Interpolation::Nearest), vec![&image], DENSE),
+        (resize(1 << 21, 2, hwc, Interpolation::Nearest(Rounding::Floor)), vec![&image], DENSE),
         (resize(8, 1 << 19, chw, Interpolation::Bicubic), vec![&narrow], DENSE),
         (Op::MaskedMeanPool, vec![&pool, &mask], DENSE),
         (Op::Matmul, vec![&factor, &factor], 1 << 18),

@@ -6,7 +6,7 @@ use super::tensors::dtype_of_guest;
 use super::{Ctx, Fault, micros_since};
 use crate::device::{
     Arithmetic, Comparison, Coordinates, DType, ImageLayout, Interpolation, Logical, Op, PadMode, Reduction, Resize,
-    Suppression, Tensor, Unary, decode_image,
+    Rounding, Suppression, Tensor, Unary, decode_image,
 };
 use crate::error::Error;
 use std::time::Instant;
@@ -100,10 +100,19 @@ fn layout(layout: operators::ImageLayout) -> ImageLayout {
 
 fn interpolation(interpolation: operators::Interpolation) -> Interpolation {
     match interpolation {
-        operators::Interpolation::Nearest => Interpolation::Nearest,
+        operators::Interpolation::Nearest(rounding) => Interpolation::Nearest(self::rounding(rounding)),
         operators::Interpolation::Bilinear => Interpolation::Bilinear,
         operators::Interpolation::Bicubic => Interpolation::Bicubic,
         operators::Interpolation::Area => Interpolation::Area,
+    }
+}
+
+fn rounding(rounding: operators::Rounding) -> Rounding {
+    match rounding {
+        operators::Rounding::PreferFloor => Rounding::PreferFloor,
+        operators::Rounding::PreferCeil => Rounding::PreferCeil,
+        operators::Rounding::Floor => Rounding::Floor,
+        operators::Rounding::Ceil => Rounding::Ceil,
     }
 }
 

@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn worlds_are_told_by_imports_and_exports() {
-        let (tensors, context) = ("hearth:inference/tensors@0.1.0", "hearth:inference/context@0.1.0");
+        let (tensors, context) = ("hearth:inference/tensors@0.2.0", "hearth:inference/context@0.2.0");
         let check = |imports: &[&str], exports: &[&str], wanted: Result<&str, &str>| match (
             World::of_names(imports.iter().copied(), exports.iter().copied()),
             wanted,
@@ -307,9 +307,9 @@ mod tests {
         check(&[context], &["handle"], Ok("pure"));
         check(&[], &["handle", "init"], Ok("pure-with-init"));
         check(&[tensors], &["handle"], Ok("handler"));
-        check(&["hearth:inference/operators@0.1.0"], &["handle"], Ok("handler"));
-        check(&[context, "hearth:inference/models@0.1.0"], &["init", "handle"], Ok("handler-with-init"));
-        check(&["hearth:inference/tensors-of-mine@0.1.0"], &["handle"], Ok("pure"));
+        check(&["hearth:inference/operators@0.2.0"], &["handle"], Ok("handler"));
+        check(&[context, "hearth:inference/models@0.2.0"], &["init", "handle"], Ok("handler-with-init"));
+        check(&["hearth:inference/tensors-of-mine@0.2.0"], &["handle"], Ok("pure"));
         check(&[tensors], &["preprocess", "postprocess"], Ok("pipeline"));
         check(&[], &["preprocess", "postprocess", "init"], Ok("pipeline-with-init"));
         check(&[], &["preprocess"], Err("`preprocess` and not `postprocess`"));

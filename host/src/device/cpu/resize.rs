@@ -51,7 +51,7 @@ pub(super) fn run<T: Sample>(
     let _scratch = account.charge(scratch)?;
     let rows = Weighted::<T::Wide>::new(picture.axes[0].taps(pace)?, pace)?;
     let columns = Weighted::<T::Wide>::new(picture.axes[1].taps(pace)?, pace)?;
-    if picture.resize.interpolation == Interpolation::Nearest {
+    if matches!(picture.resize.interpolation, Interpolation::Nearest(_)) {
         return nearest(picture, &rows.starts, &columns.starts, input, result, pace);
     }
     let mut blended = filled(T::Wide::ZERO, row + 4, pace)?;

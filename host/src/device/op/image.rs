@@ -83,7 +83,7 @@ pub(super) fn normalize(axis: i32, scale: &[f32], offset: &[f32], (_, shape): (D
 mod tests {
     use super::*;
     use crate::config::Limits;
-    use crate::device::{Coordinates, Op};
+    use crate::device::{Coordinates, Op, Rounding};
 
     fn shape(dims: &[u64]) -> Shape {
         Shape::new(dims, 8).unwrap()
@@ -130,7 +130,9 @@ mod tests {
             resize_of(DType::U8, &[9, 8, 3], |resize| (resize.height, resize.width) = (u32::MAX, u32::MAX)),
             "too many",
         );
-        let nearest = |resize: &mut Resize| (resize.interpolation, resize.antialias) = (Interpolation::Nearest, true);
+        let nearest = |resize: &mut Resize| {
+            (resize.interpolation, resize.antialias) = (Interpolation::Nearest(Rounding::Floor), true)
+        };
         check(resize_of(DType::U8, &[9, 8, 3], nearest), "antialias");
     }
 

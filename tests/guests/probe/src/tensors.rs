@@ -1,6 +1,8 @@
 //! Tensors and operators, used wrongly and rightly.
 
-use hearth_guest::{DType, Error, PadMode, Request, Response, Result, SliceRange, Tensor};
+use hearth_guest::{
+    Coordinates, DType, Error, Interpolation, PadMode, Request, Resize, Response, Result, Rounding, SliceRange, Tensor,
+};
 
 /// Runs one case below `/tensor/`.
 pub fn run(case: &str, request: &Request) -> Result<Response> {
@@ -160,6 +162,17 @@ fn operators() -> Result<Response> {
     let scores = Tensor::from_slice(&[3], &[0.8f32, 0.9, 0.7])?;
     let (kept, count) = boxes.non_maximum_suppression(&scores, 0.5, 0.1, 3)?;
     expect("kept", (kept.to_vec::<i64>()?, count.to_vec::<i64>()?), (vec![1, 2, -1], vec![2]))?;
+    let row = Tensor::from_slice(&[1, 5, 1], &[0u8, 1, 2, 3, 4])?;
+    for (rounding, wanted) in [
+        (Rounding::PreferFloor, [0, 1, 1, 2, 2, 3, 4, 4]),
+        (Rounding::PreferCeil, [0, 1, 1, 2, 3, 3, 4, 4]),
+        (Rounding::Floor, [0, 0, 1, 1, 2, 3, 3, 4]),
+        (Rounding::Ceil, [0, 1, 2, 2, 3, 4, 4, 4]),
+    ] {
+        let nearest = Resize::new(1, 8).interpolation(Interpolation::Nearest(rounding));
+        let resized = row.resize_with(nearest.coordinates(Coordinates::Asymmetric))?;
+        expect("nearest", resized.to_vec::<u8>()?, wanted.to_vec())?;
+    }
     Ok(Response::text("fine"))
 }
 

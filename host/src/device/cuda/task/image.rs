@@ -15,7 +15,7 @@ impl Task<'_> {
         let wide = input.dtype == DType::F64;
         // The kernel has code for so many channels of a pixel at once.
         let (name, together) = match (resize.interpolation, channels) {
-            (Interpolation::Nearest, _) => ("pick", 1),
+            (Interpolation::Nearest(_), _) => ("pick", 1),
             (_, 3 | 4) => ("resize", channels),
             _ => ("resize", 1),
         };
