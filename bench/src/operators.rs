@@ -44,10 +44,11 @@ pub(crate) fn here(folder: &Path) -> Result<()> {
         let (shape, pixels) = decode_image(&jpeg, &account, device.limits(), &stop)?;
         Ok(device.adopt(&account, DType::U8, shape, Box::new(pixels))?)
     };
-    let resize = |interpolation| {
+    let resized = |interpolation, antialias| {
         let (layout, coordinates) = (ImageLayout::Hwc, Coordinates::HalfPixel);
-        Op::Resize(Resize { height: 640, width: 640, layout, interpolation, coordinates, antialias: false })
+        Op::Resize(Resize { height: 640, width: 640, layout, interpolation, coordinates, antialias })
     };
+    let resize = |interpolation| resized(interpolation, false);
     let normalize =
         Op::Normalize { axis: 2, scale: vec![0.0171, 0.0175, 0.0174], offset: vec![-2.118, -2.036, -1.804] };
     let image = decode()?;
@@ -64,6 +65,8 @@ pub(crate) fn here(folder: &Path) -> Result<()> {
     row("decode", || decode().map(drop))?;
     one("resize bilinear", resize(Interpolation::Bilinear), vec![&image])?;
     one("resize area", resize(Interpolation::Area), vec![&image])?;
+    one("resize antialiased", resized(Interpolation::Bilinear, true), vec![&image])?;
+    one("bicubic antialiased", resized(Interpolation::Bicubic, true), vec![&image])?;
     one("normalize", normalize.clone(), vec![&small])?;
     one("permute hwc to chw", Op::Permute { axes: vec![2, 0, 1] }, vec![&floats])?;
     one("cast u8 to f32", Op::Cast { dtype: DType::F32 }, vec![&image])?;

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 REPEATS = 15
 
@@ -85,6 +86,9 @@ def main():
     row("decode", decode)
     row("resize bilinear", lambda: cv2.resize(image, (640, 640)))
     row("resize area", lambda: cv2.resize(image, (640, 640), interpolation=cv2.INTER_AREA))
+    picture = Image.fromarray(image)
+    for name, filter in (("resize antialiased", Image.Resampling.BILINEAR), ("bicubic antialiased", Image.Resampling.BICUBIC)):
+        row(name, lambda filter=filter: picture.resize((640, 640), filter, reducing_gap=None))
     row("normalize", lambda: normalized(small))
     row("permute hwc to chw", lambda: np.ascontiguousarray(floats.transpose(2, 0, 1)))
     row("cast u8 to f32", lambda: image.astype(np.float32))
