@@ -11,6 +11,7 @@ mod examples;
 mod functions;
 mod harness;
 mod hostile;
+mod images;
 mod lifecycle;
 mod onnx_file;
 mod preparing;

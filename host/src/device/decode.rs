@@ -11,8 +11,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// Decodes an image into u8 [height, width, 3]: RGB, with its EXIF orientation applied. An alpha channel is dropped,
-/// grey becomes RGB, 16 bits become 8, an animation is its first picture, and colour profiles are ignored. The account
-/// is charged for what decoding takes while it goes on; the result is not charged, so adopt it at once.
+/// grey becomes RGB, 16 bits are rounded to 8, an animation is its first picture, and colour profiles are ignored. The
+/// account is charged for what decoding takes while it goes on; the result is not charged, so adopt it at once.
 ///
 /// Errors: `invalid-argument` when the bytes are no such image or it is damaged; `too-large` when the header tells of
 /// more than `image_pixels`, which is known before any pixel is decoded; `limit-exceeded` and `overloaded` when there
