@@ -214,15 +214,31 @@ async fn a_handlers_errors_have_their_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_operator_gives_its_own_answer() {
+    let server = server(&[]).await;
+    server.client.get("/fn/probe/operators").await.expect(200);
+    still_fine(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_tensors_are_typed_errors() {
     let server = server(&["tensor_bytes=64MiB", "tensor_count=1000"]).await;
     server.client.get("/fn/probe/tensor/roundtrip").await.expect(200);
-    server.client.get("/fn/probe/tensor/operators").await.expect(200);
+    server.client.get("/fn/probe/tensor/text-roundtrip").await.expect(200);
+    for case in ["text-as-bytes", "text-as-byte-range"] {
+        let reply = server.client.get(&format!("/fn/probe/tensor/{case}")).await;
+        reply.expect_error(422, "unsupported", "tensor of text");
+    }
     for (case, part) in [
         ("length", "20"),
         ("boolean", "boolean"),
         ("text", "text"),
+        ("text-count", "3 strings"),
+        ("text-operator", "text tensors take no operators"),
+        ("text-slice", "text tensors take no operators"),
+        ("numbers-as-text", "tensor of f32"),
         ("overflow", "elements"),
+        ("overflow-empty", "elements"),
         ("rank", "1000"),
         ("range", "24"),
         ("range-overflow", "24"),

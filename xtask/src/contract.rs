@@ -1,4 +1,5 @@
-//! Keeps the contract: a change of `wit/` needs a new version, so that a component built against a version finds just that.
+//! Keeps the contract: a change of `wit/` needs a new version, so that a component built against a version finds just that;
+//! and a function that it gains needs a guest that calls it.
 //! It reads files and never changes one.
 
 use sha2::{Digest, Sha256};
@@ -52,4 +53,53 @@ fn a_change_of_the_contract_has_a_new_version() {
         None => panic!("version {version} of wit/ is new: add the line `{version} {digest}` to {VERSIONS}"),
     }
     assert_eq!(lines.last().map(|(last, _)| *last), Some(version.as_str()), "{VERSIONS} ends with the version in wit/");
+}
+
+/// The guest that calls every operator through the contract.
+const PROBE: &str = "tests/guests/probe/src/operators.rs";
+
+/// The functions of an interface.
+fn functions(wit: &str) -> Vec<&str> {
+    let lines = wit.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.filter_map(|line| line.split_once(": func(").map(|(name, _)| name.trim().trim_start_matches('%'))).collect()
+}
+
+/// Whether Rust code names a function of `Tensor` as a method, with a path, or as the variant that takes more.
+fn calls(code: &str, function: &str) -> bool {
+    let name = function.replace('-', "_");
+    let follows = |rest: &str| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_');
+    let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let found = |line: &str| {
+        [".", "Tensor::"].into_iter().any(|before| {
+            line.match_indices(&format!("{before}{name}")).any(|(start, word)| {
+                let rest = &line[start + word.len()..];
+                follows(rest) || rest.strip_prefix("_with").is_some_and(follows)
+            })
+        })
+    };
+    lines.into_iter().any(found)
+}
+
+#[test]
+fn the_probe_calls_every_operator() {
+    let read = |path: &str| fs::read_to_string(crate::root().join(path)).expect("it can be read");
+    let (operators, probe) = (read("wit/operators.wit"), read(PROBE));
+    let operators = functions(&operators);
+    assert!(operators.len() > 60, "{operators:?}");
+    let missing: Vec<_> = operators.into_iter().filter(|operator| !calls(&probe, operator)).collect();
+    assert!(missing.is_empty(), "{PROBE} is to call every function of wit/operators.wit and lacks {missing:?}");
+}
+
+#[test]
+fn a_call_is_told_from_what_resembles_it() {
+    assert_eq!(
+        functions("    // old: func(\n    log-softmax: func(input: borrow<tensor>)\n    cast: func(\n"),
+        ["log-softmax", "cast"]
+    );
+    for code in ["x.top_k(2)?", "x.top_k_with(2, 0, true)", "(\"top-k\", Tensor::top_k)", "    .top_k(1)"] {
+        assert!(calls(code, "top-k"), "{code}");
+    }
+    for code in ["top_k", "// x.top_k(2)", "x.top_kept()", "x.top_k_without()", "Resize::top_k()"] {
+        assert!(!calls(code, "top-k"), "{code}");
+    }
 }

@@ -3,8 +3,10 @@
 
 use hearth_guest::{Error, Request, Response, Result, context, handler};
 
+mod expect;
 mod hostile;
 mod models;
+mod operators;
 mod tensors;
 
 #[handler(models = ["magika"], config = ["greeting"], secrets = ["TOKEN"])]
@@ -39,6 +41,7 @@ fn probe(request: Request) -> Result<Response> {
         "error" => Err(Error::new(case, request.parameter("message").unwrap_or_else(|| format!("a guest's {case}")))),
         // `/big?bytes=1000000`
         "big" => Ok(Response::bytes("application/octet-stream", vec![b'x'; number(&request, "bytes", 1 << 20)?])),
+        "operators" => operators::all(),
         "tensor" => tensors::run(case, &request),
         "model" => models::run(case, &request),
         "hostile" => hostile::run(case, &request),

@@ -1,8 +1,7 @@
-//! Tensors and operators, used wrongly and rightly.
+//! Tensors, used wrongly and rightly, and operators used wrongly.
 
-use hearth_guest::{
-    Coordinates, DType, Error, Interpolation, PadMode, Request, Resize, Response, Result, Rounding, SliceRange, Tensor,
-};
+use crate::expect::expect;
+use hearth_guest::{DType, Error, PadMode, Request, Response, Result, SliceRange, Tensor};
 
 /// Runs one case below `/tensor/`.
 pub fn run(case: &str, request: &Request) -> Result<Response> {
@@ -10,11 +9,18 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
     let tensor = || Tensor::from_slice(&[2, 3], &numbers);
     match case {
         "roundtrip" => roundtrip(),
-        "operators" => operators(),
+        "text-roundtrip" => text_roundtrip(),
         // Wrong use. Each is an error of kind invalid-argument, but where noted.
         "length" => done(Tensor::from_bytes(DType::F32, &[2, 3], &[0; 20])?),
         "boolean" => done(Tensor::from_bytes(DType::Boolean, &[1], &[2])?),
         "text" => done(Tensor::from_bytes(DType::Text, &[1], b"x")?),
+        "text-count" => done(Tensor::text(&[2, 2], &["a", "b", "c"])?),
+        "text-operator" => done(Tensor::text(&[1], &["a"])?.cast(DType::S64)?),
+        "text-slice" => done(Tensor::text(&[2], &["a", "b"])?.slice(0, 1..)?),
+        "numbers-as-text" => Ok(Response::text(tensor()?.to_text()?.join(" "))),
+        // unsupported.
+        "text-as-bytes" => Ok(Response::text(format!("{:?}", Tensor::text(&[1], &["a"])?.to_bytes()?))),
+        "text-as-byte-range" => Ok(Response::text(format!("{:?}", Tensor::text(&[1], &["a"])?.to_bytes_range(0, 1)?))),
         // The number of elements does not fit in 64 bits.
         "overflow" => done(Tensor::from_bytes(DType::U8, &[usize::MAX; 3], &[])?),
         // The same, but the product is 0.
@@ -134,54 +140,8 @@ fn filled(shape: &[usize]) -> Result<Tensor> {
     rows.reshape(&shape)
 }
 
-/// Some of each kind of operator, through the contract.
-fn operators() -> Result<Response> {
-    let x = Tensor::from_slice(&[2, 3], &[1.0f32, -2.0, 3.0, 4.0, 5.0, -6.0])?;
-    let parts = x.split(1, &[1, 2])?;
-    expect("split", (parts.len(), parts[1].to_vec::<f32>()?), (2, vec![-2.0, 3.0, 5.0, -6.0]))?;
-    let indices = Tensor::from_slice(&[2], &[-1i32, 0])?;
-    expect("gather", x.gather(&indices, 1)?.to_vec::<f32>()?, vec![3.0, 1.0, -6.0, 4.0])?;
-    let hot = indices.one_hot_with(3, 0, DType::Boolean)?;
-    expect("one-hot", hot.to_vec::<bool>()?, vec![false, true, false, false, true, false])?;
-    let zero = Tensor::from_slice(&[], &[0.0f32])?;
-    let negative = x.less(&zero)?.logical_or(&x.equal(&Tensor::from_slice(&[], &[5.0f32])?)?)?;
-    expect("select", negative.select(&zero, &x)?.to_vec::<f32>()?, vec![1.0, 0.0, 3.0, 4.0, 0.0, 0.0])?;
-    expect("clamp", x.clamp(..=2.0)?.abs()?.to_vec::<f32>()?, vec![1.0, 2.0, 2.0, 2.0, 2.0, 6.0])?;
-    let product = x.matmul(&x.permute(&[1, 0])?)?;
-    expect("matmul", product.to_vec::<f32>()?, vec![14.0, -24.0, -24.0, 77.0])?;
-    expect("reduce", x.reduce_max(&[-1], true)?.to_vec::<f32>()?, vec![3.0, 5.0])?;
-    expect("mean", x.reduce_mean(&[], false)?.round()?.to_vec::<f32>()?, vec![1.0])?;
-    let (values, order) = x.sort(1, true)?;
-    expect("sort", values.to_vec::<f32>()?, vec![3.0, 1.0, -2.0, 5.0, 4.0, -6.0])?;
-    expect("order", order.to_vec::<i64>()?, vec![2, 0, 1, 1, 0, 2])?;
-    expect("argmin", x.argmin(0, false)?.to_vec::<i64>()?, vec![0, 0, 1])?;
-    expect("sums", x.cumulative_sum(0)?.to_vec::<f32>()?, vec![1.0, -2.0, 3.0, 5.0, 3.0, -3.0])?;
-    expect("log-softmax", zero.reshape(&[1])?.log_softmax(0)?.to_vec::<f32>()?, vec![0.0])?;
-    let boxes = [[0.0f32, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.5], [9.0, 9.0, 8.0, 8.0]].concat();
-    let boxes = Tensor::from_slice(&[3, 4], &boxes)?;
-    let scores = Tensor::from_slice(&[3], &[0.8f32, 0.9, 0.7])?;
-    let (kept, count) = boxes.non_maximum_suppression(&scores, 0.5, 0.1, 3)?;
-    expect("kept", (kept.to_vec::<i64>()?, count.to_vec::<i64>()?), (vec![1, 2, -1], vec![2]))?;
-    let row = Tensor::from_slice(&[1, 5, 1], &[0u8, 1, 2, 3, 4])?;
-    for (rounding, wanted) in [
-        (Rounding::PreferFloor, [0, 1, 1, 2, 2, 3, 4, 4]),
-        (Rounding::PreferCeil, [0, 1, 1, 2, 3, 3, 4, 4]),
-        (Rounding::Floor, [0, 0, 1, 1, 2, 3, 3, 4]),
-        (Rounding::Ceil, [0, 1, 2, 2, 3, 4, 4, 4]),
-    ] {
-        let nearest = Resize::new(1, 8).interpolation(Interpolation::Nearest(rounding));
-        let resized = row.resize_with(nearest.coordinates(Coordinates::Asymmetric))?;
-        expect("nearest", resized.to_vec::<u8>()?, wanted.to_vec())?;
-    }
-    Ok(Response::text("fine"))
-}
-
 fn done(tensor: Tensor) -> Result<Response> {
     Ok(Response::text(format!("{:?} {:?} on {}", tensor.dtype(), tensor.shape(), tensor.device())))
-}
-
-fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<()> {
-    if found == wanted { Ok(()) } else { Err(Error::internal(format!("{what}: {found:?}, not {wanted:?}"))) }
 }
 
 /// What goes in comes out, through every element type, views, slices, empty tensors and scalars.
@@ -212,4 +172,31 @@ fn roundtrip() -> Result<Response> {
     let sum = tensor.add(&Tensor::from_slice(&[], &[10u8])?)?;
     expect("broadcast", sum.to_vec::<u8>()?, vec![10, 11, 12, 13, 14])?;
     Ok(Response::text("fine"))
+}
+
+/// Strings come out as they went in, whatever they and the shape are.
+fn text_roundtrip() -> Result<Response> {
+    let long = "\u{e9}".repeat(100_000);
+    let words =
+        ["", "Größe 東京 👩\u{200d}👩\u{200d}👧", "nul\0byte\r\n\ttab", "e\u{301}", &long, "\u{10ffff}\u{feff}"];
+    for (shape, words) in [
+        (&[2, 3][..], &words[..]),
+        (&[6], &words),
+        (&[], &words[1..2]),
+        (&[1, 1], &words[..1]),
+        (&[0], &[]),
+        (&[2, 0, 3], &[]),
+    ] {
+        let text = Tensor::text(shape, words)?;
+        expect("text", (text.shape(), text.dtype(), text.to_text()?), (shape.to_vec(), DType::Text, owned(words)))?;
+        let bytes: usize = words.iter().map(|word| word.len()).sum();
+        expect("bytes", text.byte_length(), bytes as u64)?;
+    }
+    let text = Tensor::text(&[6], &words)?.reshape(&[3, -1])?;
+    expect("reshaped text", (text.shape(), text.to_text()?), (vec![3, 2], owned(&words)))?;
+    Ok(Response::text("fine"))
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
