@@ -18,6 +18,7 @@ mod preparing;
 mod settings;
 mod small_dtypes;
 mod tenants;
+mod text_models;
 mod uploads;
 mod wasi;
 mod wrong_input;

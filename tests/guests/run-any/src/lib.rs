@@ -1,6 +1,7 @@
 //! A guest for tests: runs whatever model is called `any` on the tensors of the request, and answers with its outputs.
 //!
-//! Both are JSON: `{"name": {"dtype": "f32", "shape": [1, 3], "data": "little-endian bytes in hexadecimal"}}`.
+//! Both are JSON: `{"name": {"dtype": "f32", "shape": [1, 3], "data": "little-endian bytes in hexadecimal"}}`, and for text
+//! `{"name": {"dtype": "text", "shape": [2], "data": ["one", "two"]}}`.
 
 use hearth_guest::{DType, Error, Model, Request, Response, Result, Tensor, handler};
 use serde::{Deserialize, Serialize};
@@ -10,10 +11,17 @@ use std::collections::BTreeMap;
 struct Plain {
     dtype: String,
     shape: Vec<usize>,
-    data: String,
+    data: Data,
 }
 
-const DTYPES: [(&str, DType); 13] = [
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Data {
+    Bytes(String),
+    Strings(Vec<String>),
+}
+
+const DTYPES: [(&str, DType); 14] = [
     ("boolean", DType::Boolean),
     ("u8", DType::U8),
     ("s8", DType::S8),
@@ -27,16 +35,39 @@ const DTYPES: [(&str, DType); 13] = [
     ("bf16", DType::Bf16),
     ("f32", DType::F32),
     ("f64", DType::F64),
+    ("text", DType::Text),
 ];
+
+impl Plain {
+    fn tensor(&self) -> Result<Tensor> {
+        let dtype = DTYPES.iter().find(|(word, _)| *word == self.dtype);
+        let (_, dtype) = dtype.ok_or_else(|| Error::invalid_argument(format!("no dtype is called {}", self.dtype)))?;
+        match (&self.data, dtype) {
+            (Data::Strings(strings), DType::Text) => Tensor::text(&self.shape, strings),
+            (Data::Bytes(hexadecimal), dtype) => {
+                let bytes = hex::decode(hexadecimal).map_err(Error::invalid_argument)?;
+                Tensor::from_bytes(*dtype, &self.shape, &bytes)
+            }
+            (Data::Strings(_), _) => Err(Error::invalid_argument(format!("{} is given as a string", self.dtype))),
+        }
+    }
+
+    fn of(tensor: &Tensor) -> Result<Plain> {
+        let dtype = DTYPES.iter().find(|(_, dtype)| *dtype == tensor.dtype());
+        let (word, dtype) = dtype.ok_or_else(|| Error::internal("a dtype without a word"))?;
+        let data = match dtype {
+            DType::Text => Data::Strings(tensor.to_text()?),
+            _ => Data::Bytes(hex::encode(tensor.to_bytes()?)),
+        };
+        Ok(Plain { dtype: (*word).to_owned(), shape: tensor.shape(), data })
+    }
+}
 
 #[handler(models = ["any"])]
 fn run(request: Request) -> Result<Response> {
     let mut inputs = Vec::new();
     for (name, plain) in request.json::<BTreeMap<String, Plain>>()? {
-        let dtype = DTYPES.iter().find(|(word, _)| *word == plain.dtype);
-        let (_, dtype) = dtype.ok_or_else(|| Error::invalid_argument(format!("no dtype is called {}", plain.dtype)))?;
-        let data = hex::decode(&plain.data).map_err(Error::invalid_argument)?;
-        inputs.push((name, Tensor::from_bytes(*dtype, &plain.shape, &data)?));
+        inputs.push((name, plain.tensor()?));
     }
     let inputs = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor));
     let mut outputs = Model::open("any")?.infer(inputs)?;
@@ -44,10 +75,7 @@ fn run(request: Request) -> Result<Response> {
     let mut answer = BTreeMap::new();
     for name in names {
         let tensor = outputs.take(&name)?;
-        let dtype = DTYPES.iter().find(|(_, dtype)| *dtype == tensor.dtype());
-        let (word, _) = dtype.ok_or_else(|| Error::unsupported(format!("output {name} is text")))?;
-        let data = hex::encode(tensor.to_bytes()?);
-        answer.insert(name, Plain { dtype: (*word).to_owned(), shape: tensor.shape(), data });
+        answer.insert(name, Plain::of(&tensor)?);
     }
     Response::json(&answer)
 }
