@@ -161,6 +161,11 @@ fn sentences() -> Vec<String> {
 async fn compare_embeddings(server: &TestServer, name: &str) {
     server.add_model("minilm").await;
     server.deploy(name, name).await;
+    check_embeddings(server, name).await;
+}
+
+/// Compares the vectors of a function that embeds sentences with the reference's.
+pub(crate) async fn check_embeddings(server: &TestServer, name: &str) {
     let sentences = sentences();
     let folder = setup("models/minilm").to_str().unwrap().to_owned();
     let expected = reference("embed_reference.py", &[folder], &serde_json::to_string(&sentences).unwrap());
@@ -225,7 +230,7 @@ async fn embed_answers_as_sentence_transformers_do() {
 }
 
 /// Characters right of a text against the truth, white space apart: length less edit distance.
-fn characters_right(truth: &str, text: &str) -> f64 {
+pub(crate) fn characters_right(truth: &str, text: &str) -> f64 {
     let plain = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<Vec<char>>();
     let (truth, text) = (plain(truth), plain(text));
     let mut row: Vec<usize> = (0..=text.len()).collect();

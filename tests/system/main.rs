@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod images;
 mod lifecycle;
+mod model_folders;
 mod onnx_file;
 mod preparing;
 mod settings;
