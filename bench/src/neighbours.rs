@@ -34,8 +34,10 @@ const ATTACKS: [(&str, usize); 15] = [
 
 /// Seconds of each measurement.
 const SECONDS: u64 = 2;
-/// How often a neighbour asks that does not take a core of its own.
-const RATE: u32 = 1_000;
+/// How often a second, and for how long, a neighbour asks that does not take a core of its own: seldom enough that no answer is
+/// late because the one before was.
+const RATE: u32 = 100;
+const PACED_SECONDS: u64 = 4;
 
 /// Prints a table for each of the programs, whose runs take turns, of the attacks whose names hold one of `only`; of all where it
 /// is empty.
@@ -58,15 +60,16 @@ pub(crate) fn print(
     let first = if paced::goes_first() { "before everybody" } else { "like everybody" };
     println!(
         "\nThe 99th percentile of an echo's latency in microseconds, without and beside attacks that are repeated without \
-         pause,\nmedians of {runs} runs of {SECONDS} s, server and load on all cores. Left a caller who asks {RATE} times a \
-         second and gets cores\n{first}, right one who asks without pause (wrk -t1 -c1), and takes a core with the server.\n"
+         pause,\nmedians of {runs} runs, server and load on all cores. Left a caller who asks {RATE} times a second for \
+         {PACED_SECONDS} s and gets cores\n{first}, right one who asks without pause for {SECONDS} s (wrk -t1 -c1), and takes \
+         a core with the server.\n"
     );
     println!(
         "{:>24} {:>8} | {:>8} {:>8} {:>7} | {:>8} {:>8} {:>7}",
         "attack", "at once", "without", "beside", "ratio", "without", "beside", "ratio"
     );
     let measure = |server: &Server| -> Result<[f64; 2]> {
-        Ok([paced::p99_us(server.address(), "/fn/echo", RATE, SECONDS)?, load.p99_us(server)?])
+        Ok([paced::p99_us(server.address(), "/fn/echo", RATE, PACED_SECONDS)?, load.p99_us(server)?])
     };
     let wanted = |path: &str| only.is_empty() || only.iter().any(|part| path.contains(part.as_str()));
     for (path, at_once) in ATTACKS.into_iter().filter(|(path, _)| wanted(path)) {
