@@ -1,5 +1,5 @@
-//! A caller that asks at fixed times, whether or not the last answer has come, as callers from elsewhere do: what it waits for
-//! counts from when it meant to ask. It judges nothing.
+//! A caller that means to ask at fixed times, one request after the other: where an answer comes too late for the next, what that
+//! one waits counts from when it should have been sent. It judges nothing.
 
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
@@ -52,9 +52,10 @@ pub(crate) fn ask(caller: &Caller) -> Result<()> {
     let mut due = Instant::now();
     for _ in 0..count {
         due += pause;
-        sleep(due.saturating_duration_since(Instant::now()));
-        // What the clock wakes late is not the server's.
-        let from = if due.elapsed() < pause { Instant::now() } else { due };
+        let ahead = due.saturating_duration_since(Instant::now());
+        sleep(ahead);
+        // What the clock wakes late is not the server's; what the last answer was late is.
+        let from = if ahead.is_zero() { due } else { Instant::now() };
         stream.write_all(request.as_bytes())?;
         answer(&mut stream)?;
         took.push(from.elapsed().as_secs_f64() * 1e6);
