@@ -73,7 +73,7 @@ impl Bench {
         };
         let config = raw.resolve()?;
         std::fs::create_dir_all(&config.data)?;
-        let (models, device) = shelf::models(&config, models, engine)?;
+        let (models, device) = shelf::models(&config, models, engine, None)?;
         let lease = models.open("default", name).await?;
         let account = device.ledger().account(Owner::Workspace, u64::MAX, u64::MAX);
         let mut inputs = Vec::new();

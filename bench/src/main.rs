@@ -148,6 +148,9 @@ enum Part {
         /// Runs of each row; the tables show medians
         #[arg(long, default_value_t = 5)]
         runs: usize,
+        /// The GPU of this number runs the model, instead of the CPU
+        #[arg(long)]
+        gpu: Option<u32>,
     },
     /// Prints what one process finds that loads a model
     #[command(hide = true)]
@@ -186,7 +189,9 @@ fn run(begun: Instant, arguments: &Arguments) -> Result<()> {
         Some(Part::Neighbours { server, components, only, runs }) => {
             neighbours::print(server, components, tempfile::tempdir()?.path(), only, *runs)
         }
-        Some(Part::Snapshots { library, folder, runs }) => snapshots::compare(library, folder.as_deref(), *runs),
+        Some(Part::Snapshots { library, folder, runs, gpu }) => {
+            snapshots::compare(library, folder.as_deref(), *runs, *gpu)
+        }
         Some(Part::SnapshotHere(here)) => snapshots::measure(begun, here),
         Some(Part::OperatorsHere { folder }) => operators::here(folder),
         None => bench(arguments),

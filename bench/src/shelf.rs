@@ -2,7 +2,7 @@
 
 use hearth::config::{Config, Limits};
 use hearth::confined::Confined;
-use hearth::device::{Cpu, Device, Ledger};
+use hearth::device::{Cpu, Cuda, Device, Ledger};
 use hearth::error::{Error, Result};
 use hearth::model::{
     Blobs, Checked, Directory, EngineChoice, EngineName, Models, Package, PackageFile, Resolved, Signature, Verdict,
@@ -18,10 +18,18 @@ struct Shelf {
     engine: EngineName,
 }
 
-/// The models below a folder on one engine, and the device that they run on.
-pub(crate) fn models(config: &Config, folder: &Path, engine: EngineName) -> Result<(Models, Arc<dyn Device>)> {
+/// The models below a folder on one engine, and the device that they run on: the CPU, or the GPU of a number.
+pub(crate) fn models(
+    config: &Config,
+    folder: &Path,
+    engine: EngineName,
+    gpu: Option<u32>,
+) -> Result<(Models, Arc<dyn Device>)> {
     let limits: &Limits = &config.limits;
-    let device: Arc<dyn Device> = Cpu::new(Ledger::new(limits.device_bytes), limits.clone());
+    let device: Arc<dyn Device> = match gpu {
+        None => Cpu::new(Ledger::new(limits.device_bytes), limits.clone()),
+        Some(ordinal) => Cuda::open(ordinal, config)?,
+    };
     let shelf = Arc::new(Shelf { folder: folder.to_owned(), engine });
     let confined = Arc::new(Confined::new(config)?);
     Ok((Models::new(config, device.clone(), shelf.clone(), shelf, confined)?, device))

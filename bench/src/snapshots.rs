@@ -42,6 +42,9 @@ pub(crate) struct Here {
     rows: u64,
     /// Limits, as of `hearth serve`
     limits: Vec<String>,
+    /// The GPU's number, instead of the CPU
+    #[arg(long)]
+    gpu: Option<u32>,
 }
 
 /// What it found. Printed as one line of numbers.
@@ -61,7 +64,8 @@ struct Found {
 }
 
 /// Writes the models into `folder` and measures; what it writes goes again.
-pub(crate) fn compare(library: &Path, folder: Option<&Path>, runs: usize) -> Result<()> {
+pub(crate) fn compare(library: &Path, folder: Option<&Path>, runs: usize, gpu: Option<u32>) -> Result<()> {
+    let here = |paths: [&Path; 3], rows: u64, limits: &[&str]| measured(paths, rows, limits, gpu);
     let folder = match folder {
         Some(folder) => tempfile::tempdir_in(folder)?,
         None => tempfile::tempdir()?,
@@ -76,7 +80,8 @@ pub(crate) fn compare(library: &Path, folder: Option<&Path>, runs: usize) -> Res
         // The files are there and on disk before anything is measured.
         let first = with()?;
         // Of what lies beside the model's file no form is kept: it is mapped as it is, in both columns.
-        let weights = if number == 0 { single(&data.join("prepared"))? } else { model.clone() }.join("weights.bin");
+        let weights = if number == 0 || gpu.is_some() { single(&data.join("prepared"))? } else { model.clone() }
+            .join("weights.bin");
         let right = without()?.answer;
         ensure!(first.answer == right, "the first answer differs with a prepared form");
         println!("\nweights {kind}; milliseconds to the first answer, cold, and of a run in the same process");
@@ -108,7 +113,8 @@ pub(crate) fn compare(library: &Path, folder: Option<&Path>, runs: usize) -> Res
             "memory that came with the model, MiB: prepared {:.0} private and {:.0} mapped, without {:.0} and {:.0}",
             warm.anonymous_mib, warm.mapped_mib, plain.anonymous_mib, plain.mapped_mib
         );
-        if number == 0 {
+        // A GPU has no packed copies.
+        if number == 0 && gpu.is_none() {
             println!("\nmilliseconds of a run by rows, as it is mapped and with packed copies (packed_model_bytes)");
             for rows in MANY_ROWS {
                 let mapped = here([&model, &data, library], rows, &[])?;
@@ -122,8 +128,8 @@ pub(crate) fn compare(library: &Path, folder: Option<&Path>, runs: usize) -> Res
                 "packed and prepared, warm: {:.0} ms to the first answer, {:.0} of them loading; {:.0} MiB private",
                 packed.first_ms, packed.load_ms, packed.anonymous_mib
             );
-            fs::remove_dir_all(&bare)?;
         }
+        fs::remove_dir_all(&bare)?;
         fs::remove_dir_all(&data)?;
         fs::remove_dir_all(&model)?;
     }
@@ -179,9 +185,12 @@ fn read_ms(path: &Path) -> Result<f64> {
 }
 
 /// Starts a process that loads and runs the model.
-fn here([model, data, library]: [&Path; 3], rows: u64, limits: &[&str]) -> Result<Found> {
+fn measured([model, data, library]: [&Path; 3], rows: u64, limits: &[&str], gpu: Option<u32>) -> Result<Found> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("snapshot-here").args([model, data, library]).arg(rows.to_string()).args(limits);
+    if let Some(ordinal) = gpu {
+        command.args(["--gpu", &ordinal.to_string()]);
+    }
     let output = command.stderr(std::process::Stdio::inherit()).output()?;
     ensure!(output.status.success(), "the measured process failed");
     let text = String::from_utf8(output.stdout)?;
@@ -199,13 +208,14 @@ pub(crate) fn measure(begun: Instant, here: &Here) -> Result<()> {
         let raw = RawConfig {
             data: Some(here.data.clone()),
             ort_lib: Some(here.library.clone()),
+            nvrtc_lib: std::env::var_os("HEARTH_NVRTC_LIB").map(Into::into),
             limits: here.limits.clone(),
             ..RawConfig::default()
         };
         let config = raw.resolve()?;
         fs::create_dir_all(&config.data)?;
         let shelf = here.model.parent().context("the model's folder lies in no other")?;
-        let (models, device) = shelf::models(&config, shelf, EngineName::Onnxruntime)?;
+        let (models, device) = shelf::models(&config, shelf, EngineName::Onnxruntime, here.gpu)?;
         let name = here.model.file_name().unwrap_or_default().to_string_lossy();
         let (before, started_ms) = (memory()?, begun.elapsed().as_secs_f64() * 1e3);
         let account = device.ledger().account(Owner::Workspace, u64::MAX, u64::MAX);

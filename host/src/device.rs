@@ -24,7 +24,7 @@ pub use cpu::Cpu;
 #[cfg(all(test, feature = "server"))]
 pub(crate) use cuda::OnCpu;
 #[cfg(feature = "server")]
-pub use cuda::{Baseline, Claimed, Copied, Cuda, Lent, MemoryUse, preload};
+pub use cuda::{Baseline, Claimed, Copied, Cuda, DeviceWeights, Lent, MemoryUse, preload};
 pub use decode::decode_image;
 pub use dtype::DType;
 pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind, Reclaim};

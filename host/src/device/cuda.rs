@@ -12,6 +12,7 @@ mod cublas;
 mod driver;
 mod engine;
 mod gpu;
+mod helpers;
 mod libraries;
 mod memory;
 mod nvrtc;
@@ -19,6 +20,7 @@ mod parameters;
 mod staging;
 mod task;
 mod units;
+mod weights;
 
 #[cfg(test)]
 mod on_cpu;
@@ -32,6 +34,7 @@ pub use libraries::preload;
 #[cfg(test)]
 pub(crate) use on_cpu::OnCpu;
 pub use staging::Copied;
+pub use weights::DeviceWeights;
 
 use self::core::Core;
 use self::driver::{Driver, Failure};
@@ -50,6 +53,7 @@ pub struct Cuda {
     me: Weak<Cuda>,
     name: String,
     ordinal: u32,
+    architecture: u32,
     core: Core,
     ledger: Arc<Ledger>,
     limits: Limits,
@@ -87,19 +91,20 @@ impl Cuda {
             cublas = told.has_cublas,
             "tensors lie on {name}"
         );
-        Cuda::with(Arc::new(gpu), name, ordinal, Ledger::new(budget), config.limits.clone())
+        let ledger = Ledger::new(budget);
+        Cuda::with(Arc::new(gpu), name, (ordinal, told.architecture), ledger, config.limits.clone())
     }
 
     fn with(
         driver: Arc<dyn Driver>,
         name: String,
-        ordinal: u32,
+        (ordinal, architecture): (u32, u32),
         ledger: Arc<Ledger>,
         limits: Limits,
     ) -> Result<Arc<Cuda>> {
         let core = Core::new(driver, &ledger, limits.staging_bytes)?;
         let host = Cpu::new(Arc::clone(&ledger), limits.clone());
-        Ok(Arc::new_cyclic(|me| Cuda { me: Weak::clone(me), name, ordinal, core, ledger, limits, host }))
+        Ok(Arc::new_cyclic(|me| Cuda { me: Weak::clone(me), name, ordinal, architecture, core, ledger, limits, host }))
     }
 
     /// What the allocator holds.
@@ -117,6 +122,11 @@ impl Cuda {
     /// Bytes that went between host and device so far.
     pub fn copied(&self) -> Copied {
         self.core.staging.copied()
+    }
+
+    /// The GPU's compute capability as one number: 90 for 9.0.
+    pub fn architecture(&self) -> u32 {
+        self.architecture
     }
 
     fn itself(&self) -> Result<Arc<Cuda>> {

@@ -1,6 +1,7 @@
 //! The engine onnxruntime, on the CPU or on a GPU: finds its library, loads models, runs them over tensors where they lie; it
 //! never copies one but of text, whose strings onnxruntime keeps in a form of its own. Only this module knows `ort`.
 
+mod external;
 mod glue;
 mod gpu;
 mod library;
@@ -14,7 +15,7 @@ use crate::config::Config;
 use crate::device::{Account, Charge, DType, Device, HostMemory, Shape, Tensor, charge_strings};
 use crate::error::{Error, Kind, Result};
 use glue::{Borrowed, Outlet, Output, RawSession, Side};
-use gpu::Gpu;
+use gpu::{Gpu, Weights};
 use library::Library;
 use ort::session::RunOptions;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -23,6 +24,8 @@ use reason::Reason;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+const SETTING_UP: &str = "setting up onnxruntime";
 
 /// What another process needs to load the same library.
 pub(super) struct LibraryFiles {
@@ -83,6 +86,20 @@ impl OnnxRuntime {
         Ok(builder)
     }
 
+    /// Loads the model of a package, on the GPU where models run there.
+    fn load_package(
+        &self,
+        library: &Library,
+        options: ort::Result<SessionBuilder>,
+        folder: &Path,
+        weights_bytes: u64,
+    ) -> Result<OrtSession> {
+        let Some(gpu) = self.gpu(library) else { return OrtSession::load(library, options, folder, Package::MODEL) };
+        let options = options.and_then(|options| gpu.add_to(options));
+        let session = gpu.load(weights_bytes, || OrtSession::load(library, options, folder, Package::MODEL))?;
+        Ok(OrtSession { gpu: Some(Arc::clone(gpu)), ..session })
+    }
+
     /// The options that make onnxruntime write what it made of a model into a folder.
     fn saving_options(&self, library: &Library, weights_bytes: u64, into: &Path) -> ort::Result<SessionBuilder> {
         let builder = self
@@ -90,7 +107,8 @@ impl OnnxRuntime {
             .with_optimized_model_path(into.join(GRAPH))?
             .with_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)?
             .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")?;
-        match self.packs(weights_bytes) {
+        // The GPU has no packed copies.
+        match self.packs(weights_bytes) && self.gpu(library).is_none() {
             true => Ok(builder.with_config_entry("session.save_external_prepacked_constant_initializers", "1")?),
             false => Ok(builder),
         }
@@ -105,21 +123,11 @@ impl Engine for OnnxRuntime {
     fn load(&self, folder: &Path, weights_bytes: u64) -> Result<Arc<dyn Session>> {
         let library = Library::get(&self.config)?;
         let options = self.options(&library, GraphOptimizationLevel::All, weights_bytes);
-        let session = match self.gpu(&library) {
-            None => OrtSession::load(&library, options, folder, Package::MODEL)?,
-            Some(gpu) => {
-                let options = options.and_then(|options| gpu.add_to(options));
-                let load = || OrtSession::load(&library, options, folder, Package::MODEL);
-                OrtSession { gpu: Some(Arc::clone(gpu)), ..gpu.load(weights_bytes, load)? }
-            }
-        };
-        Ok(Arc::new(session))
+        self.load_package(&library, options, folder, weights_bytes).map(|session| Arc::new(session) as Arc<dyn Session>)
     }
 
     fn preparing(&self) -> Option<&dyn Preparing> {
-        // What is prepared is a graph for the CPU, and weights that are mapped.
-        let on_gpu = Library::get(&self.config).is_ok_and(|library| self.gpu(&library).is_some());
-        if on_gpu { None } else { Some(self) }
+        Some(self)
     }
 
     fn place(&self) -> Place {
@@ -133,7 +141,12 @@ impl Engine for OnnxRuntime {
 
 impl Preparing for OnnxRuntime {
     fn depends_on(&self, weights_bytes: u64) -> Result<String> {
-        let version = Library::get(&self.config)?.version;
+        let library = Library::get(&self.config)?;
+        let version = &library.version;
+        if let Some(gpu) = self.gpu(&library) {
+            let architecture = gpu.cuda()?.architecture();
+            return Ok(format!("onnxruntime {version} cuda {architecture}"));
+        }
         // The optimiser lays out weights for the vectors that the processor has.
         let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let features = |line: &&str| line.starts_with("flags") || line.starts_with("Features");
@@ -142,8 +155,9 @@ impl Preparing for OnnxRuntime {
     }
 
     fn spared_bytes(&self, folder: &Path, weights_bytes: u64) -> u64 {
-        // Files beside the model's are mapped as they are, unless they are packed.
-        match self.packs(weights_bytes) {
+        let on_gpu = Library::get(&self.config).is_ok_and(|library| self.gpu(&library).is_some());
+        // Files beside the model's are mapped as they are, unless they are packed or copied to a GPU.
+        match on_gpu || self.packs(weights_bytes) {
             true => weights_bytes,
             false => std::fs::metadata(folder.join(Package::MODEL)).map_or(0, |file| file.len()),
         }
@@ -152,14 +166,23 @@ impl Preparing for OnnxRuntime {
     fn prepare(&self, folder: &Path, weights_bytes: u64, into: &Path) -> Result<Signature> {
         let library = Library::get(&self.config)?;
         let options = self.saving_options(&library, weights_bytes, into);
-        Ok(OrtSession::load(&library, options, folder, Package::MODEL)?.signature)
+        Ok(self.load_package(&library, options, folder, weights_bytes)?.signature)
     }
 
     fn load_prepared(&self, form: &Path, weights_bytes: u64, signature: Signature) -> Result<Arc<dyn Session>> {
         let library = Library::get(&self.config)?;
         // It was optimised when it was written.
         let options = self.options(&library, GraphOptimizationLevel::Disable, weights_bytes);
-        let session = OrtSession::load(&library, options, form, GRAPH)?;
+        let session = match self.gpu(&library) {
+            None => OrtSession::load(&library, options, form, GRAPH)?,
+            Some(gpu) => {
+                let options = options.and_then(|options| gpu.add_to(options));
+                let options = options.map_err(|error| Error::host(SETTING_UP, error))?;
+                let load = |options| OrtSession::load(&library, Ok(options), form, GRAPH);
+                let session = gpu.load_form(weights_bytes, form, options, load)?;
+                OrtSession { gpu: Some(Arc::clone(gpu)), ..session }
+            }
+        };
         if !alike(&session.signature, &signature) {
             return Err(Error::new(Kind::Internal, "the graph has other inputs or outputs than the model"));
         }
@@ -177,12 +200,14 @@ struct OrtSession {
     gpu: Option<Arc<Gpu>>,
     /// Held by who queues a run there.
     queueing: Mutex<()>,
+    /// The weights there that hearth loaded, which go after `raw`.
+    _weights: Option<Weights>,
 }
 
 impl OrtSession {
     /// Loads a file of a folder.
     fn load(library: &Library, options: ort::Result<SessionBuilder>, folder: &Path, file: &str) -> Result<OrtSession> {
-        let options = options.map_err(|error| Error::host("setting up onnxruntime", error))?;
+        let options = options.map_err(|error| Error::host(SETTING_UP, error))?;
         let reason = Reason::without(folder);
         let raw = RawSession::load(&library.environment, &options, &folder.join(file));
         let raw = Arc::new(raw.map_err(|error| reason.of_load(error))?);
@@ -194,7 +219,8 @@ impl OrtSession {
             names.map_err(|error| Error::host("reading the names of a model", error))
         };
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
-        Ok(OrtSession { raw, signature, input_names, output_names, reason, gpu: None, queueing: Mutex::default() })
+        let (gpu, queueing) = (None, Mutex::default());
+        Ok(OrtSession { raw, signature, input_names, output_names, reason, gpu, queueing, _weights: None })
     }
 }
 

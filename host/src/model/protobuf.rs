@@ -72,6 +72,19 @@ impl<'a> Message<'a> {
         String::from_utf8(bytes).map_err(|_| wrong("a name is no UTF-8"))
     }
 
+    /// The numbers of a packed field, whose length was just read.
+    pub(crate) fn numbers(&mut self, length: u64) -> io::Result<Vec<u64>> {
+        if length > MOST_FIELD_BYTES {
+            return Err(wrong("a list of numbers is too long"));
+        }
+        let mut packed = self.within(length)?;
+        let mut numbers = Vec::new();
+        while packed.left > 0 {
+            numbers.push(packed.varint()?);
+        }
+        Ok(numbers)
+    }
+
     fn varint(&mut self) -> io::Result<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {

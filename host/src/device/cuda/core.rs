@@ -4,7 +4,7 @@
 use super::allocator::{Allocator, Block};
 use super::driver::{Driver, Event, Failure, Outcome, Stream, THREADS};
 use super::memory::{FAULT_BYTES, Fault};
-use super::staging::{Purpose, Staging};
+use super::staging::{Purpose, Source, Staging};
 use super::units::Unit;
 use crate::device::{Charge, Ledger, Owner};
 use crate::error::{Error, Result};
@@ -84,14 +84,25 @@ impl Core {
 
     /// Queues a copy into a block, before all kernels that are queued from now on.
     pub(super) fn upload(&self, block: &Block, bytes: &[u8], purpose: Purpose) -> Result<()> {
-        let queued = block.hold_copies().and_then(|()| {
-            // SAFETY: the block is as long as what was asked for when it was taken. Dropping it only lets memory be used again
-            // by kernels, which wait for the copy by the event below, or by copies, which come after it.
-            #[allow(unsafe_code)]
-            unsafe {
-                self.staging.upload(block.address(), bytes, purpose)
-            }
-        });
+        // SAFETY: the block is as long as what was asked for when it was taken. Dropping it only lets memory be used again by
+        // kernels, which wait for the copy by the event of `queued_in`, or by copies, which come after it.
+        #[allow(unsafe_code)]
+        self.queued_in(block, || unsafe { self.staging.upload(block.address(), bytes, purpose) })
+    }
+
+    /// Copies what `source` gives into a block of so many bytes, and waits until it is there.
+    pub(super) fn load_in(&self, block: &Block, bytes: usize, source: &Source<'_>) -> Result<()> {
+        // SAFETY: as for `upload`.
+        #[allow(unsafe_code)]
+        self.queued_in(block, || unsafe {
+            self.staging.upload_from(block.address(), bytes, source, Purpose::Weights)
+        })?;
+        self.told(Event::record(&self.driver, Stream::In).and_then(|event| event.synchronize()))
+    }
+
+    /// Queues copies into a block between the kernels that used it before and those that are queued from now on.
+    fn queued_in(&self, block: &Block, queue: impl FnOnce() -> Outcome<()>) -> Result<()> {
+        let queued = block.hold_copies().and_then(|()| queue());
         let held = Event::record(&self.driver, Stream::In).and_then(|event| event.hold(Stream::Compute));
         if held.is_err() {
             // Nothing keeps the copy and what comes later apart any more.

@@ -16,6 +16,8 @@ pub(super) enum Failure {
     OutOfMemory,
     /// The device or its context is broken: nothing works any more until the process starts anew.
     Lost(String),
+    /// A file whose bytes were to go to the device could not be read.
+    Unread(std::io::ErrorKind, String),
     /// Anything else.
     Failed(String),
 }
@@ -25,7 +27,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::OutOfMemory => f.write_str("out of memory"),
             Failure::Lost(why) => write!(f, "the device is lost: {why}"),
-            Failure::Failed(why) => f.write_str(why),
+            Failure::Unread(_, why) | Failure::Failed(why) => f.write_str(why),
         }
     }
 }
@@ -35,6 +37,9 @@ impl From<Failure> for Error {
         match &failure {
             Failure::OutOfMemory => Error::overloaded("the device has no memory left; try again later"),
             Failure::Lost(_) => Error::unavailable(failure.to_string()),
+            Failure::Unread(kind, why) => {
+                Error::storage("reading a model's weights", std::io::Error::new(*kind, why.clone()))
+            }
             Failure::Failed(_) => Error::new(Kind::Internal, format!("CUDA: {failure}")),
         }
     }

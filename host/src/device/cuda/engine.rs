@@ -7,6 +7,7 @@
 use super::Cuda;
 use super::allocator::Block;
 use super::memory::CudaMemory;
+use super::staging::Source;
 use crate::device::{Account, Buffer, Charge, DType, Shape, Tensor};
 use crate::error::{Error, Result};
 use std::cell::RefCell;
@@ -44,26 +45,33 @@ struct Taken {
 }
 
 /// Who pays for a block; nobody any more once it is dropped.
-enum Paid {
-    Charged { _charge: Charge },
-    Covered { by: Arc<AtomicU64>, bytes: u64 },
+struct Paid {
+    covered: Option<(Arc<AtomicU64>, u64)>,
+    _charge: Option<Charge>,
 }
 
 impl Drop for Paid {
     fn drop(&mut self) {
-        if let Paid::Covered { by, bytes } = self {
+        if let Some((by, bytes)) = &self.covered {
             by.fetch_add(*bytes, Ordering::Relaxed);
         }
     }
 }
 
 impl Lending {
+    /// What is covered pays first, then the account.
     fn take(&self, bytes: u64) -> Result<Taken> {
-        let left = |left: u64| left.checked_sub(bytes);
-        let paid = match self.covered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) {
-            Ok(_) => Paid::Covered { by: Arc::clone(&self.covered), bytes },
-            Err(_) => Paid::Charged { _charge: self.account.charge(bytes)? },
+        let mut covered = 0;
+        let cover = |left: u64| {
+            covered = left.min(bytes);
+            Some(left - covered)
         };
+        // It never fails, for it always gives a number.
+        let _ = self.covered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, cover);
+        let mut paid = Paid { covered: Some((Arc::clone(&self.covered), covered)), _charge: None };
+        if covered < bytes {
+            paid._charge = Some(self.account.charge(bytes - covered)?);
+        }
         Ok(Taken { block: self.device.core.take(bytes)?, paid, number: self.number })
     }
 }
@@ -156,6 +164,19 @@ impl Drop for Lent<'_> {
 }
 
 impl Lent<'_> {
+    /// Memory for the engine, with anything in it.
+    pub(super) fn take(&self, bytes: u64) -> Result<Claimed> {
+        let lending = LENDING.with(|current| current.borrow().clone());
+        let lending = lending.ok_or_else(|| Error::new(crate::error::Kind::Internal, "nothing is lent"))?;
+        let Taken { block, paid, .. } = lending.take(bytes)?;
+        Ok(Claimed { block, _paid: Some(paid) })
+    }
+
+    /// Copies what `source` gives into memory of so many bytes, and waits until it is there.
+    pub(super) fn fill(&self, memory: &Claimed, bytes: usize, source: &Source<'_>) -> Result<()> {
+        self.device.core.load_in(&memory.block, bytes, source)
+    }
+
     /// Why the engine was refused memory, if it was; told once.
     pub fn refusal(&self) -> Option<Error> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -213,8 +234,15 @@ impl Lent<'_> {
     }
 }
 
-/// Memory that an engine left.
+/// Memory that an engine left, or that was taken for one.
 pub struct Claimed {
     block: Block,
     _paid: Option<Paid>,
+}
+
+impl Claimed {
+    /// The first byte's address.
+    pub(super) fn address(&self) -> u64 {
+        self.block.address()
+    }
 }

@@ -164,7 +164,7 @@ impl OnCpu {
     /// A device on it.
     pub(crate) fn device(self: &Arc<OnCpu>, budget_bytes: u64) -> Arc<Cuda> {
         let (driver, name) = (Arc::clone(self) as Arc<dyn Driver>, "cuda:0 (kernels on the CPU)".to_owned());
-        Cuda::with(driver, name, 0, Ledger::new(budget_bytes), Limits::default()).unwrap()
+        Cuda::with(driver, name, (0, 0), Ledger::new(budget_bytes), Limits::default()).unwrap()
     }
 
     /// Everything fails from now on, as on a device that fell off its bus.

@@ -2,8 +2,10 @@
 //! device to upload, unless all chunks are under way.
 
 use super::driver::{Driver, Event, Failure, Outcome, Pinned, Stream};
+use super::helpers::{Helpers, sections};
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +23,8 @@ pub struct Copied {
     pub downloaded_bytes: u64,
     /// Of tables that operators need beside tensors (the taps of a resize, factors of many channels), to the device.
     pub table_bytes: u64,
+    /// Of models' weights that hearth loads by itself, to the device.
+    pub weight_bytes: u64,
     /// Of what kernels found wrong, from the device.
     pub fault_bytes: u64,
 }
@@ -30,8 +34,12 @@ pub struct Copied {
 pub(super) enum Purpose {
     Tensor,
     Table,
+    Weights,
     Fault,
 }
+
+/// Writes a part of what goes to the device, from a place on.
+pub(super) type Source<'a> = dyn Fn(usize, &mut [u8]) -> Outcome<()> + Sync + 'a;
 
 /// The chunks.
 pub(super) struct Staging {
@@ -40,6 +48,7 @@ pub(super) struct Staging {
     uploaded: AtomicU64,
     downloaded: AtomicU64,
     tables: AtomicU64,
+    weights: AtomicU64,
     faults: AtomicU64,
 }
 
@@ -68,8 +77,8 @@ impl Staging {
             returned: Condvar::new(),
         };
         let pools = [pool(CHUNK_BYTES[0], bytes / 8), pool(CHUNK_BYTES[1], bytes - bytes / 8)];
-        let [uploaded, downloaded, tables, faults] = Default::default();
-        Staging { driver, pools, uploaded, downloaded, tables, faults }
+        let [uploaded, downloaded, tables, weights, faults] = Default::default();
+        Staging { driver, pools, uploaded, downloaded, tables, weights, faults }
     }
 
     /// What was copied so far.
@@ -79,6 +88,7 @@ impl Staging {
             uploaded_bytes: of(&self.uploaded),
             downloaded_bytes: of(&self.downloaded),
             table_bytes: of(&self.tables),
+            weight_bytes: of(&self.weights),
             fault_bytes: of(&self.faults),
         }
     }
@@ -89,21 +99,55 @@ impl Staging {
     /// So many bytes of device memory at `to` stay taken until [`Stream::In`] is past it.
     #[allow(unsafe_code)]
     pub(super) unsafe fn upload(&self, to: u64, bytes: &[u8], purpose: Purpose) -> Outcome<()> {
-        let pool = self.pool(bytes.len());
-        for (index, part) in bytes.chunks(pool.chunk_bytes).enumerate() {
-            let chunk = pool.take(&*self.driver)?;
-            // SAFETY: the chunk is this call's alone, and at least as long as the part.
-            unsafe {
-                std::ptr::copy_nonoverlapping(part.as_ptr(), chunk.address as *mut u8, part.len());
+        let source = |at: usize, place: &mut [u8]| {
+            place.copy_from_slice(&bytes[at..at + place.len()]);
+            Ok(())
+        };
+        // SAFETY: by this function's contract.
+        unsafe { self.upload_from(to, bytes.len(), &source, purpose) }
+    }
+
+    /// Queues a copy to the device of what `source` gives: it is told where a part begins, writes all of that part, and is called
+    /// by several threads.
+    ///
+    /// Errors: those of `source`, after which some parts are queued.
+    ///
+    /// # Safety
+    /// As for [`Staging::upload`].
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn upload_from(
+        &self,
+        to: u64,
+        bytes: usize,
+        source: &Source<'_>,
+        purpose: Purpose,
+    ) -> Outcome<()> {
+        let pool = self.pool(bytes);
+        let section = |range: Range<usize>| -> Outcome<()> {
+            for start in range.clone().step_by(pool.chunk_bytes) {
+                let length = (range.end - start).min(pool.chunk_bytes);
+                let chunk = pool.take(&*self.driver)?;
+                // SAFETY: the chunk is this call's alone, at least this long, and somebody wrote it, if only the system zeros.
+                let place = unsafe { std::slice::from_raw_parts_mut(chunk.address as *mut u8, length) };
+                if let Err(failure) = source(start, place) {
+                    chunk.put();
+                    return Err(failure);
+                }
+                // SAFETY: the caller's memory holds the part; the chunk comes back after an event behind the copy.
+                let queued = unsafe { self.driver.copy_in(to + start as u64, chunk.address, length) };
+                let event = queued.and_then(|()| Event::record(&self.driver, Stream::In))?;
+                chunk.send(event);
             }
-            let start = (index * pool.chunk_bytes) as u64;
-            // SAFETY: the caller's memory holds the part; the chunk comes back after an event behind the copy.
-            let queued = unsafe { self.driver.copy_in(to + start, chunk.address, part.len()) };
-            let event = queued.and_then(|()| Event::record(&self.driver, Stream::In))?;
-            chunk.send(event);
-        }
-        let counter = if purpose == Purpose::Tensor { &self.uploaded } else { &self.tables };
-        counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Ok(())
+        };
+        let helpers = Helpers::of(bytes);
+        helpers.share(sections(bytes, helpers.lanes(), pool.chunk_bytes), &section)?;
+        let counter = match purpose {
+            Purpose::Tensor => &self.uploaded,
+            Purpose::Weights => &self.weights,
+            Purpose::Table | Purpose::Fault => &self.tables,
+        };
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -113,7 +157,26 @@ impl Staging {
     /// So many bytes of device memory at `from` are taken, and what [`Stream::Out`] waits for has written them.
     #[allow(unsafe_code)]
     pub(super) unsafe fn download(&self, from: u64, bytes: &mut [MaybeUninit<u8>], purpose: Purpose) -> Outcome<()> {
-        let pool = self.pool(bytes.len());
+        let (length, pool) = (bytes.len(), self.pool(bytes.len()));
+        let helpers = Helpers::of(length);
+        let mut parts = Vec::with_capacity(helpers.lanes());
+        let mut rest = bytes;
+        for range in sections(length, helpers.lanes(), pool.chunk_bytes) {
+            let (part, others) = rest.split_at_mut(range.len());
+            parts.push((from + range.start as u64, part));
+            rest = others;
+        }
+        // SAFETY: by this function's contract, of which each part is a part.
+        helpers.share(parts, &|(from, part)| unsafe { self.download_part(pool, from, part) })?;
+        let counter = if purpose == Purpose::Tensor { &self.downloaded } else { &self.faults };
+        counter.fetch_add(length as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// # Safety
+    /// As for [`Staging::download`].
+    #[allow(unsafe_code)]
+    unsafe fn download_part(&self, pool: &Pool, from: u64, bytes: &mut [MaybeUninit<u8>]) -> Outcome<()> {
         let mut under_way: VecDeque<(&mut [MaybeUninit<u8>], Chunk<'_>, Event)> = VecDeque::new();
         let arrive = |(to, chunk, event): (&mut [MaybeUninit<u8>], Chunk<'_>, Event)| -> Outcome<()> {
             event.synchronize()?;
@@ -124,7 +187,6 @@ impl Staging {
             chunk.put();
             Ok(())
         };
-        let length = bytes.len() as u64;
         for (index, part) in bytes.chunks_mut(pool.chunk_bytes).enumerate() {
             // Nobody waits for a chunk while holding one.
             let chunk = match under_way.pop_front() {
@@ -153,10 +215,7 @@ impl Staging {
                 arrive(first)?;
             }
         }
-        under_way.into_iter().try_for_each(arrive)?;
-        let counter = if purpose == Purpose::Tensor { &self.downloaded } else { &self.faults };
-        counter.fetch_add(length, Ordering::Relaxed);
-        Ok(())
+        under_way.into_iter().try_for_each(arrive)
     }
 
     fn pool(&self, bytes: usize) -> &Pool {

@@ -89,7 +89,7 @@ fn many_large_copies_at_once_share_few_chunks() {
     }
     // Four chunks of 2 MiB, and eight threads that would each like two.
     let limits = Limits { staging_bytes: 1 << 20, ..Limits::default() };
-    let device = Cuda::with(OnCpu::new(true), "cuda:0".to_owned(), 0, Ledger::new(BUDGET_BYTES), limits).unwrap();
+    let device = Cuda::with(OnCpu::new(true), "cuda:0".to_owned(), (0, 0), Ledger::new(BUDGET_BYTES), limits).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..8u8 {
             let device = &device;
@@ -263,15 +263,19 @@ fn an_engine_is_charged_for_what_it_takes_and_refused_what_does_not_fit() {
     assert!(Cuda::engine_allocate(64).is_null(), "nothing was lent");
     let workspace = ledger.account(Owner::Workspace, u64::MAX, 0);
     let lent = device.lend(&workspace, 1_000).unwrap();
-    // What is covered is charged elsewhere; what comes back covers again.
+    // What is covered is charged elsewhere, and pays for part of a block, too; what comes back covers again.
     let covered = Cuda::engine_allocate(900);
     assert!(!covered.is_null());
     assert_eq!(ledger.used_bytes(), 0);
     let charged = Cuda::engine_allocate(200);
-    assert_eq!((ledger.used_bytes(), ledger.used_by(OwnerKind::Workspace)), (200, 200));
+    assert_eq!((ledger.used_bytes(), ledger.used_by(OwnerKind::Workspace)), (100, 100));
     Cuda::engine_free(covered);
-    let covered = Cuda::engine_allocate(1_000);
-    assert_eq!(ledger.used_bytes(), 200);
+    let covered = Cuda::engine_allocate(800);
+    assert_eq!(ledger.used_bytes(), 100);
+    // What is refused leaves what covers as it was.
+    assert!(lent.take(BUDGET_BYTES).is_err());
+    assert!(!Cuda::engine_allocate(100).is_null());
+    assert_eq!(ledger.used_bytes(), 100);
     assert!(lent.refusal().is_none());
     assert!(Cuda::engine_allocate(BUDGET_BYTES as usize).is_null());
     assert_eq!(lent.refusal().unwrap().kind(), crate::error::Kind::Overloaded);
@@ -281,7 +285,7 @@ fn an_engine_is_charged_for_what_it_takes_and_refused_what_does_not_fit() {
     assert_eq!(ledger.used_by(OwnerKind::Invocation), 300);
     drop(other);
     assert!(!Cuda::engine_allocate(8).is_null());
-    assert_eq!(ledger.used_by(OwnerKind::Workspace), 208);
+    assert_eq!(ledger.used_by(OwnerKind::Workspace), 108);
     drop(lent);
     assert!(Cuda::engine_allocate(8).is_null());
     let addresses = [covered, charged, of_other].map(|address| address as usize);
@@ -289,6 +293,45 @@ fn an_engine_is_charged_for_what_it_takes_and_refused_what_does_not_fit() {
         scope.spawn(|| addresses.map(|address| Cuda::engine_free(address as *mut std::ffi::c_void)));
     });
     assert_eq!(ledger.used_bytes(), 8);
+}
+
+#[test]
+fn weights_go_from_a_file_to_the_device_and_a_failure_leaves_nothing() {
+    use std::io::Write;
+    for eager in [false, true] {
+        let Some((_, device)) = device(eager, BUDGET_BYTES) else { return };
+        let (ledger, account) = (device.ledger(), account(&device));
+        let bytes: Vec<u8> = (0..(9 << 20) + 5).map(|at: u64| (at * 31 % 251) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let ranges = [3..(6 << 20) + 4, (6 << 20) + 4..(6 << 20) + 4, 0..3, (6 << 20) + 5..(9 << 20) + 5];
+        let total: u64 = (6 << 20) + 256 + 256 + (3 << 20);
+        let workspace = ledger.account(Owner::Workspace, u64::MAX, 0);
+        let lent = device.lend(&workspace, 9 << 20).unwrap();
+        let before = device.copied();
+        let weights = lent.load(&file, &ranges).unwrap();
+        assert_eq!(ledger.used_by(OwnerKind::Workspace), total - (9 << 20));
+        assert_eq!(device.copied(), Copied { weight_bytes: before.weight_bytes + total, ..before });
+        for (range, address) in ranges.iter().zip(&weights.addresses) {
+            let length = range.end - range.start;
+            assert_eq!(address % 256, 0);
+            // SAFETY: the weights lie there as long as they live.
+            #[allow(unsafe_code)]
+            let claimed = unsafe { lent.claim(*address, length) }.unwrap();
+            let tensor = lent.tensor(&account, DType::U8, shape(&[length]), claimed, []).unwrap();
+            assert!(tensor.read(0..length).unwrap() == bytes[range.start as usize..range.end as usize]);
+        }
+        drop(weights);
+        assert_eq!(ledger.used_bytes(), 0);
+        file.set_len(9 << 20).unwrap();
+        let error = lent.load(&file, &ranges).map(drop).unwrap_err();
+        assert!(error.chain().contains("reading a model's weights"), "{}", error.chain());
+        assert_eq!(lent.load(&file, &[0..BUDGET_BYTES * 2]).map(drop).unwrap_err().kind(), Kind::Overloaded);
+        assert_eq!((ledger.used_bytes(), account.tensor_count()), (0, 0));
+        // Chunks of reads that failed are still used.
+        file.set_len(bytes.len() as u64).unwrap();
+        lent.load(&file, &ranges[2..3]).unwrap();
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ mod allocator;
 mod binding;
 
 pub(super) use allocator::lend_memory;
-pub(super) use binding::{Left, LeftOnGpu, add_cuda};
+pub(super) use binding::{Left, LeftOnGpu, add_cuda, add_initializer};
 
 /// # Safety
 /// `status` was returned by the API and not released.

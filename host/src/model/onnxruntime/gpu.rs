@@ -2,15 +2,18 @@
 //! outputs stay. What it allocates, the device lends it.
 #![allow(unsafe_code)]
 
-use super::glue::{Borrowed, Left, LeftOnGpu, Output, add_cuda, lend_memory};
+use super::external::externals;
+use super::glue::{Borrowed, Left, LeftOnGpu, Output, add_cuda, add_initializer, lend_memory};
 use super::library::Library;
 use super::{OrtSession, borrowed_text, copied_text, dims_of, element_of, shape_of};
 use crate::config::Config;
-use crate::device::{Account, Charge, Claimed, Cuda, DType, Device, Lent, Owner, Tensor, preload};
+use crate::device::{Account, Charge, Claimed, Cuda, DType, Device, DeviceWeights, Lent, Owner, Tensor, preload};
 use crate::error::{Error, Kind, Result};
+use crate::model::engine::{GRAPH, WEIGHTS};
 use crate::model::signature::TensorSignature;
 use ort::session::RunOptions;
 use ort::session::builder::SessionBuilder;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError};
 
@@ -27,6 +30,12 @@ const LIBRARIES: [&[&str]; 7] = [
     &["libnvrtc.so.13", "libnvrtc.so.12"],
     &["libcudnn.so.9"],
 ];
+
+/// What a session's weights are, where hearth loaded them.
+pub(super) struct Weights {
+    _tensors: Vec<Borrowed<'static>>,
+    _memory: DeviceWeights,
+}
 
 /// The GPU that models run on, where the provider takes it.
 pub(super) struct Gpu {
@@ -95,8 +104,9 @@ impl Gpu {
             ("has_user_compute_stream", "1".to_owned()),
             ("user_compute_stream", queue.to_string()),
             // A convolution is planned anew whenever its input has another shape than the last, and guests choose shapes: no
-            // exhaustive search, its default. With `DEFAULT` runs took several times as long (OCR on an H100; not measured apart).
-            ("cudnn_conv_algo_search", "HEURISTIC".to_owned()),
+            // search. `HEURISTIC` was slower (a page of OCR on an H200: 3.5 to 4.6 s, not 1.4 to 1.8), and chose algorithms
+            // that ask for 30 GB; `EXHAUSTIVE` was slower, too.
+            ("cudnn_conv_algo_search", "DEFAULT".to_owned()),
             // f32 means f32, as for hearth's operators.
             ("use_tf32", "0".to_owned()),
         ];
@@ -108,6 +118,39 @@ impl Gpu {
     pub(super) fn load<T>(&self, weights_bytes: u64, load: impl FnOnce() -> Result<T>) -> Result<T> {
         let lent = self.cuda()?.lend(&self.workspace(), weights_bytes)?;
         load().map_err(|error| lent.refusal().unwrap_or(error))
+    }
+
+    /// Loads a session from a prepared form, of whose weights each is copied to the device once, from the disk through pinned
+    /// memory; they are charged already, as of [`Gpu::load`].
+    pub(super) fn load_form(
+        &self,
+        weights_bytes: u64,
+        form: &Path,
+        mut options: SessionBuilder,
+        load: impl FnOnce(SessionBuilder) -> Result<OrtSession>,
+    ) -> Result<OrtSession> {
+        let cuda = self.cuda()?;
+        let failed = |error| Error::storage("reading a prepared form", error);
+        let externals = externals(&form.join(GRAPH)).map_err(failed)?;
+        let file = File::open(form.join(WEIGHTS)).map_err(failed)?;
+        let lent = cuda.lend(&self.workspace(), weights_bytes)?;
+        let ranges: Vec<_> = externals.iter().map(|external| external.range.clone()).collect();
+        let memory = lent.load(&file, &ranges)?;
+        let mut tensors = Vec::with_capacity(externals.len());
+        for (external, address) in externals.iter().zip(&memory.addresses) {
+            let bytes = (external.range.end - external.range.start) as usize;
+            // SAFETY: so many bytes were just written there; they stay as they are as long as `memory`, which the session
+            // keeps together with the tensor, and longer than both.
+            let added = unsafe {
+                Borrowed::on_gpu(cuda.ordinal(), *address, bytes, &external.dims, external.element).and_then(|tensor| {
+                    add_initializer(&mut options, &external.name, &tensor)?;
+                    Ok(tensor)
+                })
+            };
+            tensors.push(added.map_err(|error| Error::host("passing weights to onnxruntime", error))?);
+        }
+        let session = load(options).map_err(|error| lent.refusal().unwrap_or(error))?;
+        Ok(OrtSession { _weights: Some(Weights { _tensors: tensors, _memory: memory }), ..session })
     }
 
     fn workspace(&self) -> Arc<Account> {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::config::RawConfig;
-use crate::device::{Cpu, DType, Device, Ledger, Owner, Shape};
+use crate::device::{Cpu, Cuda, DType, Device, Ledger, Owner, Shape};
 use crate::model::engines::{EngineName, Engines};
 use crate::model::signature::Dim;
 use crate::model::tests::{package, wanted};
@@ -14,6 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 struct Shop {
     config: Config,
     engine: Arc<dyn Engine>,
+    device: Arc<dyn Device>,
     log: Log,
 }
 
@@ -42,7 +43,25 @@ impl Shop {
         };
         let config = raw.resolve().unwrap();
         let engine = Engines::new(&config, None).get(EngineName::Onnxruntime).clone();
-        Some(Shop { config, engine, log: Log::default() })
+        let device = Cpu::new(Ledger::new(1 << 30), config.limits.clone());
+        Some(Shop { config, engine, device, log: Log::default() })
+    }
+
+    /// With GPU 0; none where there is none, unless `HEARTH_REQUIRE_GPU` is 1.
+    fn on_gpu(data: &Path) -> Option<Shop> {
+        let mut shop = Shop::new(data, &[])?;
+        shop.config.nvrtc_lib = std::env::var_os("HEARTH_NVRTC_LIB").map(Into::into);
+        let device: Arc<dyn Device> = match Cuda::open(0, &shop.config) {
+            Ok(device) => device,
+            Err(error) => {
+                assert!(std::env::var_os("HEARTH_REQUIRE_GPU").is_none_or(|value| value != "1"), "{error}");
+                eprintln!("skipped, no GPU: {error}");
+                return None;
+            }
+        };
+        let engine = Engines::new(&shop.config, Some(&device)).get(EngineName::Onnxruntime).clone();
+        assert_eq!(engine.place().device, "cuda:0", "{:?}", engine.place().why);
+        Some(Shop { engine, device, ..shop })
     }
 
     /// As after a start of the process; models of any size are kept.
@@ -61,7 +80,7 @@ impl Shop {
 
     /// The bytes of all outputs on inputs of two kinds.
     fn run(&self, session: &Arc<dyn Session>) -> Vec<Vec<u8>> {
-        let device: Arc<dyn Device> = Cpu::new(Ledger::new(1 << 30), self.config.limits.clone());
+        let device = &self.device;
         let account = device.ledger().account(Owner::Workspace, u64::MAX, u64::MAX);
         let mut outputs = Vec::new();
         for sign in [1.0, -1.0] {
@@ -87,8 +106,8 @@ impl Shop {
                 device.create(&account, input.dtype, shape, &bytes).unwrap()
             });
             let inputs: Vec<_> = inputs.collect();
-            let made = session.clone().begin().unwrap().run(&device, &account, &inputs).unwrap();
-            outputs.extend(made.iter().map(|tensor| tensor.host_bytes().unwrap().to_vec()));
+            let made = session.clone().begin().unwrap().run(device, &account, &inputs).unwrap();
+            outputs.extend(made.iter().map(|tensor| tensor.read(0..tensor.byte_length()).unwrap()));
         }
         assert!(!outputs.is_empty());
         outputs
@@ -225,6 +244,58 @@ fn outputs_from_the_prepared_form_are_those_of_the_model_bit_for_bit() {
         }
         assert_eq!(shop.open().digests().unwrap().len(), shop.folders().len());
         assert!(shop.folders().len() >= 6);
+    }
+}
+
+/// The largest difference of two lists of f32 outputs.
+fn largest_difference(some: &[Vec<u8>], others: &[Vec<u8>]) -> f32 {
+    let floats = |outputs: &[Vec<u8>]| -> Vec<f32> {
+        outputs
+            .iter()
+            .flatten()
+            .copied()
+            .collect::<Vec<u8>>()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect()
+    };
+    let (some, others) = (floats(some), floats(others));
+    assert_eq!(some.len(), others.len());
+    some.iter().zip(&others).map(|(a, b)| (a - b).abs()).fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
+}
+
+#[test]
+fn on_gpu_outputs_from_the_prepared_form_are_those_of_the_model_and_its_weights_are_copied_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut models) = generated(&folder.path().join("models")) else { return };
+    let real = wanted("HEARTH_TEST_MODELS").into_iter().flat_map(|real| fs::read_dir(real).unwrap());
+    models.extend(real.map(|entry| entry.unwrap().path()).filter(|path| path.join("model.onnx").exists()));
+    let Some(shop) = Shop::on_gpu(&folder.path().join("data")) else { return };
+    let gpu = shop.device.cuda().unwrap();
+    let empty = (shop.device.ledger().used_bytes(), gpu.memory_use().used_bytes);
+    let prepared = shop.open();
+    for model in &models {
+        let name = model.file_name().unwrap().to_str().unwrap();
+        let expected = shop.without(model);
+        let (first, log) = shop.logged(|| shop.outputs(name, model));
+        assert!(log.contains("is kept") && !log.contains("WARN"), "{name}: {log}");
+        let (before, begun) = (gpu.copied().weight_bytes, std::time::Instant::now());
+        let (session, log) = shop.logged(|| prepared.load(&*shop.engine, name, model, bytes(model)).unwrap());
+        assert_eq!(log, "", "{name}");
+        let load_ms = begun.elapsed().as_millis();
+        let outputs = shop.run(&session);
+        let copied = gpu.copied().weight_bytes - before;
+        let form = shop.folders().into_iter().find(|form| form.display().to_string().contains(&format!("/{name}-")));
+        let kept = fs::metadata(form.unwrap().join(WEIGHTS)).unwrap().len();
+        let differences = [&first, &outputs].map(|outputs| largest_difference(outputs, &expected));
+        eprintln!(
+            "on cuda:0: {name} from its prepared form in {load_ms} ms: {copied} of {kept} bytes copied, differs by {differences:?}"
+        );
+        assert!(differences.into_iter().all(|difference| difference < 1e-4), "{name}: {differences:?}");
+        // Weights in the bodies of branches and loops the engine loads by itself, and those of a kind that no tensor has.
+        assert!(copied * 2 > kept || name.contains("bodies") || kept < 1 << 16, "{name}");
+        drop(session);
+        assert_eq!((shop.device.ledger().used_bytes(), gpu.memory_use().used_bytes), empty, "{name}");
     }
 }
 

@@ -189,3 +189,63 @@ async fn a_model_that_needs_more_memory_than_there_is_fails_alone() {
     }
     assert_eq!(device.ledger().used_bytes(), empty);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_models_than_memory_simply_work_on_a_gpu() {
+    const BUDGET: u64 = 112 << 20;
+    const WIDTH: usize = 256;
+    let Some((house, device)) = house(&[&format!("device_bytes={BUDGET}")]) else { return };
+    let ledger = Arc::clone(device.ledger());
+    let (empty, held) = (ledger.used_bytes(), device.memory_use().used_bytes);
+    let house = Arc::new(house);
+    // Each multiplies by ones times its number, so that an answer tells whose weights it was made with.
+    let columns = |number: usize| 2_048 * (number + 1);
+    let mut total = 0;
+    for number in 0..12usize {
+        let graph = Graph::default()
+            .input("x", F32, "n 256")
+            .constant("w", &[WIDTH as i64, columns(number) as i64], &vec![number as f32; WIDTH * columns(number)])
+            .node("MatMul", &["x", "w"], &["y"])
+            .output("y", F32, &format!("n {}", columns(number)));
+        total += house.shelf.write(&format!("m{number}"), &[("model.onnx", &graph.model())]).weights_bytes();
+    }
+    let budget_left = BUDGET - empty;
+    assert!(total > budget_left * 3 / 2, "{total} bytes of models in {budget_left}");
+    for (kind, trace) in crate::model::residency::traces::traces(12, 300, 23) {
+        let (begun, next, trace) = (Instant::now(), Arc::new(std::sync::atomic::AtomicUsize::new(0)), Arc::new(trace));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (house, next, trace) = (house.clone(), next.clone(), trace.clone());
+                tokio::spawn(async move {
+                    while let Some(&number) = trace.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let lease = house.models.open("default", &format!("m{number}")).await.unwrap();
+                        let account = house.account();
+                        let x = house.floats(&[1, WIDTH as u64], &[1.0; WIDTH]);
+                        let outputs = infer(&lease, &account, &[("x", &x)]).await.unwrap();
+                        let right = (number as f32 * WIDTH as f32).to_le_bytes();
+                        let bytes = bytes_of(&outputs[0].1);
+                        assert!(
+                            bytes.len() == columns(number) * 4 && bytes.chunks_exact(4).all(|bytes| bytes == right)
+                        );
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+        let loads: u64 = house.models.states().iter().map(|model| model.loads).sum();
+        eprintln!(
+            "on {}: {kind}: 300 requests of 12 models in {} ms, {loads} loads so far, at most {} of {BUDGET} bytes at once",
+            device.name(),
+            begun.elapsed().as_millis(),
+            ledger.peak_bytes().max(device.memory_use().peak_bytes)
+        );
+    }
+    assert!(ledger.peak_bytes() <= BUDGET && device.memory_use().peak_bytes <= BUDGET);
+    assert_eq!(ledger.used_by(OwnerKind::Invocation), 0);
+    for number in 0..12 {
+        house.models.unload(&format!("m{number}")).await;
+    }
+    assert_eq!((ledger.used_bytes(), device.memory_use().used_bytes), (empty, held));
+}

@@ -18,7 +18,8 @@ impl Task<'_> {
             return Err(lost());
         }
         let matrices: u64 = dims.iter().product();
-        if dims.len() <= 1 && length > 0 {
+        // A product of one term is not a sum to cuBLAS: it leaves -0 where the sum from 0 is 0.
+        if dims.len() <= 1 && length > 1 {
             let [a_stride, b_stride] = strides.first().copied().unwrap_or_default();
             let product = Multiplication {
                 element: a.dtype.as_str(),

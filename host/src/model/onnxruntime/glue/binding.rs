@@ -33,6 +33,20 @@ pub(in super::super) fn add_cuda(builder: &mut SessionBuilder, options: &[(&str,
     }
 }
 
+/// Lets a session use a tensor as an initialiser of this name, in place where its memory is where the session wants it; else it
+/// reads its own.
+///
+/// # Safety
+/// The tensor outlives the sessions that are made with these options.
+pub(in super::super) unsafe fn add_initializer(
+    builder: &mut SessionBuilder,
+    name: &CString,
+    tensor: &Borrowed<'_>,
+) -> ort::Result<()> {
+    // SAFETY: options, name and value are alive; the name is copied, and the caller keeps the value.
+    unsafe { call!(AddInitializer(builder.ptr_mut(), name.as_ptr(), tensor.value.0.as_ptr())) }
+}
+
 struct Options(NonNull<OrtCUDAProviderOptionsV2>);
 
 impl Drop for Options {
