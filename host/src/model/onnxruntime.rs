@@ -5,6 +5,7 @@ mod external;
 mod glue;
 mod gpu;
 mod library;
+mod plans;
 mod reason;
 
 use super::engine::{Engine, Execution, GRAPH, Place, Preparing, Session, WEIGHTS};
@@ -15,7 +16,7 @@ use crate::config::Config;
 use crate::device::{Account, Charge, DType, Device, HostMemory, Shape, Tensor, charge_strings};
 use crate::error::{Error, Kind, Result};
 use glue::{Borrowed, Outlet, Output, RawSession, Side};
-use gpu::{Gpu, Weights};
+use gpu::{Gpu, Placed};
 use library::Library;
 use ort::session::RunOptions;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -23,7 +24,7 @@ use ort::sys::ONNXTensorElementDataType as Element;
 use reason::Reason;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 const SETTING_UP: &str = "setting up onnxruntime";
 
@@ -96,8 +97,7 @@ impl OnnxRuntime {
     ) -> Result<OrtSession> {
         let Some(gpu) = self.gpu(library) else { return OrtSession::load(library, options, folder, Package::MODEL) };
         let options = options.and_then(|options| gpu.add_to(options));
-        let session = gpu.load(weights_bytes, || OrtSession::load(library, options, folder, Package::MODEL))?;
-        Ok(OrtSession { gpu: Some(Arc::clone(gpu)), ..session })
+        gpu.load(weights_bytes, || OrtSession::load(library, options, folder, Package::MODEL))
     }
 
     /// The options that make onnxruntime write what it made of a model into a folder.
@@ -155,9 +155,12 @@ impl Preparing for OnnxRuntime {
     }
 
     fn spared_bytes(&self, folder: &Path, weights_bytes: u64) -> u64 {
-        let on_gpu = Library::get(&self.config).is_ok_and(|library| self.gpu(&library).is_some());
-        // Files beside the model's are mapped as they are, unless they are packed or copied to a GPU.
-        match on_gpu || self.packs(weights_bytes) {
+        if Library::get(&self.config).is_ok_and(|library| self.gpu(&library).is_some()) {
+            // However small: sessions for several shapes share the weights of a form.
+            return u64::MAX;
+        }
+        // Files beside the model's are mapped as they are, unless they are packed.
+        match self.packs(weights_bytes) {
             true => weights_bytes,
             false => std::fs::metadata(folder.join(Package::MODEL)).map_or(0, |file| file.len()),
         }
@@ -172,15 +175,13 @@ impl Preparing for OnnxRuntime {
     fn load_prepared(&self, form: &Path, weights_bytes: u64, signature: Signature) -> Result<Arc<dyn Session>> {
         let library = Library::get(&self.config)?;
         // It was optimised when it was written.
-        let options = self.options(&library, GraphOptimizationLevel::Disable, weights_bytes);
+        let level = GraphOptimizationLevel::Disable;
         let session = match self.gpu(&library) {
-            None => OrtSession::load(&library, options, form, GRAPH)?,
+            None => OrtSession::load(&library, self.options(&library, level, weights_bytes), form, GRAPH)?,
             Some(gpu) => {
-                let options = options.and_then(|options| gpu.add_to(options));
-                let options = options.map_err(|error| Error::host(SETTING_UP, error))?;
-                let load = |options| OrtSession::load(&library, Ok(options), form, GRAPH);
-                let session = gpu.load_form(weights_bytes, form, options, load)?;
-                OrtSession { gpu: Some(Arc::clone(gpu)), ..session }
+                let (engine, of) = (OnnxRuntime { config: self.config.clone(), gpu: None }, library.clone());
+                let options = move || engine.options(&of, level, weights_bytes);
+                gpu.load_form(&library, (form, weights_bytes), self.config.limits.model_plans, options)?
             }
         };
         if !alike(&session.signature, &signature) {
@@ -196,12 +197,8 @@ struct OrtSession {
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     reason: Reason,
-    /// Where it was loaded on a GPU.
-    gpu: Option<Arc<Gpu>>,
-    /// Held by who queues a run there.
-    queueing: Mutex<()>,
-    /// The weights there that hearth loaded, which go after `raw`.
-    _weights: Option<Weights>,
+    /// Where it was loaded on a GPU; dropped after `raw`.
+    placed: Option<Placed>,
 }
 
 impl OrtSession {
@@ -210,7 +207,11 @@ impl OrtSession {
         let options = options.map_err(|error| Error::host(SETTING_UP, error))?;
         let reason = Reason::without(folder);
         let raw = RawSession::load(&library.environment, &options, &folder.join(file));
-        let raw = Arc::new(raw.map_err(|error| reason.of_load(error))?);
+        OrtSession::of(raw.map_err(|error| reason.of_load(error))?, reason)
+    }
+
+    fn of(raw: RawSession, reason: Reason) -> Result<OrtSession> {
+        let raw = Arc::new(raw);
         let inputs = outlets(&raw, Side::Inputs)?;
         let outputs = outlets(&raw, Side::Outputs)?;
         let signature = Signature::new(inputs, outputs)?;
@@ -219,8 +220,7 @@ impl OrtSession {
             names.map_err(|error| Error::host("reading the names of a model", error))
         };
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
-        let (gpu, queueing) = (None, Mutex::default());
-        Ok(OrtSession { raw, signature, input_names, output_names, reason, gpu, queueing, _weights: None })
+        Ok(OrtSession { raw, signature, input_names, output_names, reason, placed: None })
     }
 }
 
@@ -230,13 +230,13 @@ impl Session for OrtSession {
     }
 
     fn begin(self: Arc<Self>) -> Result<Arc<dyn Execution>> {
-        let options = if self.gpu.is_some() { Gpu::run_options() } else { RunOptions::new() };
+        let options = if self.placed.is_some() { Gpu::run_options() } else { RunOptions::new() };
         let options = options.map_err(|error| Error::host("preparing a model run", error))?;
         Ok(Arc::new(OrtExecution { session: self, options }))
     }
 
     fn takes_host_memory(&self) -> bool {
-        self.gpu.is_none()
+        self.placed.is_none()
     }
 }
 
@@ -247,8 +247,8 @@ struct OrtExecution {
 
 impl Execution for OrtExecution {
     fn run(&self, device: &Arc<dyn Device>, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        if let Some(gpu) = &self.session.gpu {
-            return gpu.run(&self.session, &self.options, account, inputs);
+        if let Some(Placed { gpu, plans, .. }) = &self.session.placed {
+            return gpu.run(&self.session, plans, &self.options, account, inputs);
         }
         let OrtSession { raw, signature, input_names, output_names, reason, .. } = &*self.session;
         let mut borrowed = Vec::with_capacity(inputs.len());

@@ -34,15 +34,23 @@ struct Read {
     length: Option<u64>,
 }
 
-/// The initialisers of the outermost graph in a file whose elements lie in [`WEIGHTS`], in the order in which they lie there.
+/// What a graph's file tells.
+pub(super) struct Told {
+    /// The initialisers of the outermost graph whose elements lie in [`WEIGHTS`], in the order in which they lie there.
+    pub(super) externals: Vec<External>,
+    /// Whether there is a convolution in that graph.
+    pub(super) convolves: bool,
+}
+
+/// Reads a graph's file.
 ///
 /// Errors: those of the disk; a file that is no ONNX.
-pub(super) fn externals(graph: &Path) -> io::Result<Vec<External>> {
+pub(super) fn read(graph: &Path) -> io::Result<Told> {
     let file = File::open(graph)?;
     let length = file.metadata()?.len();
     let mut reader = BufReader::new(file);
     let mut model = Message::whole(&mut reader, length);
-    let mut found = Vec::new();
+    let mut told = Told { externals: Vec::new(), convolves: false };
     while let Some((field, value)) = model.next()? {
         let (7, Value::Message(length)) = (field, &value) else {
             model.skip(value)?;
@@ -51,13 +59,26 @@ pub(super) fn externals(graph: &Path) -> io::Result<Vec<External>> {
         let mut graph = model.within(*length)?;
         while let Some((field, value)) = graph.next()? {
             match (field, value) {
-                (5, Value::Message(length)) => found.extend(Read::of(&mut graph.within(length)?)?.external()),
+                (1, Value::Message(length)) => told.convolves |= is_convolution(&mut graph.within(length)?)?,
+                (5, Value::Message(length)) => told.externals.extend(Read::of(&mut graph.within(length)?)?.external()),
                 (_, value) => graph.skip(value)?,
             }
         }
     }
-    found.sort_by_key(|external| external.range.start);
-    Ok(found)
+    told.externals.sort_by_key(|external| external.range.start);
+    Ok(told)
+}
+
+/// Whether a node is one of the operators Conv, ConvTranspose, FusedConv and so on.
+fn is_convolution(node: &mut Message<'_>) -> io::Result<bool> {
+    let mut is = false;
+    while let Some((field, value)) = node.next()? {
+        match (field, value) {
+            (4, Value::Message(length)) => is = node.text(length)?.contains("Conv"),
+            (_, value) => node.skip(value)?,
+        }
+    }
+    Ok(is)
 }
 
 impl Read {
@@ -135,7 +156,8 @@ mod tests {
         engine.config.limits.packed_model_bytes = 0;
         engine.prepare(&model, package(&model).weights_bytes(), &form).unwrap();
         let weights = std::fs::read(form.join(WEIGHTS)).unwrap();
-        let found = externals(&form.join(GRAPH)).unwrap();
+        let Told { externals: found, convolves } = read(&form.join(GRAPH)).unwrap();
+        assert!(convolves);
         assert!(found.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
         let bytes: u64 = found.iter().map(|external| external.range.end - external.range.start).sum();
         assert!(bytes * 10 > weights.len() as u64 * 9, "{bytes} of {}", weights.len());

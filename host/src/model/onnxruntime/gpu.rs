@@ -2,10 +2,14 @@
 //! outputs stay. What it allocates, the device lends it.
 #![allow(unsafe_code)]
 
-use super::external::externals;
-use super::glue::{Borrowed, Left, LeftOnGpu, Output, add_cuda, add_initializer, lend_memory};
+use super::external::{self, External, Told};
+use super::glue::{
+    Borrowed, Left, LeftOnGpu, Output, RawSession, add_cuda, add_initializer, lend_memory,
+};
 use super::library::Library;
-use super::{OrtSession, borrowed_text, copied_text, dims_of, element_of, shape_of};
+use super::plans::{Make, Plans};
+use super::reason::Reason;
+use super::{OrtSession, SETTING_UP, borrowed_text, copied_text, dims_of, element_of, shape_of};
 use crate::config::Config;
 use crate::device::{Account, Charge, Claimed, Cuda, DType, Device, DeviceWeights, Lent, Owner, Tensor, preload};
 use crate::error::{Error, Kind, Result};
@@ -13,9 +17,10 @@ use crate::model::engine::{GRAPH, WEIGHTS};
 use crate::model::signature::TensorSignature;
 use ort::session::RunOptions;
 use ort::session::builder::SessionBuilder;
+use std::ffi::CString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// The provider's file, which lies beside the library.
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
@@ -31,10 +36,33 @@ const LIBRARIES: [&[&str]; 7] = [
     &["libcudnn.so.9"],
 ];
 
-/// What a session's weights are, where hearth loaded them.
-pub(super) struct Weights {
-    _tensors: Vec<Borrowed<'static>>,
+/// A model's weights, where hearth loaded them.
+struct Weights {
+    tensors: Vec<(CString, Borrowed<'static>)>,
     _memory: DeviceWeights,
+}
+
+impl Weights {
+    fn add_to(&self, builder: &mut SessionBuilder) -> ort::Result<()> {
+        for (name, tensor) in &self.tensors {
+            // SAFETY: sessions that are made with these options are kept together with the weights.
+            unsafe { add_initializer(builder, name, tensor) }?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a session runs that was loaded on a GPU.
+pub(super) struct Placed {
+    pub(super) gpu: Arc<Gpu>,
+    pub(super) plans: Plans,
+    /// Dropped after all sessions that have them.
+    _weights: Option<Arc<Weights>>,
+}
+
+/// The BLAKE3 of a file.
+fn digest(path: &Path) -> std::io::Result<blake3::Hash> {
+    Ok(blake3::Hasher::new().update_reader(File::open(path)?)?.finalize())
 }
 
 /// The GPU that models run on, where the provider takes it.
@@ -115,42 +143,69 @@ impl Gpu {
     }
 
     /// Loads a session with the weights charged already; what it takes beyond them is the workspace's.
-    pub(super) fn load<T>(&self, weights_bytes: u64, load: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn load(
+        self: &Arc<Gpu>,
+        weights_bytes: u64,
+        load: impl FnOnce() -> Result<OrtSession>,
+    ) -> Result<OrtSession> {
         let lent = self.cuda()?.lend(&self.workspace(), weights_bytes)?;
-        load().map_err(|error| lent.refusal().unwrap_or(error))
+        let session = load().map_err(|error| lent.refusal().unwrap_or(error))?;
+        let plans = Plans::new(Arc::clone(&session.raw), 1, None);
+        Ok(OrtSession { placed: Some(Placed { gpu: Arc::clone(self), plans, _weights: None }), ..session })
     }
 
     /// Loads a session from a prepared form, of whose weights each is copied to the device once, from the disk through pinned
-    /// memory; they are charged already, as of [`Gpu::load`].
+    /// memory; they are charged already, as of [`Gpu::load`]. `options` gives those of one session.
     pub(super) fn load_form(
-        &self,
-        weights_bytes: u64,
-        form: &Path,
-        mut options: SessionBuilder,
-        load: impl FnOnce(SessionBuilder) -> Result<OrtSession>,
+        self: &Arc<Gpu>,
+        library: &Library,
+        (form, weights_bytes): (&Path, u64),
+        most_plans: u64,
+        options: impl Fn() -> ort::Result<SessionBuilder> + Send + Sync + 'static,
     ) -> Result<OrtSession> {
-        let cuda = self.cuda()?;
         let failed = |error| Error::storage("reading a prepared form", error);
-        let externals = externals(&form.join(GRAPH)).map_err(failed)?;
+        let graph = form.join(GRAPH);
+        let Told { externals, convolves } = external::read(&graph).map_err(failed)?;
+        let copied_bytes: u64 = externals.iter().map(|external| external.range.end - external.range.start).sum();
+        let weights = Arc::new(self.load_weights(form, externals, weights_bytes)?);
+        let environment = library.environment.clone();
+        let of = (Arc::clone(self), Arc::clone(&weights), digest(&graph).map_err(failed)?);
+        let make: Make = Box::new(move |covered_bytes| {
+            let (gpu, weights, made_of) = &of;
+            let lent = gpu.cuda()?.lend(&gpu.workspace(), covered_bytes)?;
+            if digest(&graph).map_err(failed)? != *made_of {
+                return Err(Error::new(Kind::Internal, "the graph is not the one that was loaded"));
+            }
+            let setting_up = |error| Error::host(SETTING_UP, error);
+            let mut builder = options().and_then(|options| gpu.add_to(options)).map_err(setting_up)?;
+            weights.add_to(&mut builder).map_err(setting_up)?;
+            let loaded = RawSession::load(&environment, &builder, &graph);
+            loaded.map_err(|error| lent.refusal().unwrap_or_else(|| Error::host("loading a prepared form", error)))
+        });
+        // Weights within branches and loops it loads by itself.
+        let session = OrtSession::of(make(weights_bytes.saturating_sub(copied_bytes))?, Reason::without(form))?;
+        let plans = Plans::new(Arc::clone(&session.raw), most_plans, convolves.then_some(make));
+        Ok(OrtSession { placed: Some(Placed { gpu: Arc::clone(self), plans, _weights: Some(weights) }), ..session })
+    }
+
+    fn load_weights(&self, form: &Path, externals: Vec<External>, weights_bytes: u64) -> Result<Weights> {
+        let failed = |error| Error::storage("reading a prepared form", error);
         let file = File::open(form.join(WEIGHTS)).map_err(failed)?;
+        let cuda = self.cuda()?;
         let lent = cuda.lend(&self.workspace(), weights_bytes)?;
         let ranges: Vec<_> = externals.iter().map(|external| external.range.clone()).collect();
         let memory = lent.load(&file, &ranges)?;
-        let mut tensors = Vec::with_capacity(externals.len());
-        for (external, address) in externals.iter().zip(&memory.addresses) {
+        let placed = externals.into_iter().zip(&memory.addresses).map(|(external, address)| {
             let bytes = (external.range.end - external.range.start) as usize;
-            // SAFETY: so many bytes were just written there; they stay as they are as long as `memory`, which the session
-            // keeps together with the tensor, and longer than both.
-            let added = unsafe {
-                Borrowed::on_gpu(cuda.ordinal(), *address, bytes, &external.dims, external.element).and_then(|tensor| {
-                    add_initializer(&mut options, &external.name, &tensor)?;
-                    Ok(tensor)
-                })
+            // SAFETY: so many bytes were just written there, and stay as they are as long as `memory`, which lives as long as the
+            // tensor.
+            let tensor = unsafe {
+                Borrowed::on_gpu(cuda.ordinal(), *address, bytes, &external.dims, external.element)
             };
-            tensors.push(added.map_err(|error| Error::host("passing weights to onnxruntime", error))?);
-        }
-        let session = load(options).map_err(|error| lent.refusal().unwrap_or(error))?;
-        Ok(OrtSession { _weights: Some(Weights { _tensors: tensors, _memory: memory }), ..session })
+            Ok((external.name, tensor.map_err(|error| Error::host("passing weights to onnxruntime", error))?))
+        });
+        let tensors = placed.collect::<Result<_>>()?;
+        Ok(Weights { tensors, _memory: memory })
     }
 
     fn workspace(&self) -> Arc<Account> {
@@ -168,6 +223,7 @@ impl Gpu {
     pub(super) fn run(
         &self,
         session: &OrtSession,
+        plans: &Plans,
         options: &RunOptions,
         account: &Arc<Account>,
         inputs: &[Tensor],
@@ -182,10 +238,8 @@ impl Gpu {
         let declared = &session.signature.outputs;
         let outputs: Vec<_> =
             session.output_names.iter().zip(declared).map(|(name, one)| (name, one.dtype == DType::Text)).collect();
-        // A session has one handle of cuDNN, which one thread at a time may queue work by.
-        let turn = session.queueing.lock().unwrap_or_else(PoisonError::into_inner);
-        let ran = session.raw.run_on_gpu(cuda.ordinal(), options, &bound, &outputs);
-        drop(turn);
+        let shapes: Vec<Vec<u64>> = inputs.iter().map(|tensor| tensor.shape().dims().to_vec()).collect();
+        let ran = plans.run(&shapes, |raw| raw.run_on_gpu(cuda.ordinal(), options, &bound, &outputs));
         drop((bound, copies));
         let left = ran.map_err(|error| lent.refusal().unwrap_or_else(|| session.reason.of_run(error)))?;
         // All are claimed before any is given back, and all are given back before one can be dropped: two outputs may be one
