@@ -54,9 +54,8 @@ impl Helpers {
         std::thread::scope(|scope| {
             let lane = &lane;
             // Where the system gives no thread, the others do its part.
-            let started: Vec<_> = (0..self.0)
-                .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, move || lane()).ok())
-                .collect();
+            let started: Vec<_> =
+                (0..self.0).filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, lane).ok()).collect();
             let mut outcome = lane();
             for thread in started {
                 outcome = outcome.and(thread.join().unwrap_or_else(|_| panicked()));

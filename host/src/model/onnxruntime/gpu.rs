@@ -3,9 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::external::{self, External, Told};
-use super::glue::{
-    Borrowed, Left, LeftOnGpu, Output, RawSession, add_cuda, add_initializer, lend_memory,
-};
+use super::glue::{Borrowed, Left, LeftOnGpu, Output, RawSession, add_cuda, add_initializer, lend_memory};
 use super::library::Library;
 use super::plans::{Make, Plans};
 use super::reason::Reason;
@@ -199,9 +197,7 @@ impl Gpu {
             let bytes = (external.range.end - external.range.start) as usize;
             // SAFETY: so many bytes were just written there, and stay as they are as long as `memory`, which lives as long as the
             // tensor.
-            let tensor = unsafe {
-                Borrowed::on_gpu(cuda.ordinal(), *address, bytes, &external.dims, external.element)
-            };
+            let tensor = unsafe { Borrowed::on_gpu(cuda.ordinal(), *address, bytes, &external.dims, external.element) };
             Ok((external.name, tensor.map_err(|error| Error::host("passing weights to onnxruntime", error))?))
         });
         let tensors = placed.collect::<Result<_>>()?;
