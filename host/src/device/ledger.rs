@@ -164,6 +164,11 @@ impl Ledger {
         let _ = self.reclaim.set(reclaim);
     }
 
+    /// Lets models leave for so many bytes that no charge is short of, and says whether any did.
+    pub(super) fn make_room(&self, bytes: u64) -> bool {
+        self.reclaim.get().is_some_and(|reclaim| reclaim(bytes))
+    }
+
     /// Models leave for it only where `reclaims`.
     fn take(&self, owner: &Owner, bytes: u64, reclaims: bool) -> Result<()> {
         #[cfg(test)]

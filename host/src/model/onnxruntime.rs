@@ -21,6 +21,7 @@ use library::Library;
 use ort::session::RunOptions;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::sys::ONNXTensorElementDataType as Element;
+use plans::Planning;
 use reason::Reason;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -96,7 +97,7 @@ impl OnnxRuntime {
         weights_bytes: u64,
     ) -> Result<OrtSession> {
         let Some(gpu) = self.gpu(library) else { return OrtSession::load(library, options, folder, Package::MODEL) };
-        let options = options.and_then(|options| gpu.add_to(options));
+        let options = options.and_then(|options| gpu.add_to(options, Planning::Fast));
         gpu.load(weights_bytes, || OrtSession::load(library, options, folder, Package::MODEL))
     }
 

@@ -18,6 +18,7 @@ pub(super) struct Core {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) allocator: Arc<Allocator>,
     pub(super) staging: Staging,
+    ledger: Arc<Ledger>,
     units: Mutex<HashMap<Unit, Arc<Loaded>>>,
     lost: OnceLock<String>,
     /// What the library of products works in.
@@ -51,7 +52,8 @@ impl Core {
                 Some((block, charge))
             }
         };
-        Ok(Core { driver, allocator, staging, units: Mutex::default(), lost: OnceLock::new(), _workspace: workspace })
+        let (ledger, units, lost) = (Arc::clone(ledger), Mutex::default(), OnceLock::new());
+        Ok(Core { driver, allocator, staging, ledger, units, lost, _workspace: workspace })
     }
 
     /// Whether the device is still there.
@@ -79,7 +81,13 @@ impl Core {
 
     /// Device memory of at least so many bytes. The caller charges it first.
     pub(super) fn take(&self, bytes: u64) -> Result<Block> {
-        self.told(self.allocator.take(bytes))
+        loop {
+            match self.allocator.take(bytes) {
+                // The ledger has room, but not for what rounding to sizes of blocks adds.
+                Err(Failure::OutOfMemory) if bytes <= self.ledger.budget_bytes() && self.ledger.make_room(bytes) => {}
+                taken => return self.told(taken),
+            }
+        }
     }
 
     /// Queues a copy into a block, before all kernels that are queued from now on.

@@ -6,6 +6,8 @@ use crate::device::{
     Arithmetic, Coordinates, ImageLayout, Interpolation, Op, Owner, OwnerKind, Reduction, Resize, SliceRange, Unary,
 };
 
+use std::sync::Mutex;
+
 const BUDGET_BYTES: u64 = 64 << 20;
 
 /// A device and its driver; none where kernels cannot be built.
@@ -225,6 +227,26 @@ fn kept_memory_makes_room_before_a_request_is_refused() {
     assert_eq!(take(3 << 20).unwrap_err().kind(), Kind::Overloaded);
     drop((a, b));
     take(8 << 20).unwrap();
+}
+
+#[test]
+fn models_leave_for_what_rounding_adds_to_what_the_ledger_knows() {
+    let Some((_, device)) = device(false, 12 << 20) else { return };
+    let account = account(&device);
+    // Blocks of 4 MiB each, charged with little more than half of that.
+    let model = || device.create(&account, DType::U8, shape(&[(2 << 20) + 1]), &vec![7; (2 << 20) + 1]).unwrap();
+    let models = Arc::new(Mutex::new(vec![model(), model(), model()]));
+    assert!(device.ledger().used_bytes() < 7 << 20);
+    let resident = Arc::clone(&models);
+    device.ledger().reclaim_with(Box::new(move |_| resident.lock().unwrap().pop().is_some()));
+    let tensor = floats(&device, &account, &[1 << 18], 3.0);
+    assert!(all_are(&tensor, 3.0));
+    assert_eq!(models.lock().unwrap().len(), 2);
+    // Nobody leaves for what could never fit, and when nobody is left it is refused.
+    assert!(device.core.take(13 << 20).is_err());
+    assert_eq!(models.lock().unwrap().len(), 2);
+    assert!(device.core.take(12 << 20).is_err());
+    assert!(models.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use super::external::{self, External, Told};
 use super::glue::{Borrowed, Left, LeftOnGpu, Output, RawSession, add_cuda, add_initializer, lend_memory};
 use super::library::Library;
-use super::plans::{Make, Plans};
+use super::plans::{Make, Planning, Plans};
 use super::reason::Reason;
 use super::{OrtSession, SETTING_UP, borrowed_text, copied_text, dims_of, element_of, shape_of};
 use crate::config::Config;
@@ -119,20 +119,18 @@ impl Gpu {
         let ordinal = self.device.cuda().map_or(0, Cuda::ordinal);
         lend_memory(&library.environment, ordinal, Cuda::engine_allocate, Cuda::engine_free)?;
         let builder = SessionBuilder::new(&library.environment).map_err(|error| error.to_string())?;
-        self.add_to(builder).map(drop).map_err(|error| error.message().to_owned())
+        self.add_to(builder, Planning::Fast).map(drop).map_err(|error| error.message().to_owned())
     }
 
     /// Lets a session run on the GPU: in the device's queue, with memory that the device lends.
-    pub(super) fn add_to(&self, mut builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+    pub(super) fn add_to(&self, mut builder: SessionBuilder, planning: Planning) -> ort::Result<SessionBuilder> {
         let (ordinal, queue) = self.device.cuda().map_or((0, 0), |cuda| (cuda.ordinal(), cuda.queue()));
         let options = [
             ("device_id", ordinal.to_string()),
             ("has_user_compute_stream", "1".to_owned()),
             ("user_compute_stream", queue.to_string()),
-            // A convolution is planned anew whenever its input has another shape than the last, and guests choose shapes: no
-            // search. `HEURISTIC` was slower (a page of OCR on an H200: 3.5 to 4.6 s, not 1.4 to 1.8), and chose algorithms
-            // that ask for 30 GB; `EXHAUSTIVE` was slower, too.
-            ("cudnn_conv_algo_search", "DEFAULT".to_owned()),
+            // cuDNN's heuristic mode A, and its fallback. `EXHAUSTIVE`, its mode B, took four times as long to plan (H200).
+            ("cudnn_conv_algo_search", if planning == Planning::Fast { "HEURISTIC" } else { "DEFAULT" }.to_owned()),
             // f32 means f32, as for hearth's operators.
             ("use_tf32", "0".to_owned()),
         ];
@@ -168,20 +166,21 @@ impl Gpu {
         let weights = Arc::new(self.load_weights(form, externals, weights_bytes)?);
         let environment = library.environment.clone();
         let of = (Arc::clone(self), Arc::clone(&weights), digest(&graph).map_err(failed)?);
-        let make: Make = Box::new(move |covered_bytes| {
+        let make: Make = Box::new(move |covered_bytes, planning| {
             let (gpu, weights, made_of) = &of;
             let lent = gpu.cuda()?.lend(&gpu.workspace(), covered_bytes)?;
             if digest(&graph).map_err(failed)? != *made_of {
                 return Err(Error::new(Kind::Internal, "the graph is not the one that was loaded"));
             }
             let setting_up = |error| Error::host(SETTING_UP, error);
-            let mut builder = options().and_then(|options| gpu.add_to(options)).map_err(setting_up)?;
+            let mut builder = options().and_then(|options| gpu.add_to(options, planning)).map_err(setting_up)?;
             weights.add_to(&mut builder).map_err(setting_up)?;
             let loaded = RawSession::load(&environment, &builder, &graph);
             loaded.map_err(|error| lent.refusal().unwrap_or_else(|| Error::host("loading a prepared form", error)))
         });
         // Weights within branches and loops it loads by itself.
-        let session = OrtSession::of(make(weights_bytes.saturating_sub(copied_bytes))?, Reason::without(form))?;
+        let session =
+            OrtSession::of(make(weights_bytes.saturating_sub(copied_bytes), Planning::Fast)?, Reason::without(form))?;
         let plans = Plans::new(Arc::clone(&session.raw), most_plans, convolves.then_some(make));
         Ok(OrtSession { placed: Some(Placed { gpu: Arc::clone(self), plans, _weights: Some(weights) }), ..session })
     }
@@ -235,7 +234,14 @@ impl Gpu {
         let outputs: Vec<_> =
             session.output_names.iter().zip(declared).map(|(name, one)| (name, one.dtype == DType::Text)).collect();
         let shapes: Vec<Vec<u64>> = inputs.iter().map(|tensor| tensor.shape().dims().to_vec()).collect();
-        let ran = plans.run(&shapes, |raw| raw.run_on_gpu(cuda.ordinal(), options, &bound, &outputs));
+        let run = |raw: &Arc<RawSession>| raw.run_on_gpu(cuda.ordinal(), options, &bound, &outputs);
+        let mut ran = plans.run(&shapes, run);
+        if ran.is_err()
+            && let Some(refusal) = lent.refusal()
+        {
+            // An algorithm may have wanted more memory than there is.
+            ran = plans.run_frugally(run).ok_or(refusal)?;
+        }
         drop((bound, copies));
         let left = ran.map_err(|error| lent.refusal().unwrap_or_else(|| session.reason.of_run(error)))?;
         // All are claimed before any is given back, and all are given back before one can be dropped: two outputs may be one

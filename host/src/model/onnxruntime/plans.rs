@@ -1,16 +1,34 @@
-//! The sessions of one model on a GPU. cuDNN plans a convolution for one shape of its input, and a session forgets the plan when
-//! a run has another; so there are several, each for the shapes of its last run, over the same weights. It never runs one.
+//! The sessions of one model on a GPU. cuDNN plans a convolution for one shape of its input, which takes far longer than running
+//! it, and a session forgets the plan when a run has another; so there are several, each for the shapes of its last run, over the
+//! same weights. It never runs one.
+//!
+//! A session of its own plans frugally: that takes less time and memory, and its runs take longer. It has the shapes that were
+//! not seen lately, so that guests whose shapes never come again do not take the plans of those whose shapes do.
 
 use super::glue::RawSession;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+/// Shapes that are remembered although there is no plan for them.
+const REMEMBERED: usize = 64;
+
+/// How convolutions are planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Planning {
+    /// The algorithm that is expected to be the fastest, whatever memory it wants.
+    Fast,
+    /// One that works.
+    Frugal,
+}
+
 /// Makes another session over the same weights; so many bytes of what it takes beside them are charged already.
-pub(super) type Make = Box<dyn Fn(u64) -> Result<RawSession> + Send + Sync>;
+pub(super) type Make = Box<dyn Fn(u64, Planning) -> Result<RawSession> + Send + Sync>;
 
 /// Sessions, at least one.
 pub(super) struct Plans {
     state: Mutex<State>,
+    frugal: Plan,
     make: Option<Make>,
 }
 
@@ -18,6 +36,8 @@ struct State {
     /// The one that ran last is last.
     plans: Vec<Entry>,
     most: u64,
+    /// Of runs without a plan, the latest last.
+    seen: VecDeque<Shapes>,
 }
 
 struct Entry {
@@ -35,31 +55,56 @@ struct Plan {
     turn: Mutex<()>,
 }
 
+impl Plan {
+    /// Calls `run` with its session, made now if it was not.
+    fn run<T>(&self, make: Option<&Make>, planning: Planning, run: impl FnOnce(&Arc<RawSession>) -> T) -> Result<T> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = self.session.get() {
+            return Ok(run(session));
+        }
+        let make = make.ok_or_else(|| Error::new(Kind::Internal, "there is nothing to make sessions of"))?;
+        let session = Arc::new(make(0, planning)?);
+        Ok(run(self.session.get_or_init(|| session)))
+    }
+}
+
 impl Plans {
     /// One session, with up to `most` that `make` makes.
     pub(super) fn new(session: Arc<RawSession>, most: u64, make: Option<Make>) -> Plans {
         let plan = Arc::new(Plan { session: OnceLock::from(session), turn: Mutex::default() });
-        Plans { state: Mutex::new(State { plans: vec![Entry { plan, shapes: None }], most }), make }
+        let plans = vec![Entry { plan, shapes: None }];
+        let state = Mutex::new(State { plans, most: if make.is_some() { most } else { 1 }, seen: VecDeque::new() });
+        Plans { state, frugal: Plan::default(), make }
     }
 
-    /// Calls `run` with a session that ran inputs of these shapes last; where there is none with a new one, or else with that
-    /// which ran longest ago. No two calls have the same session at a time.
-    pub(super) fn run<T>(&self, shapes: &[Vec<u64>], run: impl FnOnce(&Arc<RawSession>) -> T) -> T {
+    /// Calls `run` with a session that ran inputs of these shapes last. Where there is none: with the frugal one, or, for shapes
+    /// that were seen lately, with a new one, or with that which ran longest ago. No two calls have one session at a time.
+    pub(super) fn run<T>(&self, shapes: &[Vec<u64>], run: impl Fn(&Arc<RawSession>) -> T) -> T {
+        let mut may_be_frugal = self.make.is_some();
         loop {
-            let plan = self.state().plan_of(shapes, self.make.is_some());
-            let turn = plan.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(session) = plan.session.get() {
-                return run(session);
+            let chosen = self.state().choose(shapes, may_be_frugal);
+            let done = match &chosen {
+                Some(plan) => plan.run(self.make.as_ref(), Planning::Fast, &run),
+                None => self.frugal.run(self.make.as_ref(), Planning::Frugal, &run),
+            };
+            match (done, chosen) {
+                (Ok(done), _) => return done,
+                (Err(error), chosen) => {
+                    tracing::debug!("no further session of a model: {}", error.chain());
+                    // Those that there are do, from now on.
+                    match chosen {
+                        Some(plan) => self.state().give_up(&plan),
+                        None => may_be_frugal = false,
+                    }
+                }
             }
-            match self.make.as_ref().map(|make| make(0)) {
-                Some(Ok(session)) => return run(plan.session.get_or_init(|| Arc::new(session))),
-                Some(Err(error)) => tracing::debug!("no further session of a model: {}", error.chain()),
-                None => {}
-            }
-            drop(turn);
-            // Those that there are do, from now on.
-            self.state().give_up(&plan);
         }
+    }
+
+    /// Calls `run` with the frugal session; none where there is none.
+    pub(super) fn run_frugally<T>(&self, run: impl FnOnce(&Arc<RawSession>) -> T) -> Option<T> {
+        self.make.as_ref()?;
+        self.frugal.run(self.make.as_ref(), Planning::Frugal, run).ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -68,17 +113,30 @@ impl Plans {
 }
 
 impl State {
-    fn plan_of(&mut self, shapes: &[Vec<u64>], may_add: bool) -> Arc<Plan> {
+    /// Whose turn it is; none for the frugal one.
+    fn choose(&mut self, shapes: &[Vec<u64>], may_be_frugal: bool) -> Option<Arc<Plan>> {
         let fits = |entry: &Entry| entry.shapes.as_deref().is_none_or(|of| of == shapes);
         let at = self.plans.iter().rposition(fits);
+        if at.is_none() && may_be_frugal {
+            match self.seen.iter().position(|seen| seen == shapes) {
+                Some(at) => drop(self.seen.remove(at)),
+                None => {
+                    if self.seen.len() == REMEMBERED {
+                        self.seen.pop_front();
+                    }
+                    self.seen.push_back(shapes.to_vec());
+                    return None;
+                }
+            }
+        }
         let mut entry = match at {
-            None if may_add && (self.plans.len() as u64) < self.most => Entry { plan: Arc::default(), shapes: None },
+            None if (self.plans.len() as u64) < self.most => Entry { plan: Arc::default(), shapes: None },
             _ => self.plans.remove(at.unwrap_or(0)),
         };
         entry.shapes = Some(shapes.to_vec());
         let plan = Arc::clone(&entry.plan);
         self.plans.push(entry);
-        plan
+        Some(plan)
     }
 
     /// A plan of which there is no session.
@@ -92,13 +150,19 @@ impl State {
 mod tests {
     use super::*;
 
+    fn state(most: u64) -> State {
+        State { plans: vec![Entry { plan: Arc::default(), shapes: None }], most, seen: VecDeque::new() }
+    }
+
+    fn shapes(width: u64) -> Shapes {
+        vec![vec![1, 3, width], vec![1]]
+    }
+
     #[test]
     fn a_plan_stays_with_its_shapes_and_the_one_unused_for_longest_is_given_away() {
-        let mut state = State { plans: vec![Entry { plan: Arc::default(), shapes: None }], most: 3 };
-        let shapes = |width: u64| vec![vec![1, 3, width], vec![1]];
-        let first = state.plan_of(&shapes(1), true);
-        let of = |state: &mut State, width: u64| state.plan_of(&shapes(width), true);
-        let (second, third) = (of(&mut state, 2), of(&mut state, 3));
+        let mut state = state(3);
+        let of = |state: &mut State, width: u64| state.choose(&shapes(width), false).unwrap();
+        let (first, second, third) = (of(&mut state, 1), of(&mut state, 2), of(&mut state, 3));
         assert!(!Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&second, &third) && !Arc::ptr_eq(&first, &third));
         assert!(Arc::ptr_eq(&of(&mut state, 1), &first) && Arc::ptr_eq(&of(&mut state, 3), &third));
         // The second ran longest ago.
@@ -107,8 +171,20 @@ mod tests {
         // What has no session leaves the others, one at least.
         state.give_up(&third);
         assert!(Arc::ptr_eq(&of(&mut state, 3), &second) && state.plans.len() == 2);
-        let mut alone = State { plans: vec![Entry { plan: Arc::default(), shapes: None }], most: 8 };
-        let only = alone.plan_of(&shapes(1), false);
-        assert!(Arc::ptr_eq(&alone.plan_of(&shapes(2), false), &only));
+    }
+
+    #[test]
+    fn shapes_get_a_plan_when_they_come_again() {
+        let mut state = state(8);
+        let first = state.choose(&shapes(0), true).unwrap();
+        assert!(state.choose(&shapes(1), true).is_none());
+        let second = state.choose(&shapes(1), true).unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        // Any number of others leaves the plans as they are, and is forgotten.
+        assert!((2..=REMEMBERED as u64 + 2).all(|width| state.choose(&shapes(width), true).is_none()));
+        assert!(Arc::ptr_eq(&state.choose(&shapes(0), true).unwrap(), &first));
+        assert!(Arc::ptr_eq(&state.choose(&shapes(1), true).unwrap(), &second));
+        assert!(state.choose(&shapes(2), true).is_none() && state.choose(&shapes(9), true).is_some());
+        assert_eq!((state.plans.len(), state.seen.len()), (3, REMEMBERED - 1));
     }
 }

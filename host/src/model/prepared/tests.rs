@@ -292,8 +292,8 @@ fn on_gpu_outputs_from_the_prepared_form_are_those_of_the_model_and_its_weights_
             "on cuda:0: {name} from its prepared form in {load_ms} ms: {copied} of {kept} bytes copied, differs by {differences:?}"
         );
         assert!(differences.into_iter().all(|difference| difference < 1e-4), "{name}: {differences:?}");
-        // Weights in the bodies of branches and loops the engine loads by itself, and those of a kind that no tensor has.
-        assert!(copied * 2 > kept || name.contains("bodies") || kept < 1 << 16, "{name}");
+        // Weights within branches and loops the engine loads by itself.
+        assert!(copied * 2 > kept || ["branches", "silero-vad"].contains(&name), "{name}");
         drop(session);
         assert_eq!((shop.device.ledger().used_bytes(), gpu.memory_use().used_bytes), empty, "{name}");
     }
