@@ -164,7 +164,7 @@ limits! {
     model_snapshot_bytes = 64 * GIB, 0, 4096 * GIB;
     /// Sessions of one model with convolutions on a GPU, over the same weights: each is planned for the shapes of its last run, and
     /// planning takes far longer than a run.
-    model_plans = 8, 1, 256;
+    model_plans = 16, 1, 256;
     /// Bytes of pinned host memory through which tensors go to a GPU and back.
     staging_bytes = 64 * MIB, MIB, 64 * GIB;
     /// Milliseconds that a shutting-down server lets running requests finish.

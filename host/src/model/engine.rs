@@ -63,7 +63,7 @@ pub(super) trait Preparing: Send + Sync {
     /// Errors: those of [`Engine::load`] and of the disk.
     fn prepare(&self, folder: &Path, weights_bytes: u64, into: &Path) -> Result<Signature>;
 
-    /// Loads a form from its folder; the weights stay in the file, mapped. `signature` is what [`Preparing::prepare`] gave.
+    /// Loads a form from its folder; the weights stay in the file, mapped, or are copied to a GPU once. `signature` is what [`Preparing::prepare`] gave.
     ///
     /// Errors: those of [`Engine::load`]; `internal` where the form is not of a model with this signature.
     fn load_prepared(&self, form: &Path, weights_bytes: u64, signature: Signature) -> Result<Arc<dyn Session>>;

@@ -28,6 +28,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 
+/// How long whoever waits for memory waits at most before it looks again: tensors tell nobody that they have gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Where a model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -611,18 +614,29 @@ impl Table {
             None => self.room_for(digest, &package).await?,
         };
         let _turn = self.loads.acquire().await.map_err(|error| Error::host("waiting to load", error))?;
-        let (table, digest) = (self.clone(), digest.to_owned());
-        let begun = Instant::now();
-        let work = tokio::task::spawn_blocking(move || {
-            let folder = table.blobs.package_folder(&digest, &package)?;
-            let (engine, bytes) = (&**table.engines.get(engine), package.weights_bytes());
-            match &table.prepared {
-                Some(prepared) => prepared.load(engine, &digest, &folder, bytes),
-                None => engine.load(&folder, bytes),
+        let end = Instant::now() + Duration::from_millis(self.limits.room_wait_ms);
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            let (table, digest, package) = (self.clone(), digest.to_owned(), package.clone());
+            let begun = Instant::now();
+            let work = tokio::task::spawn_blocking(move || {
+                let folder = table.blobs.package_folder(&digest, &package)?;
+                let (engine, bytes) = (&**table.engines.get(engine), package.weights_bytes());
+                match &table.prepared {
+                    Some(prepared) => prepared.load(engine, &digest, &folder, bytes),
+                    None => engine.load(&folder, bytes),
+                }
+            });
+            match work.await.map_err(|error| Error::host("loading a model", error))? {
+                Ok(session) => return Ok((Arc::new(Loaded { session, counts, weights }), begun.elapsed())),
+                // What an engine takes beside the weights, too, may have to wait for leases and tensors to go.
+                Err(error) if error.kind() == Kind::Overloaded && Instant::now() < end => {
+                    let _ = tokio::time::timeout(LOOK_AGAIN, freed).await;
+                }
+                Err(error) => return Err(error),
             }
-        });
-        let session = work.await.map_err(|error| Error::host("loading a model", error))??;
-        Ok((Arc::new(Loaded { session, counts, weights }), begun.elapsed()))
+        }
     }
 
     /// The claim on a model's bytes. Models that nobody holds leave for it; then it waits for leases and tensors to go.
@@ -640,8 +654,7 @@ impl Table {
             let work = tokio::task::spawn_blocking(move || table.charge(&of, &wanted));
             match work.await.map_err(|error| Error::host("making room for a model", error))? {
                 Err(error) if error.kind() == Kind::Overloaded && possible && Instant::now() < end => {
-                    // Tensors tell nobody that they have gone.
-                    let _ = tokio::time::timeout(Duration::from_millis(20), freed).await;
+                    let _ = tokio::time::timeout(LOOK_AGAIN, freed).await;
                 }
                 Err(error) if error.kind() == Kind::Overloaded => return Err(self.no_room(&error)),
                 charged => return charged,

@@ -28,6 +28,8 @@ struct Shelf {
     models: Mutex<BTreeMap<String, PathBuf>>,
     /// How often a package was asked for: once for each load.
     loads: AtomicU64,
+    /// How many more loads find no memory.
+    refusals: AtomicU64,
 }
 
 impl Shelf {
@@ -76,7 +78,8 @@ impl Blobs for Shelf {
 
     fn package_folder(&self, digest: &str, _: &Package) -> Result<PathBuf> {
         self.loads.fetch_add(1, Ordering::Relaxed);
-        Ok(self.folder(digest))
+        let refusal = self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if refusal.is_ok() { Err(Error::overloaded("no memory for it")) } else { Ok(self.folder(digest)) }
     }
 }
 
@@ -538,6 +541,22 @@ async fn a_failed_load_is_told_to_all_and_tried_again() {
     let graph = Graph::default().input("x", F32, "n").node("Relu", &["x"], &["y"]).output("y", F32, "n");
     drop(house.lease("late", graph).await);
     assert_eq!(house.shelf.loads.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_load_for_which_the_engine_finds_no_memory_waits_for_it() {
+    let Some(library) = wanted("HEARTH_ORT_LIB") else { return };
+    let house = House::with(Some(library), 1, &["room_wait_ms=300"]);
+    let graph = Graph::default().input("x", F32, "n").node("Relu", &["x"], &["y"]).output("y", F32, "n");
+    house.shelf.refusals.store(3, Ordering::Relaxed);
+    drop(house.lease("late", graph).await);
+    assert_eq!(house.shelf.loads.load(Ordering::Relaxed), 4);
+    assert!(house.models.unload("late").await);
+    house.shelf.refusals.store(u64::MAX, Ordering::Relaxed);
+    let begun = Instant::now();
+    let error = house.models.open("default", "late").await.map(drop).unwrap_err();
+    assert!(error.kind() == Kind::Overloaded && begun.elapsed() >= Duration::from_millis(300), "{error}");
+    assert_eq!(house.device.ledger().used_bytes(), 0);
 }
 
 #[tokio::test]

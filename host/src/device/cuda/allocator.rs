@@ -82,8 +82,10 @@ impl Allocator {
     pub(super) fn take(self: &Arc<Allocator>, bytes: u64) -> Outcome<Block> {
         let size = class_of(bytes).ok_or(Failure::OutOfMemory)?;
         let mut state = self.state();
-        // A larger one serves too, as long as little of it is wasted.
-        let fitting = state.kept.range(size..=size + size / 4).next().map(|(size, _)| *size);
+        // A larger one serves too, as long as little of it is wasted: of a large block a quarter would be much, and what is wasted
+        // the ledger does not know.
+        let largest = if size > LARGE_BYTES { size } else { size + size / 4 };
+        let fitting = state.kept.range(size..=largest).next().map(|(size, _)| *size);
         if let Some(size) = fitting
             && let Some(kept) = state.pop(size)
         {

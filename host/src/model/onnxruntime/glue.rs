@@ -34,9 +34,11 @@ macro_rules! call {
 
 mod allocator;
 mod binding;
+mod ending;
 
 pub(super) use allocator::lend_memory;
 pub(super) use binding::{Left, LeftOnGpu, add_cuda, add_initializer};
+pub(super) use ending::skip_destructors;
 
 /// # Safety
 /// `status` was returned by the API and not released.

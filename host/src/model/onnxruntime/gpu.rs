@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 use super::external::{self, External, Told};
-use super::glue::{Borrowed, Left, LeftOnGpu, Output, RawSession, add_cuda, add_initializer, lend_memory};
+use super::glue::{
+    Borrowed, Left, LeftOnGpu, Output, RawSession, add_cuda, add_initializer, lend_memory, skip_destructors,
+};
 use super::library::Library;
 use super::plans::{Make, Planning, Plans};
 use super::reason::Reason;
@@ -118,6 +120,7 @@ impl Gpu {
         }
         let ordinal = self.device.cuda().map_or(0, Cuda::ordinal);
         lend_memory(&library.environment, ordinal, Cuda::engine_allocate, Cuda::engine_free)?;
+        skip_destructors();
         let builder = SessionBuilder::new(&library.environment).map_err(|error| error.to_string())?;
         self.add_to(builder, Planning::Fast).map(drop).map_err(|error| error.message().to_owned())
     }
