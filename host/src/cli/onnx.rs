@@ -63,7 +63,8 @@ fn search(message: &mut Message<'_>, kind: Kind, depth: usize, found: &mut BTree
         match (field, value) {
             (14, Value::Number(value)) if kind == Kind::Tensor => external = value == EXTERNAL,
             (13, Value::Message(length)) if kind == Kind::Tensor => {
-                location = entry(&mut message.within(length)?)?.or(location);
+                let (key, text) = message.within(length)?.entry()?;
+                location = if key == "location" { Some(text) } else { location };
             }
             (field, Value::Message(length)) => match kind.field(field) {
                 Some(inner) => search(&mut message.within(length)?, inner, depth + 1, found)?,
@@ -77,19 +78,6 @@ fn search(message: &mut Message<'_>, kind: Kind, depth: usize, found: &mut BTree
         found.insert(location.ok_or_else(none)?);
     }
     Ok(())
-}
-
-/// The value of an entry whose key is `location`.
-fn entry(message: &mut Message<'_>) -> io::Result<Option<String>> {
-    let (mut key, mut text) = (String::new(), String::new());
-    while let Some((field, value)) = message.next()? {
-        match (field, value) {
-            (1, Value::Message(length)) => key = message.text(length)?,
-            (2, Value::Message(length)) => text = message.text(length)?,
-            (_, value) => message.skip(value)?,
-        }
-    }
-    Ok((key == "location").then_some(text))
 }
 
 #[cfg(test)]

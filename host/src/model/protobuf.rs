@@ -72,6 +72,19 @@ impl<'a> Message<'a> {
         String::from_utf8(bytes).map_err(|_| wrong("a name is no UTF-8"))
     }
 
+    /// Reads this message to its end as a pair of texts, key and value (ONNX's `StringStringEntryProto`).
+    pub(crate) fn entry(mut self) -> io::Result<(String, String)> {
+        let (mut key, mut text) = (String::new(), String::new());
+        while let Some((field, value)) = self.next()? {
+            match (field, value) {
+                (1, Value::Message(length)) => key = self.text(length)?,
+                (2, Value::Message(length)) => text = self.text(length)?,
+                (_, value) => self.skip(value)?,
+            }
+        }
+        Ok((key, text))
+    }
+
     /// The numbers of a packed field, whose length was just read.
     pub(crate) fn numbers(&mut self, length: u64) -> io::Result<Vec<u64>> {
         if length > MOST_FIELD_BYTES {

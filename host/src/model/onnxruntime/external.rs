@@ -90,7 +90,7 @@ impl Read {
                 (1, Value::Message(length)) => read.dims.extend(message.numbers(length)?),
                 (2, Value::Number(element)) => read.element = element,
                 (8, Value::Message(length)) => read.name = message.text(length)?,
-                (13, Value::Message(length)) => read.entry(&mut message.within(length)?)?,
+                (13, Value::Message(length)) => read.entry(message.within(length)?.entry()?),
                 (14, Value::Number(location)) => read.is_external = location == EXTERNAL,
                 (_, value) => message.skip(value)?,
             }
@@ -98,22 +98,13 @@ impl Read {
         Ok(read)
     }
 
-    fn entry(&mut self, message: &mut Message<'_>) -> io::Result<()> {
-        let (mut key, mut text) = (String::new(), String::new());
-        while let Some((field, value)) = message.next()? {
-            match (field, value) {
-                (1, Value::Message(length)) => key = message.text(length)?,
-                (2, Value::Message(length)) => text = message.text(length)?,
-                (_, value) => message.skip(value)?,
-            }
-        }
+    fn entry(&mut self, (key, text): (String, String)) {
         match key.as_str() {
             "location" => self.location = text,
             "offset" => self.offset = text.parse().ok(),
             "length" => self.length = text.parse().ok(),
             _ => {}
         }
-        Ok(())
     }
 
     /// None for one that onnxruntime has to read by itself.
