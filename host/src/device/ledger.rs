@@ -165,6 +165,7 @@ impl Ledger {
     }
 
     /// Lets models leave for so many bytes that no charge is short of, and says whether any did.
+    #[cfg(feature = "server")]
     pub(super) fn make_room(&self, bytes: u64) -> bool {
         self.reclaim.get().is_some_and(|reclaim| reclaim(bytes))
     }
