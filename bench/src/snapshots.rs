@@ -30,7 +30,7 @@ const REPEATS: usize = 5;
 const PACKED: &str = "packed_model_bytes=4000000000";
 
 /// Two ways of storing the weights.
-const KINDS: [&str; 2] = ["inside the model's file", "in a file beside it, of which no form is kept"];
+const KINDS: [&str; 2] = ["inside the model's file", "in a file beside it, of which no form is kept on the CPU"];
 
 /// What the process that is measured takes.
 #[derive(clap::Args)]

@@ -21,10 +21,10 @@ mod tensor;
 mod text;
 
 pub use cpu::Cpu;
-#[cfg(all(test, feature = "server"))]
-pub(crate) use cuda::OnCpu;
 #[cfg(feature = "server")]
 pub use cuda::{Baseline, Claimed, Copied, Cuda, DeviceWeights, Lent, MemoryUse, preload};
+#[cfg(all(test, feature = "server"))]
+pub(crate) use cuda::{OnCpu, gpu_if_there};
 pub use decode::decode_image;
 pub use dtype::DType;
 pub use ledger::{Account, Charge, Ledger, Owner, OwnerKind, Reclaim};

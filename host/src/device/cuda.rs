@@ -271,12 +271,16 @@ pub(super) fn test_devices() -> Vec<Arc<dyn Device>> {
         nvrtc_lib: std::env::var_os("HEARTH_NVRTC_LIB").map(Into::into),
         ..Default::default()
     };
-    match Cuda::open(0, &raw.resolve().unwrap()) {
-        Ok(cuda) => devices.push(cuda),
-        Err(error) => {
-            assert!(!required("HEARTH_REQUIRE_GPU"), "{error}");
-            eprintln!("skipped, no GPU: {error}");
-        }
-    }
+    devices.extend(gpu_if_there(&raw.resolve().unwrap()).map(|gpu| gpu as Arc<dyn Device>));
     devices
+}
+
+/// GPU 0; none where there is none, unless `HEARTH_REQUIRE_GPU` is 1.
+#[cfg(test)]
+pub(crate) fn gpu_if_there(config: &Config) -> Option<Arc<Cuda>> {
+    let tell = |error: &Error| {
+        assert!(std::env::var_os("HEARTH_REQUIRE_GPU").is_none_or(|value| value != "1"), "{error}");
+        eprintln!("skipped, no GPU: {error}");
+    };
+    Cuda::open(0, config).inspect_err(tell).ok()
 }

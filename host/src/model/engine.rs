@@ -3,6 +3,7 @@
 use super::signature::Signature;
 use crate::device::{Account, Device, Tensor};
 use crate::error::{Error, Result};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -73,6 +74,11 @@ pub(super) trait Preparing: Send + Sync {
 pub(super) const GRAPH: &str = "graph.onnx";
 /// The file of a prepared form that holds the weights.
 pub(super) const WEIGHTS: &str = "weights.bin";
+
+/// The BLAKE3 of a graph's file, in lower-case hexadecimal.
+pub(super) fn graph_digest(path: &Path) -> std::io::Result<String> {
+    Ok(blake3::Hasher::new().update_reader(File::open(path)?)?.finalize().to_hex().to_string())
+}
 
 /// Where no model is to be run.
 pub(super) struct NoEngine;

@@ -13,7 +13,7 @@ mod pages;
 mod tests;
 mod weights;
 
-use super::engine::{Engine, GRAPH, Preparing, Session, WEIGHTS};
+use super::engine::{Engine, GRAPH, Preparing, Session, WEIGHTS, graph_digest};
 use super::signature::Signature;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -382,11 +382,6 @@ fn fingerprint(depends_on: &str) -> String {
     let mut name = hex::encode(digest);
     name.truncate(16);
     name
-}
-
-/// The BLAKE3 of a file, in lower-case hexadecimal.
-fn graph_digest(path: &Path) -> std::io::Result<String> {
-    Ok(blake3::Hasher::new().update_reader(File::open(path)?)?.finalize().to_hex().to_string())
 }
 
 fn remove(folder: &Path) {

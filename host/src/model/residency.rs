@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
 
 /// How long whoever waits for memory waits at most before it looks again: tensors tell nobody that they have gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -609,55 +610,58 @@ impl Table {
         weights: Option<Charge>,
         counts: Arc<Counts>,
     ) -> Result<(Arc<Loaded>, Duration)> {
+        let end = Instant::now() + Duration::from_millis(self.limits.room_wait_ms);
         let weights = match weights {
             Some(weights) => weights,
-            None => self.room_for(digest, &package).await?,
+            None => self.room_for(digest, &package, end).await?,
         };
         let _turn = self.loads.acquire().await.map_err(|error| Error::host("waiting to load", error))?;
-        let end = Instant::now() + Duration::from_millis(self.limits.room_wait_ms);
-        loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
-            freed.as_mut().enable();
+        let load = || {
             let (table, digest, package) = (self.clone(), digest.to_owned(), package.clone());
-            let begun = Instant::now();
-            let work = tokio::task::spawn_blocking(move || {
+            tokio::task::spawn_blocking(move || {
+                let begun = Instant::now();
                 let folder = table.blobs.package_folder(&digest, &package)?;
                 let (engine, bytes) = (&**table.engines.get(engine), package.weights_bytes());
-                match &table.prepared {
+                let session = match &table.prepared {
                     Some(prepared) => prepared.load(engine, &digest, &folder, bytes),
                     None => engine.load(&folder, bytes),
-                }
-            });
-            match work.await.map_err(|error| Error::host("loading a model", error))? {
-                Ok(session) => return Ok((Arc::new(Loaded { session, counts, weights }), begun.elapsed())),
-                // What an engine takes beside the weights, too, may have to wait for leases and tensors to go.
-                Err(error) if error.kind() == Kind::Overloaded && Instant::now() < end => {
-                    let _ = tokio::time::timeout(LOOK_AGAIN, freed).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+                };
+                Ok((session?, begun.elapsed()))
+            })
+        };
+        // What an engine takes beside the weights, too, may have to wait for leases and tensors to go.
+        let (session, took) = self.when_there_is_room(end, load).await?;
+        Ok((Arc::new(Loaded { session, counts, weights }), took))
     }
 
     /// The claim on a model's bytes. Models that nobody holds leave for it; then it waits for leases and tensors to go.
     ///
-    /// Errors: `overloaded` where there is no room within `room_wait_ms`, or never can be.
-    async fn room_for(self: &Arc<Self>, digest: &str, package: &Package) -> Result<Charge> {
-        let end = Instant::now() + Duration::from_millis(self.limits.room_wait_ms);
+    /// Errors: `overloaded` where there is no room before `end`, or never can be.
+    async fn room_for(self: &Arc<Self>, digest: &str, package: &Package, end: Instant) -> Result<Charge> {
         let _turn = self.room.lock().await;
         let possible = package.weights_bytes() <= self.device.ledger().budget_bytes();
+        let end = if possible { end } else { Instant::now() };
+        let charge = || {
+            // Models may be unloaded for it, which takes its time.
+            let (table, of, wanted) = (self.clone(), digest.to_owned(), package.clone());
+            tokio::task::spawn_blocking(move || table.charge(&of, &wanted))
+        };
+        match self.when_there_is_room(end, charge).await {
+            Err(error) if error.kind() == Kind::Overloaded => Err(self.no_room(&error)),
+            charged => charged,
+        }
+    }
+
+    /// Tries, and tries again as long as it is `overloaded`, until `end`.
+    async fn when_there_is_room<T>(&self, end: Instant, mut work: impl FnMut() -> JoinHandle<Result<T>>) -> Result<T> {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
-            let (table, of, wanted) = (self.clone(), digest.to_owned(), package.clone());
-            // Models may be unloaded for it, which takes its time.
-            let work = tokio::task::spawn_blocking(move || table.charge(&of, &wanted));
-            match work.await.map_err(|error| Error::host("making room for a model", error))? {
-                Err(error) if error.kind() == Kind::Overloaded && possible && Instant::now() < end => {
+            match work().await.map_err(|error| Error::host("bringing a model into memory", error))? {
+                Err(error) if error.kind() == Kind::Overloaded && Instant::now() < end => {
                     let _ = tokio::time::timeout(LOOK_AGAIN, freed).await;
                 }
-                Err(error) if error.kind() == Kind::Overloaded => return Err(self.no_room(&error)),
-                charged => return charged,
+                done => return done,
             }
         }
     }

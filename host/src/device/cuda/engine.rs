@@ -46,31 +46,30 @@ struct Taken {
 
 /// Who pays for a block; nobody any more once it is dropped.
 struct Paid {
-    covered: Option<(Arc<AtomicU64>, u64)>,
+    covered_by: Arc<AtomicU64>,
+    covered_bytes: u64,
     _charge: Option<Charge>,
 }
 
 impl Drop for Paid {
     fn drop(&mut self) {
-        if let Some((by, bytes)) = &self.covered {
-            by.fetch_add(*bytes, Ordering::Relaxed);
-        }
+        self.covered_by.fetch_add(self.covered_bytes, Ordering::Relaxed);
     }
 }
 
 impl Lending {
     /// What is covered pays first, then the account.
     fn take(&self, bytes: u64) -> Result<Taken> {
-        let mut covered = 0;
+        let mut covered_bytes = 0;
         let cover = |left: u64| {
-            covered = left.min(bytes);
-            Some(left - covered)
+            covered_bytes = left.min(bytes);
+            Some(left - covered_bytes)
         };
         // It never fails, for it always gives a number.
         let _ = self.covered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, cover);
-        let mut paid = Paid { covered: Some((Arc::clone(&self.covered), covered)), _charge: None };
-        if covered < bytes {
-            paid._charge = Some(self.account.charge(bytes - covered)?);
+        let mut paid = Paid { covered_by: Arc::clone(&self.covered), covered_bytes, _charge: None };
+        if covered_bytes < bytes {
+            paid._charge = Some(self.account.charge(bytes - covered_bytes)?);
         }
         Ok(Taken { block: self.device.core.take(bytes)?, paid, number: self.number })
     }

@@ -13,7 +13,7 @@ use super::{OrtSession, SETTING_UP, borrowed_text, copied_text, dims_of, element
 use crate::config::Config;
 use crate::device::{Account, Charge, Claimed, Cuda, DType, Device, DeviceWeights, Lent, Owner, Tensor, preload};
 use crate::error::{Error, Kind, Result};
-use crate::model::engine::{GRAPH, WEIGHTS};
+use crate::model::engine::{GRAPH, WEIGHTS, graph_digest};
 use crate::model::signature::TensorSignature;
 use ort::session::RunOptions;
 use ort::session::builder::SessionBuilder;
@@ -60,9 +60,8 @@ pub(super) struct Placed {
     _weights: Option<Arc<Weights>>,
 }
 
-/// The BLAKE3 of a file.
-fn digest(path: &Path) -> std::io::Result<blake3::Hash> {
-    Ok(blake3::Hasher::new().update_reader(File::open(path)?)?.finalize())
+fn unread(error: std::io::Error) -> Error {
+    Error::storage("reading a prepared form", error)
 }
 
 /// The GPU that models run on, where the provider takes it.
@@ -162,35 +161,35 @@ impl Gpu {
         most_plans: u64,
         options: impl Fn() -> ort::Result<SessionBuilder> + Send + Sync + 'static,
     ) -> Result<OrtSession> {
-        let failed = |error| Error::storage("reading a prepared form", error);
         let graph = form.join(GRAPH);
-        let Told { externals, convolves } = external::read(&graph).map_err(failed)?;
+        let Told { externals, convolves } = external::read(&graph).map_err(unread)?;
         let copied_bytes: u64 = externals.iter().map(|external| external.range.end - external.range.start).sum();
         let weights = Arc::new(self.load_weights(form, externals, weights_bytes)?);
         let environment = library.environment.clone();
-        let of = (Arc::clone(self), Arc::clone(&weights), digest(&graph).map_err(failed)?);
-        let make: Make = Box::new(move |covered_bytes, planning| {
-            let (gpu, weights, made_of) = &of;
+        let made_of = graph_digest(&graph).map_err(unread)?;
+        let (path, of) = (graph.clone(), (Arc::clone(self), Arc::clone(&weights)));
+        let load = move |covered_bytes, planning| {
+            let (gpu, weights) = &of;
             let lent = gpu.cuda()?.lend(&gpu.workspace(), covered_bytes)?;
-            if digest(&graph).map_err(failed)? != *made_of {
-                return Err(Error::new(Kind::Internal, "the graph is not the one that was loaded"));
-            }
             let setting_up = |error| Error::host(SETTING_UP, error);
             let mut builder = options().and_then(|options| gpu.add_to(options, planning)).map_err(setting_up)?;
             weights.add_to(&mut builder).map_err(setting_up)?;
-            let loaded = RawSession::load(&environment, &builder, &graph);
+            let loaded = RawSession::load(&environment, &builder, &path);
             loaded.map_err(|error| lent.refusal().unwrap_or_else(|| Error::host("loading a prepared form", error)))
-        });
+        };
         // Weights within branches and loops it loads by itself.
         let session =
-            OrtSession::of(make(weights_bytes.saturating_sub(copied_bytes), Planning::Fast)?, Reason::without(form))?;
+            OrtSession::of(load(weights_bytes.saturating_sub(copied_bytes), Planning::Fast)?, Reason::without(form))?;
+        let make: Make = Box::new(move |planning| match graph_digest(&graph).map_err(unread)? == made_of {
+            true => load(0, planning),
+            false => Err(Error::new(Kind::Internal, "the graph is not the one that was loaded")),
+        });
         let plans = Plans::new(Arc::clone(&session.raw), most_plans, convolves.then_some(make));
         Ok(OrtSession { placed: Some(Placed { gpu: Arc::clone(self), plans, _weights: Some(weights) }), ..session })
     }
 
     fn load_weights(&self, form: &Path, externals: Vec<External>, weights_bytes: u64) -> Result<Weights> {
-        let failed = |error| Error::storage("reading a prepared form", error);
-        let file = File::open(form.join(WEIGHTS)).map_err(failed)?;
+        let file = File::open(form.join(WEIGHTS)).map_err(unread)?;
         let cuda = self.cuda()?;
         let lent = cuda.lend(&self.workspace(), weights_bytes)?;
         let ranges: Vec<_> = externals.iter().map(|external| external.range.clone()).collect();
@@ -236,7 +235,7 @@ impl Gpu {
         let declared = &session.signature.outputs;
         let outputs: Vec<_> =
             session.output_names.iter().zip(declared).map(|(name, one)| (name, one.dtype == DType::Text)).collect();
-        let shapes: Vec<Vec<u64>> = inputs.iter().map(|tensor| tensor.shape().dims().to_vec()).collect();
+        let shapes: Vec<&[u64]> = inputs.iter().map(|tensor| tensor.shape().dims()).collect();
         let run = |raw: &Arc<RawSession>| raw.run_on_gpu(cuda.ordinal(), options, &bound, &outputs);
         let mut ran = plans.run(&shapes, run);
         if ran.is_err()

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// Shapes that are remembered although there is no plan for them.
 const REMEMBERED: usize = 64;
 /// A plan is given away that so many runs of the model did not have: where more shapes come again than there are plans, those that
-/// have one keep it. (On an H200 the pages of 04-ocr took up to 6 s where each took another's plans, and 1 s without any.)
+/// have one keep it. (On an H200 the pages of 04-ocr took up to 6 s where each took another's plans, and 0.6 to
+/// 1.5 s without any.)
 const IDLE_RUNS: u64 = 256;
 
 /// How convolutions are planned.
@@ -25,8 +26,8 @@ pub(super) enum Planning {
     Frugal,
 }
 
-/// Makes another session over the same weights; so many bytes of what it takes beside them are charged already.
-pub(super) type Make = Box<dyn Fn(u64, Planning) -> Result<RawSession> + Send + Sync>;
+/// Makes another session over the same weights.
+pub(super) type Make = Box<dyn Fn(Planning) -> Result<RawSession> + Send + Sync>;
 
 /// Sessions, at least one.
 pub(super) struct Plans {
@@ -70,7 +71,7 @@ impl Plan {
             return Ok(run(session));
         }
         let make = make.ok_or_else(|| Error::new(Kind::Internal, "there is nothing to make sessions of"))?;
-        let session = Arc::new(make(0, planning)?);
+        let session = Arc::new(make(planning)?);
         Ok(run(self.session.get_or_init(|| session)))
     }
 }
@@ -87,7 +88,7 @@ impl Plans {
 
     /// Calls `run` with a session that ran inputs of these shapes last. Where there is none: for shapes that were seen lately, with
     /// a new one, or with one that ran long ago; else with the frugal one. No two calls have one session at a time.
-    pub(super) fn run<T>(&self, shapes: &[Vec<u64>], run: impl Fn(&Arc<RawSession>) -> T) -> T {
+    pub(super) fn run<T>(&self, shapes: &[&[u64]], run: impl Fn(&Arc<RawSession>) -> T) -> T {
         let mut may_be_frugal = self.make.is_some();
         loop {
             let chosen = self.state().choose(shapes, may_be_frugal);
@@ -122,8 +123,9 @@ impl Plans {
 
 impl State {
     /// Whose turn it is; none for the frugal one.
-    fn choose(&mut self, shapes: &[Vec<u64>], may_be_frugal: bool) -> Option<Arc<Plan>> {
+    fn choose(&mut self, shapes: &[&[u64]], may_be_frugal: bool) -> Option<Arc<Plan>> {
         let fits = |entry: &Entry| entry.shapes.as_deref().is_none_or(|of| of == shapes);
+        let owned = || shapes.iter().map(|dims| dims.to_vec()).collect();
         let at = self.plans.iter().rposition(fits);
         self.runs += 1;
         if at.is_none() && may_be_frugal {
@@ -137,7 +139,7 @@ impl State {
                 if self.seen.len() == REMEMBERED {
                     self.seen.pop_front();
                 }
-                self.seen.push_back(shapes.to_vec());
+                self.seen.push_back(owned());
                 return None;
             }
         }
@@ -145,7 +147,10 @@ impl State {
             None if (self.plans.len() as u64) < self.most => Entry { plan: Arc::default(), shapes: None, last: 0 },
             _ => self.plans.remove(at.unwrap_or(0)),
         };
-        (entry.shapes, entry.last) = (Some(shapes.to_vec()), self.runs);
+        entry.last = self.runs;
+        if entry.shapes.as_deref().is_none_or(|of| of != shapes) {
+            entry.shapes = Some(owned());
+        }
         let plan = Arc::clone(&entry.plan);
         self.plans.push(entry);
         Some(plan)
@@ -171,14 +176,14 @@ mod tests {
         }
     }
 
-    fn shapes(width: u64) -> Shapes {
-        vec![vec![1, 3, width], vec![1]]
+    fn chosen(state: &mut State, width: u64, may_be_frugal: bool) -> Option<Arc<Plan>> {
+        state.choose(&[&[1, 3, width], &[1]], may_be_frugal)
     }
 
     #[test]
     fn a_plan_stays_with_its_shapes_and_the_one_unused_for_longest_is_given_away() {
         let mut state = state(3);
-        let of = |state: &mut State, width: u64| state.choose(&shapes(width), false).unwrap();
+        let of = |state: &mut State, width: u64| chosen(state, width, false).unwrap();
         let (first, second, third) = (of(&mut state, 1), of(&mut state, 2), of(&mut state, 3));
         assert!(!Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&second, &third) && !Arc::ptr_eq(&first, &third));
         assert!(Arc::ptr_eq(&of(&mut state, 1), &first) && Arc::ptr_eq(&of(&mut state, 3), &third));
@@ -193,37 +198,37 @@ mod tests {
     #[test]
     fn shapes_get_a_plan_when_they_come_again() {
         let mut state = state(8);
-        let first = state.choose(&shapes(0), true).unwrap();
-        assert!(state.choose(&shapes(1), true).is_none());
-        let second = state.choose(&shapes(1), true).unwrap();
+        let first = chosen(&mut state, 0, true).unwrap();
+        assert!(chosen(&mut state, 1, true).is_none());
+        let second = chosen(&mut state, 1, true).unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
         // Any number of others leaves the plans as they are, and is forgotten.
-        assert!((2..=REMEMBERED as u64 + 2).all(|width| state.choose(&shapes(width), true).is_none()));
-        assert!(Arc::ptr_eq(&state.choose(&shapes(0), true).unwrap(), &first));
-        assert!(Arc::ptr_eq(&state.choose(&shapes(1), true).unwrap(), &second));
-        assert!(state.choose(&shapes(2), true).is_none() && state.choose(&shapes(9), true).is_some());
+        assert!((2..=REMEMBERED as u64 + 2).all(|width| chosen(&mut state, width, true).is_none()));
+        assert!(Arc::ptr_eq(&chosen(&mut state, 0, true).unwrap(), &first));
+        assert!(Arc::ptr_eq(&chosen(&mut state, 1, true).unwrap(), &second));
+        assert!(chosen(&mut state, 2, true).is_none() && chosen(&mut state, 9, true).is_some());
         assert_eq!((state.plans.len(), state.seen.len()), (3, REMEMBERED - 1));
     }
 
     #[test]
     fn shapes_that_come_again_keep_their_plans_as_long_as_they_do() {
         let mut state = state(2);
-        let first = state.choose(&shapes(0), true).unwrap();
-        assert!(state.choose(&shapes(1), true).is_none());
-        let second = state.choose(&shapes(1), true).unwrap();
+        let first = chosen(&mut state, 0, true).unwrap();
+        assert!(chosen(&mut state, 1, true).is_none());
+        let second = chosen(&mut state, 1, true).unwrap();
         // Three shapes in turn on two plans.
         for _ in 0..IDLE_RUNS {
-            assert!(Arc::ptr_eq(&state.choose(&shapes(0), true).unwrap(), &first));
-            assert!(Arc::ptr_eq(&state.choose(&shapes(1), true).unwrap(), &second));
-            assert!(state.choose(&shapes(2), true).is_none());
+            assert!(Arc::ptr_eq(&chosen(&mut state, 0, true).unwrap(), &first));
+            assert!(Arc::ptr_eq(&chosen(&mut state, 1, true).unwrap(), &second));
+            assert!(chosen(&mut state, 2, true).is_none());
         }
         assert_eq!(state.seen.len(), 1);
         // One of them comes no more.
         for _ in 0..IDLE_RUNS / 2 - 1 {
-            assert!(state.choose(&shapes(1), true).is_some() && state.choose(&shapes(2), true).is_none());
+            assert!(chosen(&mut state, 1, true).is_some() && chosen(&mut state, 2, true).is_none());
         }
-        assert!(state.choose(&shapes(1), true).is_some());
-        assert!(Arc::ptr_eq(&state.choose(&shapes(2), true).unwrap(), &first));
-        assert!(state.choose(&shapes(0), true).is_none());
+        assert!(chosen(&mut state, 1, true).is_some());
+        assert!(Arc::ptr_eq(&chosen(&mut state, 2, true).unwrap(), &first));
+        assert!(chosen(&mut state, 0, true).is_none());
     }
 }

@@ -2,12 +2,11 @@
 //! `HEARTH_REQUIRE_GPU` is 1; they take the models of `HEARTH_TEST_MODELS` that are there.
 
 use super::*;
-use crate::device::{Copied, Cuda};
+use crate::device::{Copied, Cuda, gpu_if_there};
 use crate::model::check::compare::{Output, Tolerance, compare};
 
 /// A house whose device is GPU 0, and the GPU.
 fn house(limits: &[&str]) -> Option<(House, Arc<Cuda>)> {
-    let required = std::env::var_os("HEARTH_REQUIRE_GPU").is_some_and(|value| value == "1");
     let folder = tempfile::tempdir().unwrap();
     let raw = RawConfig {
         data: Some(folder.path().join("data")),
@@ -17,14 +16,7 @@ fn house(limits: &[&str]) -> Option<(House, Arc<Cuda>)> {
         ..RawConfig::default()
     };
     let config = raw.resolve().unwrap();
-    let device = match Cuda::open(0, &config) {
-        Ok(device) => device,
-        Err(error) => {
-            assert!(!required, "{error}");
-            eprintln!("skipped, no GPU: {error}");
-            return None;
-        }
-    };
+    let device = gpu_if_there(&config)?;
     let house = House::on(device.clone(), &config, folder);
     let engines = house.models.engines();
     let engine = engines.iter().find(|engine| engine.name == EngineName::Onnxruntime).unwrap();
