@@ -82,13 +82,13 @@ impl Drop for Server {
 /// The load generator.
 pub(crate) struct Load {
     folder: PathBuf,
-    core: Option<usize>,
+    core: usize,
     seconds: u64,
 }
 
 impl Load {
-    /// Scripts go to `folder`. Runs on one core, or on all.
-    pub(crate) fn new(folder: &Path, core: Option<usize>, seconds: u64) -> Load {
+    /// Scripts go to `folder`. Runs on one core.
+    pub(crate) fn new(folder: &Path, core: usize, seconds: u64) -> Load {
         Load { folder: folder.to_owned(), core, seconds }
     }
 
@@ -106,14 +106,8 @@ impl Load {
         Ok(1e6 / requests_per_second(&self.wrk(server, 16, &script)?)?)
     }
 
-    /// Microseconds within which 99 of 100 GET requests are answered, one after the other on one connection.
-    pub(crate) fn p99_us(&self, server: &Server) -> Result<f64> {
-        percentile_us(&self.wrk(server, 1, &["--latency".into()])?, "99%")
-    }
-
     fn wrk(&self, server: &Server, connections: usize, more: &[OsString]) -> Result<String> {
-        let wrk = Path::new("wrk");
-        let mut command = self.core.map_or_else(|| Command::new(wrk), |core| on_core(core, wrk));
+        let mut command = on_core(self.core, Path::new("wrk"));
         command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", self.seconds)]).args(more);
         let output =
             command.arg(format!("http://{}{}", server.address, server.path)).output().context("cannot start wrk")?;
@@ -124,24 +118,6 @@ impl Load {
         }
         Ok(text.into_owned())
     }
-}
-
-/// Microseconds of a percentile, as `wrk --latency` prints them: `  99%    1.23ms`.
-fn percentile_us(text: &str, which: &str) -> Result<f64> {
-    let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let found = words.into_iter().find_map(|words| match words[..] {
-        [name, value] if name == which => Some(value.to_owned()),
-        _ => None,
-    });
-    let value = found.context("wrk printed no percentiles")?;
-    let unit = value.find(|letter: char| letter.is_ascii_alphabetic()).context("wrk printed a latency without unit")?;
-    let factor = match &value[unit..] {
-        "us" => 1.0,
-        "ms" => 1e3,
-        "s" => 1e6,
-        other => bail!("wrk printed a latency in '{other}'"),
-    };
-    Ok(value[..unit].parse::<f64>()? * factor)
 }
 
 fn requests_per_second(text: &str) -> Result<f64> {
@@ -164,15 +140,6 @@ fn free_address() -> Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentiles_are_read_with_their_units() {
-        let text =
-            "  Latency Distribution\n     50%   36.00us\n     99%    1.25ms\n  9 requests in 2.00s, 1.2MB read\n";
-        assert_eq!(percentile_us(text, "50%").unwrap(), 36.0);
-        assert_eq!(percentile_us(text, "99%").unwrap(), 1250.0);
-        assert!(percentile_us(text, "90%").is_err());
-    }
 
     #[test]
     fn the_rate_is_read_from_what_wrk_prints() {

@@ -95,6 +95,9 @@ enum Part {
     /// Prints the 99th percentile of what a caller waits who asks at fixed times
     #[command(hide = true)]
     Paced(paced::Caller),
+    /// Prints when the cores stood still
+    #[command(hide = true)]
+    Watch(paced::Watcher),
     /// Serves an echo with nothing but hyper
     #[command(hide = true)]
     Hyper { port: u16 },
@@ -183,6 +186,7 @@ fn run(begun: Instant, arguments: &Arguments) -> Result<()> {
         }
         Some(Part::Gpu { ordinal, megabytes }) => gpu::run(*ordinal, *megabytes, tempfile::tempdir()?.path()),
         Some(Part::Paced(caller)) => paced::ask(caller),
+        Some(Part::Watch(watcher)) => paced::watch(watcher),
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),
         Some(Part::Operators { python, script, runs }) => operators::compare(python, script, *runs),
         Some(Part::Engines { library, models, runs }) => engines::compare(library, models, *runs),
@@ -218,7 +222,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     let hyper = Server::bare_hyper(&itself, arguments.server_core)?;
     let hearth =
         Server::hearth(&arguments.server, &arguments.component, &folder.path().join("data"), arguments.server_core)?;
-    let load = Load::new(folder.path(), Some(arguments.client_core), arguments.seconds);
+    let load = Load::new(folder.path(), arguments.client_core, arguments.seconds);
 
     let mut measured: Vec<Measured> = ROWS.iter().map(|_| Measured::default()).collect();
     for run in 1..=arguments.runs {

@@ -1,8 +1,9 @@
 //! What others notice while a hostile guest runs: the 99th percentile of an echo's latency without and beside each attack, on
 //! every core. It judges nothing.
 
-use crate::load::{Load, Server};
-use crate::{median, paced};
+use crate::load::Server;
+use crate::median;
+use crate::paced::{self, Found};
 use anyhow::Result;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -38,6 +39,9 @@ const SECONDS: u64 = 2;
 /// late because the one before was.
 const RATE: u32 = 100;
 const PACED_SECONDS: u64 = 4;
+const HEAD: &str = " without   beside   ratio left out";
+/// How long an attack lasts before anything is measured: a virtual machine has got its memory from its host by then.
+const BEFORE: Duration = Duration::from_secs(3);
 
 /// Prints a table for each of the programs, whose runs take turns, of the attacks whose names hold one of `only`; of all where it
 /// is empty.
@@ -56,20 +60,18 @@ pub(crate) fn print(
         }
         servers.push(server);
     }
-    let load = Load::new(folder, None, SECONDS);
     let first = if paced::goes_first() { "before everybody" } else { "like everybody" };
     println!(
         "\nThe 99th percentile of an echo's latency in microseconds, without and beside attacks that are repeated without \
          pause,\nmedians of {runs} runs, server and load on all cores. Left a caller who asks {RATE} times a second for \
-         {PACED_SECONDS} s and gets cores\n{first}, right one who asks without pause for {SECONDS} s (wrk -t1 -c1), and takes \
-         a core with the server.\n"
+         {PACED_SECONDS} s and gets cores\n{first}, right one who asks without pause for {SECONDS} s, and takes a core with \
+         the server. Requests during which a\ncore stood still, also for a thread that goes before all others, are left out; \
+         the last of each three columns\ntells how many beside the attack.\n"
     );
-    println!(
-        "{:>24} {:>8} | {:>8} {:>8} {:>7} | {:>8} {:>8} {:>7}",
-        "attack", "at once", "without", "beside", "ratio", "without", "beside", "ratio"
-    );
-    let measure = |server: &Server| -> Result<[f64; 2]> {
-        Ok([paced::p99_us(server.address(), "/fn/echo", RATE, PACED_SECONDS)?, load.p99_us(server)?])
+    println!("{:>24} {:>8} | {HEAD} | {HEAD}", "attack", "at once");
+    let measure = |server: &Server| -> Result<[Found; 2]> {
+        let measure = |rate, seconds| paced::measure(server.address(), "/fn/echo", rate, seconds);
+        Ok([measure(RATE, PACED_SECONDS)?, measure(0, SECONDS)?])
     };
     let wanted = |path: &str| only.is_empty() || only.iter().any(|part| path.contains(part.as_str()));
     for (path, at_once) in ATTACKS.into_iter().filter(|(path, _)| wanted(path)) {
@@ -79,8 +81,7 @@ pub(crate) fn print(
                 without.push(measure(server)?);
                 let attackers: Vec<Attacker> =
                     (0..at_once).map(|_| Attacker::start(server.address(), format!("/fn/{path}"))).collect();
-                // The first blow has fallen before anything is measured.
-                std::thread::sleep(Duration::from_millis(200));
+                std::thread::sleep(BEFORE);
                 beside.push(measure(server)?);
                 drop(attackers);
             }
@@ -88,9 +89,12 @@ pub(crate) fn print(
         for (program, (without, beside)) in programs.iter().zip(&measured) {
             let of = if programs.len() > 1 { format!("  {}", program.display()) } else { String::new() };
             let columns = [0, 1].map(|which| {
-                let middle = |all: &[[f64; 2]]| median(&all.iter().map(|both| both[which]).collect::<Vec<_>>());
-                let (without, beside) = (middle(without), middle(beside));
-                format!("{without:>8.0} {beside:>8.0} {:>6.1}x", beside / without)
+                let middle = |all: &[[Found; 2]], of: fn(&Found) -> f64| {
+                    median(&all.iter().map(|found| of(&found[which])).collect::<Vec<_>>())
+                };
+                let left_out = middle(beside, |found| found.left_out * 100.0);
+                let [without, beside] = [without, beside].map(|all| middle(all, |found| found.p99_us));
+                format!("{without:>8.0} {beside:>8.0} {:>6.1}x {left_out:>6.1} %", beside / without)
             });
             println!("{path:>24} {at_once:>8} | {}{of}", columns.join(" | "));
         }

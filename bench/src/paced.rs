@@ -1,69 +1,171 @@
-//! A caller that means to ask at fixed times, one request after the other: where an answer comes too late for the next, what that
-//! one waits counts from when it should have been sent. It judges nothing.
+//! A caller that asks one request after the other, at fixed times or without pause, and tells apart what came while the machine
+//! itself stood still. It judges nothing.
 
 use anyhow::{Context, Result, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
-use std::thread::sleep;
+use std::process::{Command, Stdio};
+use std::thread::{available_parallelism, scope, sleep};
 use std::time::{Duration, Instant};
 
-/// What a caller is: printed by the process that it runs in, and asked for with [`p99_us`].
+/// How often a watcher looks, and how much later than it meant to it must wake for its core to have stood still: a thread that goes
+/// before all others is woken within microseconds by a machine that runs.
+const LOOK: Duration = Duration::from_millis(2);
+const LATE: Duration = Duration::from_millis(1);
+
+/// What a caller is: printed by the process that it runs in, and asked for with [`measure`].
 #[derive(clap::Args)]
 pub(crate) struct Caller {
     address: SocketAddr,
     /// The path that it asks for
     path: String,
-    /// Requests a second
+    /// Requests a second; without pause where it is 0
     rate: u32,
     /// How long it asks
     seconds: u64,
 }
+
+/// What a watcher is: printed by a process that goes before everything else on the machine.
+#[derive(clap::Args)]
+pub(crate) struct Watcher {
+    /// How long it watches
+    seconds: u64,
+}
+
+/// What a caller found.
+pub(crate) struct Found {
+    /// Microseconds within which 99 of 100 answers came.
+    pub(crate) p99_us: f64,
+    /// The share of its requests that do not count, because a core stood still meanwhile: a virtual machine that waits for its
+    /// host, for instance until that has found memory for what was never used before.
+    pub(crate) left_out: f64,
+}
+
+/// From when to when, in microseconds of the system's monotonic clock, which all processes share.
+type Span = [f64; 2];
 
 /// Whether this user may have the caller go before everything else on the machine (`chrt` of Debian's util-linux).
 pub(crate) fn goes_first() -> bool {
     Command::new("chrt").args(["--fifo", "1", "true"]).output().is_ok_and(|output| output.status.success())
 }
 
-/// Microseconds within which 99 of 100 answers came to a caller in a process of its own. Where it may it goes first, because it
+/// What a caller in a process of its own found. One that asks at fixed times goes before everything else where it may, because it
 /// stands for one on another machine.
-pub(crate) fn p99_us(address: SocketAddr, path: &str, rate: u32, seconds: u64) -> Result<f64> {
-    let itself = std::env::current_exe()?;
-    let mut command = Command::new(&itself);
-    if goes_first() {
-        command = Command::new("chrt");
-        command.args(["--fifo", "1"]).arg(&itself);
-    }
-    command.args(["paced", &address.to_string(), path, &rate.to_string(), &seconds.to_string()]);
-    let output = command.output()?;
-    ensure!(output.status.success(), "the caller failed: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout)?.trim().parse().context("the caller printed no number")
+pub(crate) fn measure(address: SocketAddr, path: &str, rate: u32, seconds: u64) -> Result<Found> {
+    let first = goes_first();
+    let watcher = first.then(|| {
+        let mut command = itself(true)?;
+        command.args(["watch", &seconds.to_string()]).stdout(Stdio::piped());
+        command.spawn().context("cannot start the watcher")
+    });
+    let mut caller = itself(first && rate > 0)?;
+    let caller =
+        caller.args(["paced", &address.to_string(), path, &rate.to_string(), &seconds.to_string()]).output()?;
+    ensure!(caller.status.success(), "the caller failed: {}", String::from_utf8_lossy(&caller.stderr));
+    let asked = spans(&caller.stdout)?;
+    let still = match watcher.transpose()? {
+        Some(watcher) => spans(&watcher.wait_with_output()?.stdout)?,
+        None => Vec::new(),
+    };
+    Found::of(&asked, &still)
 }
 
-/// Asks, and prints the 99th percentile in microseconds.
+impl Found {
+    /// What counts of the requests that were asked, and of when cores stood still.
+    fn of(asked: &[Span], still: &[Span]) -> Result<Found> {
+        let disturbed = |[from, to]: &Span| still.iter().any(|[start, end]| from < end && start < to);
+        let mut took: Vec<f64> = asked.iter().filter(|span| !disturbed(span)).map(|[from, to]| to - from).collect();
+        took.sort_by(f64::total_cmp);
+        let p99_us = *took.get(took.len() * 99 / 100).context("nothing was asked while the machine ran")?;
+        Ok(Found { p99_us, left_out: 1.0 - took.len() as f64 / asked.len() as f64 })
+    }
+}
+
+/// This program again, before everything else on the machine or like everything.
+fn itself(first: bool) -> Result<Command> {
+    let itself = std::env::current_exe()?;
+    let mut command = Command::new(if first { "chrt".as_ref() } else { itself.as_os_str() });
+    if first {
+        command.args(["--fifo", "1"]).arg(&itself);
+    }
+    Ok(command)
+}
+
+/// Asks, and prints the span of each request.
 pub(crate) fn ask(caller: &Caller) -> Result<()> {
     let mut stream = TcpStream::connect(caller.address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let request = format!("GET {} HTTP/1.1\r\nhost: {}\r\n\r\n", caller.path, caller.address);
-    let pause = Duration::from_secs(1) / caller.rate;
-    let count = u64::from(caller.rate) * caller.seconds;
-    let mut took = Vec::new();
-    let mut due = Instant::now();
-    for _ in 0..count {
-        due += pause;
+    let pause = Duration::from_secs(1).checked_div(caller.rate).unwrap_or_default();
+    let mut asked = Vec::new();
+    let started = Instant::now();
+    let mut due = started;
+    while due.duration_since(started) < Duration::from_secs(caller.seconds) {
         let ahead = due.saturating_duration_since(Instant::now());
         sleep(ahead);
         // What the clock wakes late is not the server's; what the last answer was late is.
-        let from = if ahead.is_zero() { due } else { Instant::now() };
+        let late = if ahead.is_zero() { due.elapsed().as_secs_f64() * 1e6 } else { 0.0 };
+        let from = now_us() - late;
         stream.write_all(request.as_bytes())?;
         answer(&mut stream)?;
-        took.push(from.elapsed().as_secs_f64() * 1e6);
+        asked.push([from, now_us()]);
+        due = if caller.rate > 0 { due + pause } else { Instant::now() };
     }
-    took.sort_by(f64::total_cmp);
-    let p99 = took.get(took.len() * 99 / 100).context("nothing was asked")?;
-    println!("{p99}");
+    print(&asked);
     Ok(())
+}
+
+/// Prints when a core stood still: times in which a thread on it did not run that goes before all others.
+pub(crate) fn watch(watcher: &Watcher) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(watcher.seconds);
+    let still = scope(|scope| {
+        let cores = 0..available_parallelism()?.get();
+        let watchers: Vec<_> = cores.map(|core| scope.spawn(move || standstills(core, until))).collect();
+        let ended = watchers.into_iter().map(|watcher| watcher.join().expect("a watcher does not panic"));
+        ended.collect::<Result<Vec<_>>>()
+    })?;
+    print(&still.concat());
+    Ok(())
+}
+
+fn standstills(core: usize, until: Instant) -> Result<Vec<Span>> {
+    let mut only = CpuSet::new();
+    only.set(core);
+    sched_setaffinity(None, &only)?;
+    let mut still = Vec::new();
+    while Instant::now() < until {
+        let due = now_us() + LOOK.as_secs_f64() * 1e6;
+        sleep(LOOK);
+        let woke = now_us();
+        if woke - due > LATE.as_secs_f64() * 1e6 {
+            still.push([due, woke]);
+        }
+    }
+    Ok(still)
+}
+
+fn now_us() -> f64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as f64 * 1e6 + now.tv_nsec as f64 / 1e3
+}
+
+fn print(spans: &[Span]) {
+    for [from, to] in spans {
+        println!("{from} {to}");
+    }
+}
+
+/// What [`print`] printed.
+fn spans(text: &[u8]) -> Result<Vec<Span>> {
+    let lines = std::str::from_utf8(text)?.lines();
+    let spans = lines.map(|line| {
+        let (from, to) = line.split_once(' ').context("a span of other than two numbers")?;
+        Ok([from.parse()?, to.parse()?])
+    });
+    spans.collect()
 }
 
 /// Reads one answer, which must be a 200 with a length.
@@ -82,5 +184,34 @@ fn answer(stream: &mut TcpStream) -> Result<()> {
         if bytes.len() >= end + 4 + length {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_while_a_core_stood_still_do_not_count() {
+        // Of 200 that take a microsecond each, the last five take 100; a core stood still during three of these.
+        let spans_of =
+            |count: usize, long: usize| (0..count).map(move |at| (at, if at >= count - long { 100.0 } else { 1.0 }));
+        let asked: Vec<Span> = spans_of(200, 5).map(|(at, took)| [at as f64 * 1e3, at as f64 * 1e3 + took]).collect();
+        let all = Found::of(&asked, &[]).unwrap();
+        assert_eq!((all.p99_us, all.left_out), (100.0, 0.0));
+        let still = [[195_099.0, 195_200.0], [196_050.0, 196_060.0], [197_500.0, 198_001.0]];
+        let some = Found::of(&asked, &still).unwrap();
+        assert!((some.left_out - 3.0 / 200.0).abs() < 1e-9);
+        // Two long ones are left, which are more than one of a hundred of 197.
+        assert_eq!(some.p99_us, 100.0);
+        let most = Found::of(&asked, &[[195_000.0, 198_500.0]]).unwrap();
+        assert_eq!(most.p99_us, 1.0);
+        assert!(Found::of(&asked, &[[0.0, 1e9]]).is_err());
+    }
+
+    #[test]
+    fn spans_are_read_as_they_are_printed() {
+        assert_eq!(spans(b"1.5 2\n3 4.25\n").unwrap(), [[1.5, 2.0], [3.0, 4.25]]);
+        assert!(spans(b"1\n").is_err() && spans(b"a b\n").is_err() && spans(b"").unwrap().is_empty());
     }
 }
