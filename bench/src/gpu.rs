@@ -80,16 +80,27 @@ impl Bench {
         Ok(self.device.run(&self.account, op, inputs, &self.limits, &Stop::default())?)
     }
 
+    /// The last result of operators that each take the one before it; what waits for a next operator is queued.
+    fn chain(&self, ops: &[Op], inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+        let [first, rest @ ..] = ops else { return Ok(Vec::new()) };
+        let mut outputs = self.once(first, inputs)?;
+        for op in rest {
+            outputs = self.once(op, &[&outputs[0]])?;
+        }
+        Cuda::address(&outputs[0])?;
+        Ok(outputs)
+    }
+
     /// Seconds of one run, of many that are queued one after the other.
-    fn seconds(&self, op: &Op, inputs: &[&Tensor]) -> Result<f64> {
+    fn seconds(&self, ops: &[Op], inputs: &[&Tensor]) -> Result<f64> {
         // The first one compiles.
-        self.once(op, inputs)?[0].read(0..1)?;
+        self.chain(ops, inputs)?[0].read(0..1)?;
         let mut best = f64::INFINITY;
         for _ in 0..3 {
             let started = Instant::now();
             let mut last = None;
             for _ in 0..RUNS {
-                last = Some(self.once(op, inputs)?);
+                last = Some(self.chain(ops, inputs)?);
             }
             if let Some(outputs) = last {
                 outputs[0].read(0..1)?;
@@ -100,11 +111,12 @@ impl Bench {
     }
 
     /// Prints how many bytes are read and written in a second, and what that is of a plain copy, which reads and writes too.
-    fn row(&self, name: &str, op: &Op, inputs: &[&Tensor]) -> Result<()> {
-        let outputs = self.once(op, inputs)?;
+    /// Of a chain only the first inputs and the last results count.
+    fn row(&self, name: &str, ops: &[Op], inputs: &[&Tensor]) -> Result<()> {
+        let outputs = self.chain(ops, inputs)?;
         let moved: u64 = inputs.iter().copied().chain(&outputs).map(Tensor::byte_length).sum();
         drop(outputs);
-        let rate = moved as f64 / self.seconds(op, inputs)?;
+        let rate = moved as f64 / self.seconds(ops, inputs)?;
         let copy = 2.0 * self.within;
         println!("{name:34} {:8.1} {:9.1} {:8.2}", rate / 1e9, copy / 1e9, rate / copy);
         Ok(())
@@ -127,29 +139,33 @@ impl Bench {
         };
         let normalize = Op::Normalize { axis: -1, scale: vec![0.01; 3], offset: vec![-1.0; 3] };
         let sum = |axes| Op::Reduce { reduction: Reduction::Sum, axes, keep_axes: false };
-        self.row("add f32", &Op::Arithmetic(Arithmetic::Add), &[&line, &line])?;
-        self.row("multiply f32 by a scalar", &Op::Arithmetic(Arithmetic::Multiply), &[&line, &scalar])?;
-        self.row("exp f32", &Op::Unary(Unary::Exp), &[&line])?;
-        self.row("cast f32 to f16", &Op::Cast { dtype: DType::F16 }, &[&line])?;
-        self.row("normalize u8 to f32", &normalize, &[&pixels])?;
-        self.row("permute HWC to CHW u8", &Op::Permute { axes: vec![0, 3, 1, 2] }, &[&pixels])?;
-        self.row("transpose f32", &Op::Permute { axes: vec![1, 0] }, &[&square])?;
-        self.row("softmax f32, rows of 1024", &Op::Softmax { axis: -1 }, &[&rows])?;
-        self.row("softmax f32, columns", &Op::Softmax { axis: 0 }, &[&rows])?;
-        self.row("sum of all f32", &sum(vec![0]), &[&line])?;
-        self.row("sum of rows f32", &sum(vec![1]), &[&rows])?;
-        self.row("sum of columns f32", &sum(vec![0]), &[&rows])?;
-        self.row("argmax f32, rows of 1024", &Op::Argmax { axis: -1, keep_axis: false }, &[&rows])?;
-        self.row("resize u8 1024 to 512, antialiased", &Op::Resize(resize), &[&pixels])?;
-        self.row("top-k 5 f32, rows of 1024", &Op::TopK { k: 5, axis: -1, largest: true }, &[&rows])?;
-        self.row("sort f32", &Op::Sort { axis: 0, descending: false }, &[&line])
+        self.row("add f32", &[Op::Arithmetic(Arithmetic::Add)], &[&line, &line])?;
+        self.row("multiply f32 by a scalar", &[Op::Arithmetic(Arithmetic::Multiply)], &[&line, &scalar])?;
+        self.row("exp f32", &[Op::Unary(Unary::Exp)], &[&line])?;
+        self.row("cast f32 to f16", &[Op::Cast { dtype: DType::F16 }], &[&line])?;
+        self.row("normalize u8 to f32", std::slice::from_ref(&normalize), &[&pixels])?;
+        let moved = Op::Permute { axes: vec![0, 3, 1, 2] };
+        let half = Op::Cast { dtype: DType::F16 };
+        self.row("normalize and permute, one kernel", &[normalize.clone(), moved.clone()], &[&pixels])?;
+        self.row("the same and a cast to f16", &[normalize, moved, half], &[&pixels])?;
+        self.row("permute HWC to CHW u8", &[Op::Permute { axes: vec![0, 3, 1, 2] }], &[&pixels])?;
+        self.row("transpose f32", &[Op::Permute { axes: vec![1, 0] }], &[&square])?;
+        self.row("softmax f32, rows of 1024", &[Op::Softmax { axis: -1 }], &[&rows])?;
+        self.row("softmax f32, columns", &[Op::Softmax { axis: 0 }], &[&rows])?;
+        self.row("sum of all f32", &[sum(vec![0])], &[&line])?;
+        self.row("sum of rows f32", &[sum(vec![1])], &[&rows])?;
+        self.row("sum of columns f32", &[sum(vec![0])], &[&rows])?;
+        self.row("argmax f32, rows of 1024", &[Op::Argmax { axis: -1, keep_axis: false }], &[&rows])?;
+        self.row("resize u8 1024 to 512, antialiased", &[Op::Resize(resize)], &[&pixels])?;
+        self.row("top-k 5 f32, rows of 1024", &[Op::TopK { k: 5, axis: -1, largest: true }], &[&rows])?;
+        self.row("sort f32", &[Op::Sort { axis: 0, descending: false }], &[&line])
     }
 
     fn products(&self) -> Result<()> {
         println!("\n{:34} {:>8}", "matmul", "TFLOP/s");
         for (dtype, side) in [(DType::F32, 4_096u64), (DType::F16, 8_192), (DType::BF16, 8_192), (DType::S32, 1_024)] {
             let a = self.once(&Op::Cast { dtype }, &[&self.filled(DType::F32, &[side, side])?])?.remove(0);
-            let seconds = self.seconds(&Op::Matmul, &[&a, &a])?;
+            let seconds = self.seconds(&[Op::Matmul], &[&a, &a])?;
             let operations = 2.0 * (side * side * side) as f64;
             println!("{:34} {:8.1}", format!("{dtype} {side} cubed"), operations / seconds / 1e12);
         }

@@ -2,8 +2,9 @@
 //! where somebody reads.
 //!
 //! Work is queued in the order of the calls, so a tensor is ready for every operator that is queued after the one that made
-//! it. Memory that is given back is used again behind whatever is queued for it. What a kernel finds wrong (an index that
-//! means no place) is told to whoever reads a tensor that was made with it.
+//! it. A few operators wait for the next, which may do both in one kernel ([`fused`]). Memory that is given back is used again
+//! behind whatever is queued for it. What a kernel finds wrong (an index that means no place) is told to whoever reads a tensor
+//! that was made with it.
 
 mod allocator;
 mod baseline;
@@ -11,6 +12,7 @@ mod core;
 mod cublas;
 mod driver;
 mod engine;
+mod fused;
 mod gpu;
 mod helpers;
 mod libraries;
@@ -38,6 +40,7 @@ pub use weights::DeviceWeights;
 
 use self::core::Core;
 use self::driver::{Driver, Failure};
+use self::fused::Fused;
 use self::gpu::Gpu;
 use self::memory::CudaMemory;
 use self::staging::Purpose;
@@ -182,7 +185,7 @@ impl Device for Cuda {
         if !bytes.is_empty() {
             self.core.upload(&block, bytes, Purpose::Tensor)?;
         }
-        let memory = CudaMemory { block, faults: Vec::new() };
+        let memory = CudaMemory::new(block, Vec::new());
         Tensor::new(dtype, shape, Buffer::new(self.device()?, Box::new(memory), charge))
     }
 
@@ -213,7 +216,7 @@ impl Device for Cuda {
             .map_err(|_| Error::overloaded(format!("no memory for {length} bytes; try again later")))?;
         if length > 0 {
             let room = &mut bytes.spare_capacity_mut()[..length];
-            self.core.download(memory.block.address() + range.start, room, Purpose::Tensor)?;
+            self.core.download(memory.block()?.address() + range.start, room, Purpose::Tensor)?;
         }
         // SAFETY: the download wrote all of them.
         #[allow(unsafe_code)]
@@ -227,6 +230,13 @@ impl Device for Cuda {
         self.core.check()?;
         let device = self.device()?;
         let mut faults = Cuda::faults_of(inputs.iter().copied())?;
+        if let Some(fused) = Fused::of(plan, inputs)?
+            && let Some((dtype, shape)) = plan.outputs.first()
+        {
+            let charge = account.charge(shape.bytes(*dtype).unwrap_or(0))?;
+            let memory = CudaMemory::later(fused, faults);
+            return Ok(vec![Tensor::new(*dtype, shape.clone(), Buffer::new(device, Box::new(memory), charge))?]);
+        }
         let mut results = Vec::with_capacity(plan.outputs.len());
         for (dtype, shape) in &plan.outputs {
             let bytes = shape.bytes(*dtype).unwrap_or(0);
@@ -244,7 +254,7 @@ impl Device for Cuda {
         let outputs = plan.outputs.iter().zip(results);
         outputs
             .map(|((dtype, shape), (block, charge))| {
-                let memory = CudaMemory { block, faults: faults.clone() };
+                let memory = CudaMemory::new(block, faults.clone());
                 Tensor::new(*dtype, shape.clone(), Buffer::new(Arc::clone(&device), Box::new(memory), charge))
             })
             .collect()

@@ -137,9 +137,9 @@ impl Cuda {
         Ok(Lent { device: self, number, refusal, before, _thread: PhantomData })
     }
 
-    /// Where a tensor of this device lies.
+    /// Where a tensor of this device lies; what makes it is queued by now.
     ///
-    /// Errors: `internal` for a tensor that lies elsewhere.
+    /// Errors: `internal` for a tensor that lies elsewhere; `overloaded` where it waited to be made, and there is no memory.
     pub fn address(tensor: &Tensor) -> Result<u64> {
         CudaMemory::address(tensor)
     }
@@ -228,7 +228,7 @@ impl Lent<'_> {
         }
         drop(paid);
         let charge = account.charge(bytes)?;
-        let memory = CudaMemory { block, faults: Cuda::faults_of(inputs)? };
+        let memory = CudaMemory::new(block, Cuda::faults_of(inputs)?);
         Tensor::new(dtype, shape, Buffer::new(self.device.device()?, Box::new(memory), charge))
     }
 }

@@ -1,17 +1,20 @@
-//! What lies behind a CUDA tensor: a block of device memory, and what kernels may have found wrong while they made it; it
-//! never waits.
+//! What lies behind a CUDA tensor: a block of device memory, or what is to be queued to make it, and what kernels may have found
+//! wrong while they made it; it never waits.
 
 use super::allocator::Block;
+use super::fused::Fused;
 use crate::device::op::index_out_of_range;
 use crate::device::{Charge, DType, DeviceMemory, Tensor};
 use crate::error::{Error, Kind, Result};
 use std::any::Any;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A tensor's memory.
 pub(super) struct CudaMemory {
-    /// The bytes.
-    pub(super) block: Block,
+    /// The bytes, once what makes them is queued.
+    block: OnceLock<Block>,
+    /// What makes them, until then.
+    waiting: Mutex<Option<Fused>>,
     /// What may be wrong with them. A tensor made of another has the other's too.
     pub(super) faults: Vec<Arc<Fault>>,
 }
@@ -23,6 +26,16 @@ impl DeviceMemory for CudaMemory {
 }
 
 impl CudaMemory {
+    /// Bytes that are there, or that queued work makes.
+    pub(super) fn new(block: Block, faults: Vec<Arc<Fault>>) -> CudaMemory {
+        CudaMemory { block: block.into(), waiting: Mutex::default(), faults }
+    }
+
+    /// Bytes that are made when somebody needs them.
+    pub(super) fn later(fused: Fused, faults: Vec<Arc<Fault>>) -> CudaMemory {
+        CudaMemory { block: OnceLock::new(), waiting: Mutex::new(Some(fused)), faults }
+    }
+
     /// The memory of a tensor of this device.
     pub(super) fn of(tensor: &Tensor) -> Result<&CudaMemory> {
         let memory: &dyn Any = tensor.buffer().memory();
@@ -30,9 +43,35 @@ impl CudaMemory {
         memory.downcast_ref().ok_or_else(elsewhere)
     }
 
+    /// The block with the bytes; what makes them is queued by now.
+    ///
+    /// Errors: `overloaded` where there is no memory for them; `unavailable`.
+    pub(super) fn block(&self) -> Result<&Block> {
+        if let Some(block) = self.block.get() {
+            return Ok(block);
+        }
+        let mut waiting = self.lock();
+        if let Some(fused) = &*waiting {
+            let block = fused.queue(fused.core()?)?;
+            // Whoever sets it holds the lock.
+            self.block.get_or_init(|| block);
+            *waiting = None;
+        }
+        self.block.get().ok_or_else(|| Error::new(Kind::Internal, "a tensor of the CUDA device has no memory"))
+    }
+
+    /// What makes the bytes, while nobody has needed them.
+    pub(super) fn waiting(&self) -> Option<Fused> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Fused>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The address of a tensor's first element.
     pub(super) fn address(tensor: &Tensor) -> Result<u64> {
-        Ok(CudaMemory::of(tensor)?.block.address() + tensor.byte_offset())
+        Ok(CudaMemory::of(tensor)?.block()?.address() + tensor.byte_offset())
     }
 }
 

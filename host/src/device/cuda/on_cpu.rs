@@ -39,6 +39,7 @@ struct State {
     queues: [VecDeque<Job>; 3],
     events: HashMap<u64, (usize, bool)>,
     next_event: u64,
+    launches: usize,
     lost: Option<String>,
 }
 
@@ -170,6 +171,11 @@ impl OnCpu {
     /// Everything fails from now on, as on a device that fell off its bus.
     pub(super) fn lose(&self, why: &str) {
         self.state.lock().unwrap().lost = Some(why.to_owned());
+    }
+
+    /// Kernels that were queued.
+    pub(super) fn launches(&self) -> usize {
+        self.state.lock().unwrap().launches
     }
 
     /// Blocks of device memory and pieces of pinned memory that are taken.
@@ -326,6 +332,7 @@ impl Driver for OnCpu {
 
     unsafe fn launch(&self, function: u64, blocks: u32, parameters: &[u8]) -> Outcome<()> {
         assert!(parameters.len() <= 4_096, "CUDA takes parameters of at most 4 KiB");
+        self.state()?.launches += 1;
         self.queue(Stream::Compute, Job::Launch(function as usize, blocks, parameters.to_vec()))
     }
 

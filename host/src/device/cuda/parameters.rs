@@ -34,6 +34,11 @@ parameters! {
         count: u64, input: u64, output: u64, inner: u64, channels: u64, scale_table: u64, offset_table: u64,
         aligned: u32, unused: u32, scale: [f32; 16], offset: [f32; 16],
     }
+    /// cast.cu
+    Moved {
+        count: u64, input: u64, output: u64, start: u64, inner: u64, channels: u64, axes: u32, steady: u32,
+        dims: [u64; AXES], strides: [i64; AXES], scale: [f32; 16], offset: [f32; 16],
+    }
     /// moves.cu
     Strided {
         count: u64, input: u64, output: u64, start: u64, axes: u32, unused: u32,

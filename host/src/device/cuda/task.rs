@@ -40,12 +40,12 @@ struct Operand<'a> {
 }
 
 /// An operator was run with other tensors than it was planned for.
-fn lost() -> Error {
+pub(super) fn lost() -> Error {
     Error::new(Kind::Internal, "an operator was run with other tensors than it was planned for")
 }
 
 /// Bytes of an element.
-fn size_of(dtype: DType) -> u64 {
+pub(super) fn size_of(dtype: DType) -> u64 {
     dtype.size_bytes().unwrap_or(1)
 }
 

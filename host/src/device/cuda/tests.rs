@@ -1,5 +1,7 @@
 //! The device over the kernels on the CPU: order of queues, what is counted, what fails; results of operators are the table's.
 
+mod fused;
+
 use super::on_cpu::OnCpu;
 use super::*;
 use crate::device::{

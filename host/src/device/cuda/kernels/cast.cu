@@ -18,6 +18,17 @@ struct Normalized {
     f32 scale[16], offset[16];
 };
 
+struct Moved {
+    u64 count, input, output, start;
+    // Elements of the input behind a channel, and the channels.
+    u64 inner, channels;
+    // Whether the channel stays along the result's last axis.
+    u32 axes, steady;
+    u64 dims[AXES];
+    s64 strides[AXES];
+    f32 scale[16], offset[16];
+};
+
 // Elements of a thread, so that the wider side of them is 16 bytes.
 template <typename B> struct Each {
     static constexpr int count = 16 / (sizeof(E) > sizeof(B) ? sizeof(E) : sizeof(B));
@@ -54,12 +65,12 @@ KERNEL(cast_to_bf16, Converted) { convert<bf16>(p); }
 KERNEL(cast_to_f32, Converted) { convert<f32>(p); }
 KERNEL(cast_to_f64, Converted) { convert<f64>(p); }
 
-KERNEL(normalize, Normalized) {
-    constexpr int EACH = Each<f32>::count;
+template <typename B> INLINE void normalize_to(const Normalized &p) {
+    constexpr int EACH = Each<B>::count;
     const u64 first = global_index() * EACH;
     if (first >= p.count) return;
     const E *input = (const E *)p.input;
-    f32 *output = (f32 *)p.output;
+    B *output = (B *)p.output;
     const f32 *scale = p.scale_table ? (const f32 *)p.scale_table : p.scale;
     const f32 *offset = p.offset_table ? (const f32 *)p.offset_table : p.offset;
     // Where the first element is among the channels; the others follow it.
@@ -75,7 +86,7 @@ KERNEL(normalize, Normalized) {
     }
     const bool whole = p.aligned && first + EACH <= p.count;
     Pack<E, EACH> from;
-    Pack<f32, EACH> to;
+    Pack<B, EACH> to;
     if (whole) from = *(const Pack<E, EACH> *)(input + first);
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
@@ -83,12 +94,57 @@ KERNEL(normalize, Normalized) {
             if (first + i >= p.count) break;
             from.at[i] = input[first + i];
         }
-        to.at[i] = to_f32(from.at[i]) * scale[channel] + offset[channel];
+        to.at[i] = Cast<f32, B>::of(to_f32(from.at[i]) * scale[channel] + offset[channel]);
         if (!whole) output[first + i] = to.at[i];
         if (++place == p.inner) {
             place = 0;
             if (++channel == p.channels) channel = 0;
         }
     }
-    if (whole) *(Pack<f32, EACH> *)(output + first) = to;
+    if (whole) *(Pack<B, EACH> *)(output + first) = to;
 }
+
+KERNEL(normalize, Normalized) { normalize_to<f32>(p); }
+KERNEL(normalize_to_f16, Normalized) { normalize_to<f16>(p); }
+KERNEL(normalize_to_bf16, Normalized) { normalize_to<bf16>(p); }
+
+// Normalises as it moves. Every thread writes 16 bytes.
+template <typename B> INLINE void normalize_moved_to(const Moved &p) {
+    constexpr u64 EACH = 16 / sizeof(B);
+    const u64 first = global_index() * EACH;
+    if (first >= p.count) return;
+    const u64 end = first + EACH < p.count ? first + EACH : p.count;
+    const u64 length = p.axes > 0 ? p.dims[p.axes - 1] : 1;
+    const s64 stride = p.axes > 0 ? p.strides[p.axes - 1] : 0;
+    const E *input = (const E *)p.input;
+    u64 inner = length, channel = 0;
+    s64 at = 0;
+    Pack<B, EACH> pack;
+#pragma unroll
+    for (u64 j = 0; j < EACH; j++) {
+        if (first + j < end) {
+            const bool anew = j == 0 || inner == length;
+            if (anew) at = source_of(p, first + j, inner);
+            if (anew || !p.steady) {
+                const u64 run = quotient((u64)at, p.inner);
+                channel = run - quotient(run, p.channels) * p.channels;
+            }
+            pack.at[j] = Cast<f32, B>::of(to_f32(input[at]) * p.scale[channel] + p.offset[channel]);
+            inner++;
+            at += stride;
+        }
+    }
+    B *output = (B *)p.output + first;
+    if (end == first + EACH) {
+        *(Pack<B, EACH> *)output = pack;
+        return;
+    }
+#pragma unroll
+    for (u64 j = 0; j < EACH; j++) {
+        if (first + j < end) output[j] = pack.at[j];
+    }
+}
+
+KERNEL(normalize_moved, Moved) { normalize_moved_to<f32>(p); }
+KERNEL(normalize_moved_to_f16, Moved) { normalize_moved_to<f16>(p); }
+KERNEL(normalize_moved_to_bf16, Moved) { normalize_moved_to<bf16>(p); }

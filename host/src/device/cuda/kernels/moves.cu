@@ -64,19 +64,6 @@ struct Checked {
     u32 index_type, unused;
 };
 
-// Where an element of the result comes from, and how far along the last axis it is.
-INLINE s64 source_of(const Strided &p, u64 index, u64 &inner) {
-    s64 at = (s64)p.start;
-    inner = 0;
-    for (u32 axis = p.axes; axis-- > 0;) {
-        const u64 dim = p.dims[axis], rest = quotient(index, dim), step = index - rest * dim;
-        at += (s64)step * p.strides[axis];
-        if (axis + 1 == p.axes) inner = step;
-        index = rest;
-    }
-    return at;
-}
-
 // Every thread writes 16 bytes.
 KERNEL(strided_copy, Strided) {
     static constexpr u64 EACH = 16 / sizeof(E);

@@ -264,3 +264,16 @@ INLINE u64 load_place(u64 address, u64 index, u32 code, u64 length) {
     if (value < 0) value += (s64)length;
     return value >= 0 && (u64)value < length ? (u64)value : length;
 }
+
+// Where an element of the result of a copy with strides comes from, and how far along the last axis it is.
+template <typename P> INLINE s64 source_of(const P &p, u64 index, u64 &inner) {
+    s64 at = (s64)p.start;
+    inner = 0;
+    for (u32 axis = p.axes; axis-- > 0;) {
+        const u64 dim = p.dims[axis], rest = quotient(index, dim), step = index - rest * dim;
+        at += (s64)step * p.strides[axis];
+        if (axis + 1 == p.axes) inner = step;
+        index = rest;
+    }
+    return at;
+}

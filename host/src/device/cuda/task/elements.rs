@@ -1,18 +1,13 @@
 //! Launches of functions of elements, arithmetic, comparisons, conversions and `normalize`.
 
 use super::super::core::blocks_of;
-use super::super::parameters::{AXES, Converted, Normalized, One, Two, axes};
+use super::super::fused::{PACK_BYTES, each, normalized};
+use super::super::parameters::{AXES, Converted, One, Two, axes};
 use super::super::units::{Family, Unit};
 use super::{Task, lost, size_of};
 use crate::device::cpu::bits_of;
 use crate::device::{Arithmetic, Broadcast, Comparison, DType, Unary};
 use crate::error::Result;
-
-/// Bytes that a thread reads or writes at once.
-const PACK_BYTES: u64 = 16;
-
-/// Channels whose numbers fit in the parameters of `normalize`.
-const INLINE_CHANNELS: usize = 16;
 
 impl Task<'_> {
     pub(super) fn unary(&self, unary: Unary) -> Result<()> {
@@ -124,33 +119,20 @@ impl Task<'_> {
             DType::F64 => "cast_to_f64",
             DType::Text => return Err(lost()),
         };
-        let each = PACK_BYTES / size_of(input.dtype).max(size_of(to));
+        let each = each(input.dtype, to);
         let aligned = u32::from(input.address.is_multiple_of(each * size_of(input.dtype)));
         let parameters = Converted { count, input: input.address, output, aligned, unused: 0 };
         self.launch(Unit::of(Family::Cast, input.dtype), name, blocks_of(count.div_ceil(each)), &parameters)
     }
 
+    /// Of more channels than fit in the parameters; of fewer it waits, see [`super::super::fused`].
     pub(super) fn normalize(&mut self, inner: u64, scale: &[f32], offset: &[f32]) -> Result<()> {
         let (input, output, count) = (self.input(0)?, self.output(0)?, self.count());
-        let each = PACK_BYTES / size_of(input.dtype).max(size_of(DType::F32));
-        let aligned = u32::from(input.address.is_multiple_of(each * size_of(input.dtype)));
-        let mut parameters = Normalized {
-            count,
-            input: input.address,
-            output,
-            inner,
-            channels: scale.len() as u64,
-            aligned,
-            ..Normalized::default()
-        };
-        if scale.len() <= INLINE_CHANNELS {
-            parameters.scale[..scale.len()].copy_from_slice(scale);
-            parameters.offset[..offset.len()].copy_from_slice(offset);
-        } else {
-            parameters.scale_table = self.numbers(scale)?;
-            parameters.offset_table = self.numbers(offset)?;
-        }
-        self.launch(Unit::of(Family::Cast, input.dtype), "normalize", blocks_of(count.div_ceil(each)), &parameters)
+        let (from, to) = (input.dtype, DType::F32);
+        let mut parameters = normalized((from, input.address), (to, output), count, inner, scale.len());
+        parameters.scale_table = self.numbers(scale)?;
+        parameters.offset_table = self.numbers(offset)?;
+        self.launch(Unit::of(Family::Cast, from), "normalize", blocks_of(count.div_ceil(each(from, to))), &parameters)
     }
 
     fn numbers(&mut self, numbers: &[f32]) -> Result<u64> {
