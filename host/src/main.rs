@@ -1,5 +1,7 @@
 //! Arguments to configuration to server to exit code; never a decision of its own.
 
+mod allocator;
+
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use hearth::config::RawConfig;
@@ -8,11 +10,6 @@ use hearth::{catalog, cli, confined, model, sandbox};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
-
-/// Bodies and tensors of some hundred KB come and go with every request. The system's allocator gives such blocks back to the
-/// kernel each time, and most of a request's time went into getting their pages anew.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs inference handlers, uploaded as WebAssembly components, next to models that stay loaded.
 #[derive(Parser)]
@@ -45,6 +42,9 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| default.into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    if matches!(command, Command::Serve(_) | Command::Dev(_)) {
+        allocator::keep_for_a_while();
+    }
     let outcome = match command {
         // Before there are other threads.
         Command::Confined { job } => return confined::enter(&JOBS, &job),

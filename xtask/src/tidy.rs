@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// The modules of host/src from left to right; each may use those further right only.
 const LAYERS: [&[&str]; 10] = [
-    &["main"],
+    &["main", "allocator"],
     &["cli", "http"],
     &["control"],
     &["sandbox", "catalog"],
@@ -33,7 +33,8 @@ const KEPT_TO: [(&str, &[&str]); 8] = [
 ];
 
 /// Where host/src may hold `unsafe`, and why.
-const UNSAFE: [(&str, &str); 5] = [
+const UNSAFE: [(&str, &str); 6] = [
+    ("allocator", "an option of mimalloc"),
     ("device/cuda", "the CUDA driver"),
     ("device/cpu", "SIMD where no library has it"),
     ("model/onnxruntime", "the C API of ONNX Runtime"),
