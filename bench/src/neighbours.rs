@@ -38,7 +38,7 @@ const SECONDS: u64 = 2;
 /// How often a second, and for how long, a neighbour asks that does not take a core of its own: seldom enough that no answer is
 /// late because the one before was.
 const RATE: u32 = 100;
-const PACED_SECONDS: u64 = 4;
+const PACED_SECONDS: u64 = 10;
 const HEAD: &str = " without   beside   ratio left out";
 /// How long an attack lasts before anything is measured: a virtual machine has got its memory from its host by then.
 const BEFORE: Duration = Duration::from_secs(3);

@@ -22,6 +22,7 @@ mod tests;
 pub use check::CHECK;
 pub use engines::{Checked, EngineChoice, EngineName, EngineState, Verdict};
 pub use package::{Blobs, Directory, Package, PackageFile, Resolved};
+pub use prepared::Staged;
 pub use residency::{Description, Lease, ModelState, Models, Pin, Residency};
 pub use running::Run;
 pub use signature::{Dim, Signature, TensorSignature};

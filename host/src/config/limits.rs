@@ -162,6 +162,9 @@ limits! {
     /// Bytes on disk of the prepared forms of models, from which they are loaded again in milliseconds; those unused for
     /// longest go first. 0 keeps none.
     model_snapshot_bytes = 64 * GIB, 0, 4096 * GIB;
+    /// Bytes of prepared forms in host memory up to which more are read there ahead, of models that wait for room on the device or
+    /// that a function that was called may open. 0 reads nothing ahead.
+    staged_bytes = 16 * GIB, 0, 4096 * GIB;
     /// Sessions of one model with convolutions on a GPU, over the same weights: each is planned for the shapes of its last run, and
     /// planning takes far longer than a run.
     model_plans = 16, 1, 256;

@@ -43,6 +43,10 @@ impl Metrics {
                 "Time from the start of an invocation to its answer"
             );
             metrics::describe_gauge!("hearth_device_bytes", metrics::Unit::Bytes, "Bytes in use on the device");
+            metrics::describe_gauge!(
+                "hearth_models_staged",
+                "Models not loaded whose prepared forms lie in host memory"
+            );
             metrics::describe_gauge!("hearth_models_resident", "Models in the device's memory");
             metrics::describe_counter!("hearth_model_loads_total", "Loads of models into the device's memory");
             metrics::describe_counter!("hearth_model_evictions_total", "Models that made room for others");
@@ -96,8 +100,9 @@ impl Metrics {
             metrics::gauge!("hearth_invocations_running").set(running as f64);
             metrics::gauge!("hearth_invocations_waiting").set(waiting as f64);
             let count = |of: fn(&ModelState) -> u64| models.iter().map(of).sum::<u64>();
-            let resident = |state: &ModelState| u64::from(state.state == Residency::Resident);
-            metrics::gauge!("hearth_models_resident").set(count(resident) as f64);
+            let are = |wanted| models.iter().filter(|state| state.state == wanted).count() as f64;
+            metrics::gauge!("hearth_models_staged").set(are(Residency::Staged));
+            metrics::gauge!("hearth_models_resident").set(are(Residency::Resident));
             metrics::counter!("hearth_model_loads_total").absolute(count(|state| state.loads));
             metrics::counter!("hearth_model_evictions_total").absolute(count(|state| state.evictions));
         });

@@ -305,13 +305,14 @@ async fn delete_function_alias(State(app): State<Arc<App>>, Target { tenant, nam
 }
 
 async fn models(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> Reply {
-    let states = app.models.states();
+    let (states, staged) = (app.models.states(), app.models.staged());
     let models = app.catalog.models(&tenant).await?;
     let one = |model: crate::catalog::ModelSummary| {
         let runs_on = app.models.engine_of(&model.checked).ok();
         let state = states.iter().find(|state| state.digest == model.digest && Some(state.engine) == runs_on);
         let mut value = json!(model);
-        value["state"] = json!(state.map_or("stored", |state| state.state.as_str()));
+        let unopened = || staged.unloaded(&model.digest, runs_on);
+        value["state"] = json!(state.map_or_else(unopened, |state| state.state).as_str());
         value["reason"] = json!(state.map_or("not opened yet", |state| state.reason.as_str()));
         let Pin { pinned, priority } = app.models.pin(&model.digest);
         (value["pinned"], value["priority"]) = (json!(pinned), json!(priority));

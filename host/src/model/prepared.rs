@@ -9,6 +9,7 @@
 //! same bytes stays, by a link.
 
 mod pages;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -29,6 +30,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use weights::Weights;
+
+pub use staged::Staged;
 
 /// Where a form spares less, loading is as fast without.
 const SMALLEST_BYTES: u64 = 16 << 20;
@@ -57,6 +60,7 @@ pub(super) struct Prepared {
     key: NodeKey,
     most_bytes: u64,
     smallest_bytes: u64,
+    staged_bytes: u64,
     /// Held while a form is made or removed: one at a time, so that the forms stay within their limit.
     making: Mutex<()>,
     /// Forms that could not be made since the process started, or whose making the last process did not survive.
@@ -91,7 +95,8 @@ impl Prepared {
         }
         let key = NodeKey::open(&config.data)?;
         let (smallest_bytes, making, given_up) = (SMALLEST_BYTES, Mutex::default(), Mutex::new(given_up));
-        Ok(Some(Prepared { folder, key, most_bytes, smallest_bytes, making, given_up }))
+        let staged_bytes = config.limits.staged_bytes;
+        Ok(Some(Prepared { folder, key, most_bytes, smallest_bytes, staged_bytes, making, given_up }))
     }
 
     /// Loads a model on an engine: from its prepared form where there is one that is whole; else from its package in

@@ -6,16 +6,18 @@
 
 mod lease;
 mod policy;
+mod state;
 #[cfg(test)]
 pub(super) mod traces;
 
 pub use lease::{Description, Lease};
+pub use state::{ModelState, Pin, Residency};
 
 use super::check::check;
 use super::engine::Session;
 use super::engines::{Checked, EngineChoice, EngineName, EngineState, Engines};
 use super::package::{Blobs, Directory, Package, Resolved};
-use super::prepared::Prepared;
+use super::prepared::{Prepared, Staged};
 use super::signature::Signature;
 use crate::config::{Config, Limits};
 use crate::confined::Confined;
@@ -31,70 +33,6 @@ use tokio::task::JoinHandle;
 
 /// How long whoever waits for memory waits at most before it looks again: tensors tell nobody that they have gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Where a model is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Residency {
-    /// On disk only.
-    Stored,
-    /// On its way into memory.
-    Loading,
-    /// In the device's memory, ready to run.
-    Resident,
-}
-
-impl Residency {
-    /// The word for it in JSON and tables.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Residency::Stored => "stored",
-            Residency::Loading => "loading",
-            Residency::Resident => "resident",
-        }
-    }
-}
-
-/// A model that was opened since the process started, for status pages.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct ModelState {
-    /// The digest of its package.
-    pub digest: String,
-    /// The name by which it was opened last.
-    pub name: String,
-    /// The engine that it runs on.
-    pub engine: EngineName,
-    /// Where it is.
-    pub state: Residency,
-    /// The bytes of its weights.
-    pub bytes: u64,
-    /// Its runs since the process started.
-    pub runs: u64,
-    /// Leases that keep it in memory.
-    pub leases: u64,
-    /// How it came to be where it is.
-    pub reason: String,
-    /// It never makes room for others.
-    pub pinned: bool,
-    /// Models of a lower priority make room first.
-    pub priority: u8,
-    /// How often it was loaded since the process started.
-    pub loads: u64,
-    /// How often it made room for others.
-    pub evictions: u64,
-    /// What loading it took, in milliseconds: the mean of the last time and the mean before. The first time, which may have
-    /// made its prepared form, counts only as long as there is no other.
-    pub load_ms: u64,
-}
-
-/// What was asked for a model's place in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pin {
-    /// It never makes room for others.
-    pub pinned: bool,
-    /// Models of a lower priority make room first.
-    pub priority: u8,
-}
 
 /// Every model of this process.
 pub struct Models {
@@ -117,6 +55,8 @@ pub(super) struct Table {
     loads: Semaphore,
     /// One load after the other gets room, in the order in which they came.
     room: tokio::sync::Mutex<()>,
+    /// One form after the other is read into host memory.
+    staging: tokio::sync::Mutex<()>,
     /// Told when a lease has ended.
     freed: Notify,
     /// Opens of any model.
@@ -267,6 +207,7 @@ impl Models {
             runs: Arc::new(Semaphore::new(cores)),
             loads: Semaphore::new(cores),
             room: tokio::sync::Mutex::default(),
+            staging: tokio::sync::Mutex::default(),
             freed: Notify::new(),
             opens: AtomicU64::new(0),
             departures: AtomicU64::new(0),
@@ -301,16 +242,20 @@ impl Models {
     }
 
     /// Begins to load what is not in memory of the models of these names, before somebody opens them and without waiting for it;
-    /// only where the device has room as it is, so that no other model leaves and no load that waits for room gets less. Names
-    /// that mean nothing are passed over. Needs tokio's runtime.
+    /// only where the device has room as it is, so that no other model leaves and no load that waits for room gets less; what
+    /// finds none is read into host memory. Names that mean nothing are passed over. Needs tokio's runtime.
     pub fn prefetch(&self, tenant: Arc<str>, names: Vec<String>) {
         let table = self.table.clone();
         tokio::spawn(async move {
             for name in names {
                 let Ok(resolved) = table.directory.resolve(&tenant, &name).await else { continue };
                 let Ok(key) = table.key(&resolved) else { continue };
-                if let Some(weights) = table.free_room_for(&resolved, &key) {
-                    drop(table.begin(&resolved, key, Some(weights)));
+                if !table.is_away(&key) {
+                    continue;
+                }
+                match table.free_room_for(&resolved) {
+                    Some(weights) => drop(table.begin(&resolved, key, Some(weights))),
+                    None => table.stage(&resolved.digest),
                 }
             }
         });
@@ -368,6 +313,11 @@ impl Models {
     /// Every model that was opened since the process started and not forgotten, sorted by name and digest. One that was
     /// opened on two engines is there twice.
     pub fn states(&self) -> Vec<ModelState> {
+        let staged = self.staged();
+        let state = |digest: &str, engine: EngineName, entry: &Entry| match entry.slot.residency() {
+            Residency::Stored => staged.unloaded(digest, Some(engine)),
+            state => state,
+        };
         let mut entries = self.table.entries();
         entries.retain(|_, entry| !entry.forgotten || entry.slot.residency() != Residency::Stored);
         let mut states: Vec<_> = entries
@@ -377,7 +327,7 @@ impl Models {
                 digest: digest.clone(),
                 name: entry.name.clone(),
                 engine: *engine,
-                state: entry.slot.residency(),
+                state: state(digest, *engine, entry),
                 bytes: entry.bytes,
                 runs: entry.counts.runs.load(Ordering::Relaxed),
                 leases: entry.counts.leases.load(Ordering::Relaxed),
@@ -424,6 +374,11 @@ impl Models {
     /// Errors: those of the disk.
     pub fn prepared(&self) -> Result<BTreeSet<String>> {
         self.table.prepared.as_ref().map_or_else(|| Ok(BTreeSet::new()), Prepared::digests)
+    }
+
+    /// Which models lie in host memory.
+    pub fn staged(&self) -> Staged {
+        self.table.prepared.as_ref().map(Prepared::staged).unwrap_or_default()
     }
 
     async fn unload_from(&self, key: &Key) -> bool {
@@ -539,12 +494,32 @@ impl Table {
         }
     }
 
-    /// The claim on the bytes of a model that is not in memory, where they are free and no load waits for room.
-    fn free_room_for(&self, resolved: &Resolved, key: &Key) -> Option<Charge> {
-        let is_away = |entry: &Entry| matches!(entry.slot.now(), Now::Away);
-        if !self.entries().get(key).is_none_or(is_away) {
-            return None;
-        }
+    fn is_away(&self, key: &Key) -> bool {
+        self.entries().get(key).is_none_or(|entry| matches!(entry.slot.now(), Now::Away))
+    }
+
+    /// Begins to read the prepared form of a model into host memory, after those that came before it.
+    fn stage(self: &Arc<Self>, digest: &str) {
+        let (table, digest) = (self.clone(), digest.to_owned());
+        tokio::spawn(async move {
+            let _turn = table.staging.lock().await;
+            let reading = table.clone();
+            let read = move || {
+                let Some(prepared) = &reading.prepared else { return };
+                let is_resident = |entry: &Entry| entry.slot.residency() == Residency::Resident;
+                let entries = reading.entries();
+                let resident = entries.iter().filter(|(_, entry)| is_resident(entry));
+                let resident = resident.map(|((digest, _), _)| digest.clone()).collect();
+                drop(entries);
+                prepared.stage(&digest, &resident);
+            };
+            // Nobody waits for it, and it tells what it cannot read.
+            let _ = tokio::task::spawn_blocking(read).await;
+        });
+    }
+
+    /// The claim on a model's bytes, where they are free and no load waits for room.
+    fn free_room_for(&self, resolved: &Resolved) -> Option<Charge> {
         let _turn = self.room.try_lock().ok()?;
         self.account(&resolved.digest).charge_free(resolved.package.weights_bytes()).ok()
     }
@@ -641,7 +616,13 @@ impl Table {
         let _turn = self.room.lock().await;
         let possible = package.weights_bytes() <= self.device.ledger().budget_bytes();
         let end = if possible { end } else { Instant::now() };
+        let mut tries = 0;
         let charge = || {
+            tries += 1;
+            if tries == 2 {
+                // While it waits.
+                self.stage(digest);
+            }
             // Models may be unloaded for it, which takes its time.
             let (table, of, wanted) = (self.clone(), digest.to_owned(), package.clone());
             tokio::task::spawn_blocking(move || table.charge(&of, &wanted))

@@ -219,3 +219,65 @@ async fn expected_models_are_fetched_where_there_is_room_and_nobody_leaves_for_t
     fetch(&["small"]);
     settled(3).await;
 }
+
+/// Has the system drop what it holds in memory of prepared forms.
+fn evict(house: &House) {
+    let prepared = house.shelf.folder.as_ref().unwrap().path().join("data/prepared");
+    for form in std::fs::read_dir(prepared).unwrap() {
+        let weights = std::fs::File::open(form.unwrap().path().join("weights.bin")).unwrap();
+        weights.sync_all().unwrap();
+        rustix::fs::fadvise(&weights, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_finds_no_room_is_read_into_host_memory_meanwhile() {
+    let Some(library) = wanted("HEARTH_ORT_LIB") else { return };
+    for staged_bytes in ["1GiB", "10MiB"] {
+        let limits = ["device_bytes=48MiB", "room_wait_ms=20000", &format!("staged_bytes={staged_bytes}")];
+        let house = Arc::new(House::with(Some(library.clone()), 1, &limits));
+        house.heavy("a", 40 << 20);
+        let graph = Graph::default().input("x", F32, "n 1024").constant("w", &[1_024, 5_120], &[0.5; 1_024 * 5_120]);
+        let graph = graph.node("MatMul", &["x", "w"], &["y"]).output("y", F32, "n 5120");
+        house.shelf.write("wide", &[("model.onnx", &graph.model())]);
+        let state = || house.models.states().into_iter().find(|state| state.name == "wide").unwrap().state;
+        let is_staged = || house.models.staged().unloaded("wide", Some(EngineName::Onnxruntime)) == Residency::Staged;
+        let staged = async || {
+            for _ in 0..if staged_bytes == "1GiB" { 1_000 } else { 30 } {
+                if is_staged() {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            false
+        };
+        // Its prepared form was written just now.
+        drop(house.models.open("default", "wide").await.unwrap());
+        assert!(house.models.unload("wide").await);
+        assert_eq!(state(), Residency::Staged);
+        assert_eq!(house.models.staged().unloaded("wide", Some(EngineName::Rten)), Residency::Stored);
+        assert_eq!(house.models.staged().unloaded("a", Some(EngineName::Onnxruntime)), Residency::Stored);
+        evict(&house);
+        if is_staged() {
+            eprintln!("skipped: this file system keeps all in memory");
+            return;
+        }
+        assert_eq!(state(), Residency::Stored);
+        // A function was called that may open it.
+        let lease = house.models.open("default", "a").await.unwrap();
+        house.models.prefetch("default".into(), vec!["wide".into()]);
+        assert_eq!(staged().await, staged_bytes == "1GiB");
+        evict(&house);
+        assert!(!is_staged());
+        // It was opened, and waits.
+        let waiting = tokio::spawn({
+            let house = house.clone();
+            async move { house.models.open("default", "wide").await.map(drop) }
+        });
+        assert_eq!(staged().await, staged_bytes == "1GiB");
+        assert_eq!(state(), Residency::Loading);
+        drop(lease);
+        waiting.await.unwrap().unwrap();
+        assert_eq!(state(), Residency::Resident);
+    }
+}
