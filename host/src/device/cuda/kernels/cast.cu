@@ -108,41 +108,17 @@ KERNEL(normalize, Normalized) { normalize_to<f32>(p); }
 KERNEL(normalize_to_f16, Normalized) { normalize_to<f16>(p); }
 KERNEL(normalize_to_bf16, Normalized) { normalize_to<bf16>(p); }
 
-// Normalises as it moves. Every thread writes 16 bytes.
+// Normalises as it moves.
 template <typename B> INLINE void normalize_moved_to(const Moved &p) {
-    constexpr u64 EACH = 16 / sizeof(B);
-    const u64 first = global_index() * EACH;
-    if (first >= p.count) return;
-    const u64 end = first + EACH < p.count ? first + EACH : p.count;
-    const u64 length = p.axes > 0 ? p.dims[p.axes - 1] : 1;
-    const s64 stride = p.axes > 0 ? p.strides[p.axes - 1] : 0;
     const E *input = (const E *)p.input;
-    u64 inner = length, channel = 0;
-    s64 at = 0;
-    Pack<B, EACH> pack;
-#pragma unroll
-    for (u64 j = 0; j < EACH; j++) {
-        if (first + j < end) {
-            const bool anew = j == 0 || inner == length;
-            if (anew) at = source_of(p, first + j, inner);
-            if (anew || !p.steady) {
-                const u64 run = quotient((u64)at, p.inner);
-                channel = run - quotient(run, p.channels) * p.channels;
-            }
-            pack.at[j] = Cast<f32, B>::of(to_f32(input[at]) * p.scale[channel] + p.offset[channel]);
-            inner++;
-            at += stride;
+    u64 channel = 0;
+    write_moved<B>(p, [&](s64 at, bool anew) {
+        if (anew || !p.steady) {
+            const u64 run = quotient((u64)at, p.inner);
+            channel = run - quotient(run, p.channels) * p.channels;
         }
-    }
-    B *output = (B *)p.output + first;
-    if (end == first + EACH) {
-        *(Pack<B, EACH> *)output = pack;
-        return;
-    }
-#pragma unroll
-    for (u64 j = 0; j < EACH; j++) {
-        if (first + j < end) output[j] = pack.at[j];
-    }
+        return Cast<f32, B>::of(to_f32(input[at]) * p.scale[channel] + p.offset[channel]);
+    });
 }
 
 KERNEL(normalize_moved, Moved) { normalize_moved_to<f32>(p); }

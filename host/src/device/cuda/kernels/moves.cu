@@ -64,36 +64,9 @@ struct Checked {
     u32 index_type, unused;
 };
 
-// Every thread writes 16 bytes.
 KERNEL(strided_copy, Strided) {
-    static constexpr u64 EACH = 16 / sizeof(E);
-    const u64 first = global_index() * EACH;
-    if (first >= p.count) return;
-    const u64 end = first + EACH < p.count ? first + EACH : p.count;
-    const u64 length = p.axes > 0 ? p.dims[p.axes - 1] : 1;
-    const s64 stride = p.axes > 0 ? p.strides[p.axes - 1] : 0;
     const E *input = (const E *)p.input;
-    u64 inner;
-    s64 at = source_of(p, first, inner);
-    Pack<E, EACH> pack;
-#pragma unroll
-    for (u64 j = 0; j < EACH; j++) {
-        if (first + j < end) {
-            if (inner == length) at = source_of(p, first + j, inner);
-            pack.at[j] = input[at];
-            inner++;
-            at += stride;
-        }
-    }
-    E *output = (E *)p.output + first;
-    if (end == first + EACH) {
-        *(Pack<E, EACH> *)output = pack;
-        return;
-    }
-#pragma unroll
-    for (u64 j = 0; j < EACH; j++) {
-        if (first + j < end) output[j] = pack.at[j];
-    }
+    write_moved<E>(p, [&](s64 at, bool) { return input[at]; });
 }
 
 // Tiles of 32 by 32, so that both sides are read and written along their rows.

@@ -277,3 +277,40 @@ template <typename P> INLINE s64 source_of(const P &p, u64 index, u64 &inner) {
     }
     return at;
 }
+
+// A copy with strides of what `element` makes of each place of the input: it is told the place, and whether the last axis begins anew
+// there for this thread. Every thread writes 16 bytes.
+template <typename B, typename P, typename Element> INLINE void write_moved(const P &p, Element element) {
+    constexpr u64 EACH = 16 / sizeof(B);
+    const u64 first = global_index() * EACH;
+    if (first >= p.count) return;
+    const u64 end = first + EACH < p.count ? first + EACH : p.count;
+    const u64 length = p.axes > 0 ? p.dims[p.axes - 1] : 1;
+    const s64 stride = p.axes > 0 ? p.strides[p.axes - 1] : 0;
+    u64 inner;
+    s64 at = source_of(p, first, inner);
+    bool anew = true;
+    Pack<B, EACH> pack;
+#pragma unroll
+    for (u64 j = 0; j < EACH; j++) {
+        if (first + j < end) {
+            if (inner == length) {
+                at = source_of(p, first + j, inner);
+                anew = true;
+            }
+            pack.at[j] = element(at, anew);
+            anew = false;
+            inner++;
+            at += stride;
+        }
+    }
+    B *output = (B *)p.output + first;
+    if (end == first + EACH) {
+        *(Pack<B, EACH> *)output = pack;
+        return;
+    }
+#pragma unroll
+    for (u64 j = 0; j < EACH; j++) {
+        if (first + j < end) output[j] = pack.at[j];
+    }
+}

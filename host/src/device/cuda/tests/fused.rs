@@ -4,6 +4,8 @@ use super::super::test_devices;
 use super::*;
 use proptest::prelude::*;
 
+const CASES: u32 = 400;
+
 /// A tensor to normalise, and what comes then.
 #[derive(Clone, Debug)]
 struct Chain {
@@ -81,7 +83,9 @@ fn steps(device: &Arc<dyn Device>, chain: &Chain, each: bool) -> Vec<Vec<u8>> {
 fn fused_operators_make_the_bits_that_each_makes_alone() {
     let cpu = Cpu::new(Ledger::new(BUDGET_BYTES), Limits::default()) as Arc<dyn Device>;
     let devices = test_devices();
-    proptest!(ProptestConfig::with_cases(400), |(chain in chains())| {
+    let names: Vec<&str> = devices.iter().map(|device| device.name()).collect();
+    println!("{CASES} chains of operators on {}", names.join(", "));
+    proptest!(ProptestConfig::with_cases(CASES), |(chain in chains())| {
         let expected = steps(&cpu, &chain, false);
         for device in &devices {
             let alone = steps(device, &chain, true);
