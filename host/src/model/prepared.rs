@@ -22,7 +22,7 @@ use crate::node_key::NodeKey;
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -61,6 +61,8 @@ pub(super) struct Prepared {
     most_bytes: u64,
     smallest_bytes: u64,
     staged_bytes: u64,
+    /// Whether a form's last check failed, by its name; locked during a check.
+    doubts: Mutex<HashMap<String, Arc<Mutex<bool>>>>,
     /// Held while a form is made or removed: one at a time, so that the forms stay within their limit.
     making: Mutex<()>,
     /// Forms that could not be made since the process started, or whose making the last process did not survive.
@@ -96,7 +98,8 @@ impl Prepared {
         let key = NodeKey::open(&config.data)?;
         let (smallest_bytes, making, given_up) = (SMALLEST_BYTES, Mutex::default(), Mutex::new(given_up));
         let staged_bytes = config.limits.staged_bytes;
-        Ok(Some(Prepared { folder, key, most_bytes, smallest_bytes, staged_bytes, making, given_up }))
+        let doubts = Mutex::default();
+        Ok(Some(Prepared { folder, key, most_bytes, smallest_bytes, staged_bytes, doubts, making, given_up }))
     }
 
     /// Loads a model on an engine: from its prepared form where there is one that is whole; else from its package in
@@ -152,12 +155,16 @@ impl Prepared {
         match self.found(preparing, name, weights_bytes) {
             Err(error) if matches!(error.kind(), Kind::Overloaded | Kind::Unavailable) => Err(error),
             Err(error) => {
-                tracing::warn!(form = name, "a prepared form is damaged and made anew: {}", error.chain());
-                remove(&self.folder.join(name));
+                self.discard(name, &error);
                 Ok(None)
             }
             found => found,
         }
+    }
+
+    fn discard(&self, name: &str, error: &Error) {
+        tracing::warn!(form = name, "a prepared form is damaged and made anew: {}", error.chain());
+        remove(&self.folder.join(name));
     }
 
     fn give_up(&self, digest: &str, name: String, error: &Error) {
@@ -196,20 +203,33 @@ impl Prepared {
         if !folder.exists() {
             return Ok(None);
         }
-        let failed = |error| Error::storage("reading a prepared form", error);
-        let mut manifest = self.read(name)?;
-        if graph_digest(&folder.join(GRAPH)).map_err(failed)? != manifest.graph {
-            return Err(Error::new(Kind::Internal, "the graph is not the one that was written"));
-        }
-        // Before the file is mapped: where the disk fails, reading is an error, and touching a mapping the end of the process.
-        if manifest.weights.check(&folder.join(WEIGHTS))? {
-            self.write(name, &folder, &manifest)?;
-        }
+        let manifest = self.checked(name)?;
         let session = preparing.load_prepared(&folder, weights_bytes, manifest.signature)?;
         // What is unused for longest goes first.
         let used = File::open(folder.join(MANIFEST)).and_then(|file| file.set_modified(SystemTime::now()));
-        used.map_err(failed)?;
+        used.map_err(unread)?;
         Ok(Some(session))
+    }
+
+    /// The manifest of a form whose files are those that were written; they were read, where they did not lie in memory. One
+    /// thread at a time looks at a form. After a check that failed, all is compared: what the disk gave wrong lies in memory by
+    /// then, where it would be passed over.
+    fn checked(&self, name: &str) -> Result<Manifest> {
+        let doubt =
+            self.doubts.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone();
+        let mut doubt = doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        let doubtful = std::mem::replace(&mut *doubt, true);
+        let folder = self.folder.join(name);
+        let mut manifest = self.read(name)?;
+        if graph_digest(&folder.join(GRAPH)).map_err(unread)? != manifest.graph {
+            return Err(Error::new(Kind::Internal, "the graph is not the one that was written"));
+        }
+        // Before the file is mapped: where the disk fails, reading is an error, and touching a mapping the end of the process.
+        if manifest.weights.check(&folder.join(WEIGHTS), doubtful)? {
+            self.write(name, &folder, &manifest)?;
+        }
+        *doubt = false;
+        Ok(manifest)
     }
 
     /// Makes the form of a model, where no other load has meanwhile.
@@ -245,16 +265,14 @@ impl Prepared {
         for stale in self.forms().map_err(failed)?.into_iter().filter(|form| form.digest == digest) {
             tracing::info!(digest, "the model's prepared form is of another version or machine, and made anew");
             let old = stale.path.join(WEIGHTS);
-            let same = self
-                .read(&stale.name)
-                .is_ok_and(|mut form| form.weights.parts == manifest.weights.parts && form.weights.check(&old).is_ok());
-            if same {
+            let same = self.read(&stale.name).is_ok_and(|form| form.weights.parts == manifest.weights.parts);
+            if same && self.checked(&stale.name).is_ok() {
                 fs::remove_file(&weights).and_then(|()| fs::hard_link(&old, &weights)).map_err(failed)?;
             }
             remove(&stale.path);
         }
         // Also where the file is another one now.
-        manifest.weights.check(&weights)?;
+        manifest.weights.check(&weights, false)?;
         self.write(name, &unfinished.0, &manifest)?;
         fs::rename(&unfinished.0, &folder).map_err(failed)?;
         tracing::info!(digest, bytes = manifest.weights.bytes, "the model's prepared form is kept");
@@ -318,8 +336,7 @@ impl Prepared {
 
     /// The manifest of a form, where this data folder wrote it.
     fn read(&self, name: &str) -> Result<Manifest> {
-        let failed = |error| Error::storage("reading a prepared form", error);
-        let bytes = fs::read(self.folder.join(name).join(MANIFEST)).map_err(failed)?;
+        let bytes = fs::read(self.folder.join(name).join(MANIFEST)).map_err(unread)?;
         let wrong = |what| Error::new(Kind::Internal, format!("the manifest {what}"));
         let (tag, json) = bytes.split_at_checked(TAG_BYTES).ok_or_else(|| wrong("is cut off"))?;
         self.mac(name, json).verify_slice(tag).map_err(|_| wrong("does not verify"))?;
@@ -355,6 +372,10 @@ impl Prepared {
     fn given_up(&self) -> MutexGuard<'_, HashSet<String>> {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unread(error: std::io::Error) -> Error {
+    Error::storage("reading a prepared form", error)
 }
 
 /// A folder that goes when this does, unless it has another name by then.

@@ -7,7 +7,7 @@ use crate::model::engine::WEIGHTS;
 use crate::model::{EngineName, Residency};
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 /// Which models lie in host memory, at the moment of asking.
 #[derive(Default)]
@@ -42,28 +42,23 @@ impl Prepared {
             return;
         }
         for form in own {
-            match form.read_ahead() {
-                Ok(()) => tracing::debug!(digest, bytes = form.bytes, "the model's prepared form is read ahead"),
-                // It costs nothing but time.
-                Err(error) => tracing::debug!(digest, "a prepared form is not read ahead: {error}"),
+            // All that is read is compared, since what lies in memory is not looked at again.
+            if self.checked(&form.name).is_err() {
+                let _making = self.making();
+                if form.path.exists()
+                    && let Err(error) = self.checked(&form.name)
+                {
+                    self.discard(&form.name, &error);
+                    continue;
+                }
             }
+            tracing::debug!(digest, bytes = form.bytes, "the model's prepared form lies in host memory");
         }
     }
 }
 
 impl Form {
-    fn weights(&self) -> io::Result<File> {
-        File::open(self.path.join(WEIGHTS))
-    }
-
     fn is_staged(&self) -> io::Result<bool> {
-        is_held(&self.weights()?)
-    }
-
-    /// Reads all of it and keeps none: what `fadvise` is asked to read ahead it cuts to a window.
-    fn read_ahead(&self) -> io::Result<()> {
-        let (mut file, mut piece) = (self.weights()?, vec![0; 1 << 20]);
-        while file.read(&mut piece)? > 0 {}
-        Ok(())
+        is_held(&File::open(self.path.join(WEIGHTS))?)
     }
 }

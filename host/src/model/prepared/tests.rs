@@ -338,6 +338,43 @@ fn a_damaged_form_is_told_and_made_anew() {
 }
 
 #[test]
+fn what_a_disk_gives_wrong_is_not_believed_once_it_lies_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(models) = generated(&folder.path().join("models")) else { return };
+    let Some(shop) = Shop::new(&folder.path().join("data"), &[]) else { return };
+    let package = models.iter().find(|model| model.ends_with("inside")).unwrap();
+    let expected = shop.outputs("inside", package);
+    let form = shop.folders().remove(0);
+    let (name, weights) = (form.file_name().unwrap().to_str().unwrap(), form.join(WEIGHTS));
+    for staged_first in [false, true] {
+        let file = writable(&weights);
+        let (at, mut byte) = (file.metadata().unwrap().len() / 2, [0]);
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+        // As if the disk gave another byte than was written, to a file that nobody touched.
+        let prepared = shop.open();
+        let mut manifest = prepared.read(name).unwrap();
+        manifest.weights.trust(&weights);
+        prepared.write(name, &form, &manifest).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        if pages::is_held(&file).unwrap() {
+            eprintln!("skipped: this file system keeps all in memory");
+            return;
+        }
+        if staged_first {
+            let ((), log) = shop.logged(|| prepared.stage("inside", &HashSet::new()));
+            assert!(log.contains("damaged") && !form.exists(), "{log}");
+            assert!(shop.outputs("inside", package) == expected);
+        } else {
+            let (outputs, log) = shop.logged(|| shop.outputs("inside", package));
+            assert!(log.contains("damaged") && log.contains("is kept"), "{log}");
+            assert!(outputs == expected);
+        }
+    }
+}
+
+#[test]
 fn a_form_stays_where_the_engine_has_no_memory_to_load_it() {
     let folder = tempfile::tempdir().unwrap();
     let Some(models) = generated(&folder.path().join("models")) else { return };
