@@ -103,12 +103,12 @@ impl Load {
             fs::write(&path, text)?;
             script = vec!["-s".into(), path.into_os_string()];
         }
-        Ok(1e6 / requests_per_second(&self.wrk(server, 16, &script)?)?)
+        Ok(1e6 / requests_per_second(&self.wrk(server, &script)?)?)
     }
 
-    fn wrk(&self, server: &Server, connections: usize, more: &[OsString]) -> Result<String> {
+    fn wrk(&self, server: &Server, more: &[OsString]) -> Result<String> {
         let mut command = on_core(self.core, Path::new("wrk"));
-        command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", self.seconds)]).args(more);
+        command.args(["-t1", "-c16", &format!("-d{}s", self.seconds)]).args(more);
         let output =
             command.arg(format!("http://{}{}", server.address, server.path)).output().context("cannot start wrk")?;
         let text = String::from_utf8_lossy(&output.stdout);

@@ -92,7 +92,7 @@ enum Part {
         #[arg(long, default_value_t = 256)]
         megabytes: u64,
     },
-    /// Prints the 99th percentile of what a caller waits who asks at fixed times
+    /// Asks for a path again and again, and prints when each request began and ended
     #[command(hide = true)]
     Paced(paced::Caller),
     /// Prints when the cores stood still

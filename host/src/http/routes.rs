@@ -6,7 +6,7 @@ use super::{App, Tenant, to_the_end};
 use crate::catalog::{At, Selector, check_name};
 use crate::config::Limits;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Blobs, EngineChoice, Pin, Residency, Resolved};
+use crate::model::{Blobs, EngineChoice, ModelState, Pin, Residency, Resolved, Staged};
 use crate::sandbox::Making;
 use axum::Router;
 use axum::body::Body;
@@ -141,14 +141,22 @@ async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Refusal> {
     Ok("ready\n")
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let (running, waiting) = app.runtime.load_now();
-    let states = app.models.states();
-    let text = app.metrics.render(app.runtime.services().device.ledger().used_bytes(), running, waiting, &states);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+/// What is told of models, found out on a thread that may wait for the disk.
+async fn model_states(app: &Arc<App>) -> Result<(Vec<ModelState>, Staged)> {
+    let app = app.clone();
+    let states = tokio::task::spawn_blocking(move || app.models.states_and_staged());
+    states.await.map_err(|error| Error::host("asking where models are", error))
 }
 
-async fn server_status(State(app): State<Arc<App>>) -> Response {
+async fn metrics(State(app): State<Arc<App>>) -> Reply {
+    let (running, waiting) = app.runtime.load_now();
+    let (states, _) = model_states(&app).await?;
+    let text = app.metrics.render(app.runtime.services().device.ledger().used_bytes(), running, waiting, &states);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+async fn server_status(State(app): State<Arc<App>>) -> Reply {
+    let (states, _) = model_states(&app).await?;
     let services = app.runtime.services();
     let ledger = services.device.ledger();
     let (running, waiting) = app.runtime.load_now();
@@ -173,11 +181,11 @@ async fn server_status(State(app): State<Arc<App>>) -> Response {
         "engines": app.models.engines(),
         "reading_is_confined": crate::confined::reading_is_confined(),
         "invocations": { "running": running, "waiting": waiting },
-        "models": app.models.states(),
+        "models": states,
         "uploads": { "open": uploads.0, "bytes": uploads.1 },
         "limits": limits.collect::<Vec<_>>(),
     });
-    json_of(StatusCode::OK, &status)
+    ok(&status)
 }
 
 async fn functions(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> Reply {
@@ -305,7 +313,7 @@ async fn delete_function_alias(State(app): State<Arc<App>>, Target { tenant, nam
 }
 
 async fn models(State(app): State<Arc<App>>, Target { tenant, .. }: Target) -> Reply {
-    let (states, staged) = (app.models.states(), app.models.staged());
+    let (states, staged) = model_states(&app).await?;
     let models = app.catalog.models(&tenant).await?;
     let one = |model: crate::catalog::ModelSummary| {
         let runs_on = app.models.engine_of(&model.checked).ok();
@@ -478,7 +486,7 @@ async fn pin_model(
     };
     set_pin(&app, tenant, found.clone(), Pin { pinned, priority }).await?;
     drop(lease);
-    let states = app.models.states();
+    let (states, _) = model_states(&app).await?;
     let state = states.iter().filter(|state| state.digest == found.digest).map(|state| state.state);
     let state = state.max_by_key(|state| *state == Residency::Resident).unwrap_or(Residency::Stored);
     ok(&json!({

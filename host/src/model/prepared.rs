@@ -195,6 +195,7 @@ impl Prepared {
         }
         let beginning = format!("{digest}-");
         self.given_up().retain(|name| !name.starts_with(&beginning));
+        self.doubts().retain(|name, _| !name.starts_with(&beginning));
     }
 
     /// A session from a form that is there and whole; none where there is no form.
@@ -215,8 +216,7 @@ impl Prepared {
     /// thread at a time looks at a form. After a check that failed, all is compared: what the disk gave wrong lies in memory by
     /// then, where it would be passed over.
     fn checked(&self, name: &str) -> Result<Manifest> {
-        let doubt =
-            self.doubts.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone();
+        let doubt = self.doubts().entry(name.to_owned()).or_default().clone();
         let mut doubt = doubt.lock().unwrap_or_else(PoisonError::into_inner);
         let doubtful = std::mem::replace(&mut *doubt, true);
         let folder = self.folder.join(name);
@@ -367,6 +367,10 @@ impl Prepared {
 
     fn making(&self) -> MutexGuard<'_, ()> {
         self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<bool>>>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn given_up(&self) -> MutexGuard<'_, HashSet<String>> {

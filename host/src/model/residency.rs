@@ -24,7 +24,7 @@ use crate::confined::Confined;
 use crate::device::{Account, Charge, Device, Owner};
 use crate::error::{Error, Kind, Result};
 use policy::{Candidate, Uses};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ pub(super) struct Table {
     room: tokio::sync::Mutex<()>,
     /// One form after the other is read into host memory.
     staging: tokio::sync::Mutex<()>,
+    /// The digests of those whose turn is to come.
+    to_stage: Mutex<HashSet<String>>,
     /// Told when a lease has ended.
     freed: Notify,
     /// Opens of any model.
@@ -208,6 +210,7 @@ impl Models {
             loads: Semaphore::new(cores),
             room: tokio::sync::Mutex::default(),
             staging: tokio::sync::Mutex::default(),
+            to_stage: Mutex::default(),
             freed: Notify::new(),
             opens: AtomicU64::new(0),
             departures: AtomicU64::new(0),
@@ -312,7 +315,13 @@ impl Models {
 
     /// Every model that was opened since the process started and not forgotten, sorted by name and digest. One that was
     /// opened on two engines is there twice.
+    /// It looks at the files of all prepared forms, so it is for threads that may wait.
     pub fn states(&self) -> Vec<ModelState> {
+        self.states_and_staged().0
+    }
+
+    /// [`Models::states`], and where models are that were not opened.
+    pub fn states_and_staged(&self) -> (Vec<ModelState>, Staged) {
         let staged = self.staged();
         let state = |digest: &str, engine: EngineName, entry: &Entry| match entry.slot.residency() {
             Residency::Stored => staged.unloaded(digest, Some(engine)),
@@ -341,7 +350,7 @@ impl Models {
             .collect();
         drop(entries);
         states.sort_by(|a, b| (&a.name, &a.digest, a.engine).cmp(&(&b.name, &b.digest, b.engine)));
-        states
+        (states, staged)
     }
 
     /// Unloads a model; a load that is under way is waited for first. Leases on it stay valid: the memory is freed when the
@@ -377,7 +386,7 @@ impl Models {
     }
 
     /// Which models lie in host memory.
-    pub fn staged(&self) -> Staged {
+    pub(super) fn staged(&self) -> Staged {
         self.table.prepared.as_ref().map(Prepared::staged).unwrap_or_default()
     }
 
@@ -435,6 +444,10 @@ impl Models {
 impl Table {
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn to_stage(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.to_stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pin(&self, digest: &str) -> Pin {
@@ -498,11 +511,16 @@ impl Table {
         self.entries().get(key).is_none_or(|entry| matches!(entry.slot.now(), Now::Away))
     }
 
-    /// Begins to read the prepared form of a model into host memory, after those that came before it.
+    /// Begins to read the prepared form of a model into host memory, after those that came before it; once for all who ask before
+    /// its turn has come.
     fn stage(self: &Arc<Self>, digest: &str) {
+        if self.prepared.is_none() || !self.to_stage().insert(digest.to_owned()) {
+            return;
+        }
         let (table, digest) = (self.clone(), digest.to_owned());
         tokio::spawn(async move {
             let _turn = table.staging.lock().await;
+            table.to_stage().remove(&digest);
             let reading = table.clone();
             let read = move || {
                 let Some(prepared) = &reading.prepared else { return };

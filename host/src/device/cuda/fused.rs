@@ -11,10 +11,10 @@
 //! the operator is called. Until it is queued it holds the tensor that it is made of.
 
 use super::allocator::Block;
-use super::core::{Core, blocks_of};
+use super::core::blocks_of;
 use super::memory::CudaMemory;
 use super::parameters::{AXES, Moved, Normalized, axes};
-use super::task::{lost, size_of};
+use super::task::{PACK_BYTES, each, lost, normalized, size_of};
 use super::units::{Family, Unit};
 use crate::device::{DType, Plan, StridedCopy, Tensor, Work};
 use crate::error::Result;
@@ -22,17 +22,15 @@ use crate::error::Result;
 /// Channels whose numbers fit in a kernel's parameters.
 const INLINE_CHANNELS: usize = 16;
 
-/// Bytes that a thread reads or writes at once.
-pub(super) const PACK_BYTES: u64 = 16;
-
 /// A result that waits.
 #[derive(Clone)]
 pub(super) struct Fused {
     source: Tensor,
     /// Elements behind a channel of the source.
     inner: u64,
-    scale: Vec<f32>,
-    offset: Vec<f32>,
+    channels: u64,
+    scale: [f32; INLINE_CHANNELS],
+    offset: [f32; INLINE_CHANNELS],
     moved: Option<StridedCopy>,
     dtype: DType,
     count: u64,
@@ -42,20 +40,21 @@ impl Fused {
     /// What planned work is by the rules; none where it is to be queued at once.
     pub(super) fn of(plan: &Plan, inputs: &[&Tensor]) -> Result<Option<Fused>> {
         let (&[input], [(dtype, shape)]) = (inputs, &plan.outputs[..]) else { return Ok(None) };
-        if shape.elements() == 0 || input.dtype() == DType::Text {
+        let count = shape.elements();
+        if count == 0 {
             return Ok(None);
         }
-        let count = shape.elements();
         match &plan.work {
             Work::Normalize { outer: _, inner, scale, offset } if scale.len() <= INLINE_CHANNELS => {
                 // Queues what the input itself waits for: nothing waits for more than one.
                 CudaMemory::address(input)?;
-                let (scale, offset) = (scale.clone(), offset.clone());
+                let inline = |numbers: &[f32]| std::array::from_fn(|at| numbers.get(at).copied().unwrap_or_default());
                 Ok(Some(Fused {
                     source: input.clone(),
                     inner: *inner,
-                    scale,
-                    offset,
+                    channels: scale.len() as u64,
+                    scale: inline(scale),
+                    offset: inline(offset),
                     moved: None,
                     dtype: *dtype,
                     count,
@@ -77,74 +76,47 @@ impl Fused {
     }
 
     /// Takes memory for the result, which is charged already, and queues what makes it.
-    pub(super) fn queue(&self, core: &Core) -> Result<Block> {
+    pub(super) fn queue(&self) -> Result<Block> {
+        let core = &self.source.device().cuda().ok_or_else(lost)?.core;
         core.check()?;
         let block = core.take(self.count * size_of(self.dtype))?;
         let (input, output) = (CudaMemory::address(&self.source)?, block.address());
-        let unit = Unit::of(Family::Cast, self.source.dtype());
+        let (from, to) = (self.source.dtype(), self.dtype);
+        let unit = Unit::of(Family::Cast, from);
+        let Fused { inner, channels, scale, offset, count, .. } = *self;
         let Some(StridedCopy { dims, strides, start }) = &self.moved else {
-            let name = match self.dtype {
-                DType::F16 => "normalize_to_f16",
-                DType::BF16 => "normalize_to_bf16",
-                _ => "normalize",
-            };
-            let (from, to) = (self.source.dtype(), self.dtype);
-            let mut parameters = normalized((from, input), (to, output), self.count, self.inner, self.scale.len());
-            inline(&self.scale, &self.offset, &mut parameters.scale, &mut parameters.offset);
-            core.launch(unit, name, blocks_of(self.count.div_ceil(each(from, to))), &parameters)?;
+            let plain = normalized((from, input), (to, output), count, inner, channels);
+            let name = name_of(to, ["normalize", "normalize_to_f16", "normalize_to_bf16"]);
+            let parameters = Normalized { scale, offset, ..plain };
+            core.launch(unit, name, blocks_of(count.div_ceil(each(from, to))), &parameters)?;
             return Ok(block);
         };
-        let name = match self.dtype {
-            DType::F16 => "normalize_moved_to_f16",
-            DType::BF16 => "normalize_moved_to_bf16",
-            _ => "normalize_moved",
-        };
-        let channels = self.scale.len() as u64;
-        let period = self.inner.saturating_mul(channels).max(1);
-        let along = strides.last().copied().unwrap_or(0);
-        let mut parameters = Moved {
-            count: self.count,
+        let along = strides.last().map_or(0, |stride| stride.unsigned_abs());
+        let parameters = Moved {
+            count,
             input,
             output,
             start: *start,
-            inner: self.inner,
+            inner,
             channels,
             axes: dims.len() as u32,
-            steady: u32::from(along.unsigned_abs().is_multiple_of(period)),
+            steady: u32::from(along.is_multiple_of(inner * channels)),
             dims: axes(dims.iter().copied()),
             strides: axes(strides.iter().copied()),
-            ..Moved::default()
+            scale,
+            offset,
         };
-        inline(&self.scale, &self.offset, &mut parameters.scale, &mut parameters.offset);
-        let threads = self.count.div_ceil(PACK_BYTES / size_of(self.dtype));
-        core.launch(unit, name, blocks_of(threads), &parameters)?;
+        let name = name_of(to, ["normalize_moved", "normalize_moved_to_f16", "normalize_moved_to_bf16"]);
+        core.launch(unit, name, blocks_of(count.div_ceil(PACK_BYTES / size_of(to))), &parameters)?;
         Ok(block)
     }
+}
 
-    /// The device whose queue it goes to.
-    pub(super) fn core(&self) -> Result<&Core> {
-        self.source.device().cuda().map(|device| &device.core).ok_or_else(lost)
+/// Of a kernel's names, the one for a result of f32, f16 or bf16.
+fn name_of(to: DType, [f32, f16, bf16]: [&'static str; 3]) -> &'static str {
+    match to {
+        DType::F16 => f16,
+        DType::BF16 => bf16,
+        _ => f32,
     }
-}
-
-/// The parameters of `normalize` without factors and summands.
-pub(super) fn normalized(
-    (from, input): (DType, u64),
-    (to, output): (DType, u64),
-    count: u64,
-    inner: u64,
-    channels: usize,
-) -> Normalized {
-    let aligned = u32::from(input.is_multiple_of(each(from, to) * size_of(from)));
-    Normalized { count, input, output, inner, channels: channels as u64, aligned, ..Normalized::default() }
-}
-
-/// Elements of a thread that converts.
-pub(super) fn each(from: DType, to: DType) -> u64 {
-    PACK_BYTES / size_of(from).max(size_of(to))
-}
-
-fn inline(scale: &[f32], offset: &[f32], scales: &mut [f32], offsets: &mut [f32]) {
-    scales.iter_mut().zip(scale).for_each(|(to, from)| *to = *from);
-    offsets.iter_mut().zip(offset).for_each(|(to, from)| *to = *from);
 }

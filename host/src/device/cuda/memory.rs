@@ -52,7 +52,7 @@ impl CudaMemory {
         }
         let mut waiting = self.lock();
         if let Some(fused) = &*waiting {
-            let block = fused.queue(fused.core()?)?;
+            let block = fused.queue()?;
             // Whoever sets it holds the lock.
             self.block.get_or_init(|| block);
             *waiting = None;

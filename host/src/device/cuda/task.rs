@@ -11,6 +11,7 @@ mod sums;
 use super::allocator::Block;
 use super::core::Core;
 use super::memory::{CudaMemory, Fault};
+use super::parameters::Normalized;
 use super::staging::Purpose;
 use super::units::Unit;
 use crate::device::{Account, Charge, DType, Plan, Shape, Stop, Tensor, Work};
@@ -42,6 +43,26 @@ struct Operand<'a> {
 /// An operator was run with other tensors than it was planned for.
 pub(super) fn lost() -> Error {
     Error::new(Kind::Internal, "an operator was run with other tensors than it was planned for")
+}
+
+/// Bytes that a thread reads or writes at once.
+pub(super) const PACK_BYTES: u64 = 16;
+
+/// Elements of a thread that converts: the wider side of them is read or written at once.
+pub(super) fn each(from: DType, to: DType) -> u64 {
+    PACK_BYTES / size_of(from).max(size_of(to))
+}
+
+/// The parameters of `normalize` without factors and summands.
+pub(super) fn normalized(
+    (from, input): (DType, u64),
+    (to, output): (DType, u64),
+    count: u64,
+    inner: u64,
+    channels: u64,
+) -> Normalized {
+    let aligned = u32::from(input.is_multiple_of(each(from, to) * size_of(from)));
+    Normalized { count, input, output, inner, channels, aligned, ..Normalized::default() }
 }
 
 /// Bytes of an element.

@@ -26,7 +26,7 @@ impl Pages {
         let page_bytes = page_bytes()?;
         let mut held = vec![0u8; usize::try_from(bytes.div_ceil(page_bytes)).map_err(io::Error::other)?];
         if let Some(mapping) = Mapping::of(file, bytes)? {
-            mapping.ask(0, &mut held, page_bytes)?;
+            mapping.ask(0, &mut held)?;
         }
         Ok(Pages { held, page_bytes })
     }
@@ -44,14 +44,14 @@ impl Pages {
 ///
 /// Errors: those of the system.
 pub(super) fn is_held(file: &File) -> io::Result<bool> {
-    let (bytes, page_bytes) = (file.metadata()?.len(), page_bytes()?);
+    let bytes = file.metadata()?.len();
     let Some(mapping) = Mapping::of(file, bytes)? else { return Ok(false) };
-    let pages = bytes.div_ceil(page_bytes);
+    let pages = bytes.div_ceil(mapping.page_bytes);
     let samples = pages.min(SAMPLES);
     for sample in 0..samples {
         let mut held = [0u8];
         // The first and the last one are among them.
-        mapping.ask(sample * (pages - 1) / (samples - 1).max(1), &mut held, page_bytes)?;
+        mapping.ask(sample * (pages - 1) / (samples - 1).max(1), &mut held)?;
         if held[0] & 1 == 0 {
             return Ok(false);
         }
@@ -69,12 +69,13 @@ fn page_bytes() -> io::Result<u64> {
 struct Mapping {
     start: *mut c_void,
     length: usize,
+    page_bytes: u64,
 }
 
 impl Mapping {
     /// None of no bytes, or another user's file.
     fn of(file: &File, bytes: u64) -> io::Result<Option<Mapping>> {
-        let length = usize::try_from(bytes).map_err(io::Error::other)?;
+        let (length, page_bytes) = (usize::try_from(bytes).map_err(io::Error::other)?, page_bytes()?);
         if length == 0 || file.metadata()?.uid() != rustix::process::geteuid().as_raw() {
             return Ok(None);
         }
@@ -83,14 +84,14 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Some(Mapping { start, length }))
+        Ok(Some(Mapping { start, length, page_bytes }))
     }
 
     /// Writes for each page, from number `first` on, whether it is held.
-    fn ask(&self, first: u64, held: &mut [u8], page_bytes: u64) -> io::Result<()> {
-        let (from, pages) = (first as usize * page_bytes as usize, held.len());
-        assert!(from + (pages - 1) * (page_bytes as usize) < self.length, "pages of the mapping");
-        let length = (pages * page_bytes as usize).min(self.length - from);
+    fn ask(&self, first: u64, held: &mut [u8]) -> io::Result<()> {
+        let (from, wanted) = (first as usize * self.page_bytes as usize, held.len() * self.page_bytes as usize);
+        assert!(from < self.length && wanted < self.length - from + self.page_bytes as usize, "pages of the mapping");
+        let length = wanted.min(self.length - from);
         // SAFETY: the range lies in the mapping, at the start of a page, and there is one byte for each of its pages.
         let asked = unsafe { libc::mincore(self.start.byte_add(from), length, held.as_mut_ptr()) };
         if asked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

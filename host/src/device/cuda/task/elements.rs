@@ -1,10 +1,9 @@
 //! Launches of functions of elements, arithmetic, comparisons, conversions and `normalize`.
 
 use super::super::core::blocks_of;
-use super::super::fused::{PACK_BYTES, each, normalized};
 use super::super::parameters::{AXES, Converted, One, Two, axes};
 use super::super::units::{Family, Unit};
-use super::{Task, lost, size_of};
+use super::{PACK_BYTES, Task, each, lost, normalized, size_of};
 use crate::device::cpu::bits_of;
 use crate::device::{Arithmetic, Broadcast, Comparison, DType, Unary};
 use crate::error::Result;
@@ -129,7 +128,7 @@ impl Task<'_> {
     pub(super) fn normalize(&mut self, inner: u64, scale: &[f32], offset: &[f32]) -> Result<()> {
         let (input, output, count) = (self.input(0)?, self.output(0)?, self.count());
         let (from, to) = (input.dtype, DType::F32);
-        let mut parameters = normalized((from, input.address), (to, output), count, inner, scale.len());
+        let mut parameters = normalized((from, input.address), (to, output), count, inner, scale.len() as u64);
         parameters.scale_table = self.numbers(scale)?;
         parameters.offset_table = self.numbers(offset)?;
         self.launch(Unit::of(Family::Cast, from), "normalize", blocks_of(count.div_ceil(each(from, to))), &parameters)

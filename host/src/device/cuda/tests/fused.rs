@@ -101,12 +101,18 @@ fn normalize() -> Op {
 
 const MOVED: [i32; 3] = [2, 0, 1];
 
+/// A picture of threes, and it normalised.
+fn picture(device: &Cuda, account: &Arc<Account>) -> (Tensor, Tensor) {
+    let image = device.create(account, DType::U8, shape(&[8, 8, 3]), &[3; 192]).unwrap();
+    let normal = run(device, account, &normalize(), &[&image]).unwrap().remove(0);
+    (image, normal)
+}
+
 #[test]
 fn a_chain_is_one_launch_and_is_queued_when_somebody_needs_it() {
     let Some((driver, device)) = device(false, BUDGET_BYTES) else { return };
     let account = account(&device);
-    let image = device.create(&account, DType::U8, shape(&[8, 8, 3]), &[3; 192]).unwrap();
-    let normal = run(&device, &account, &normalize(), &[&image]).unwrap().remove(0);
+    let (image, normal) = picture(&device, &account);
     let moved = run(&device, &account, &Op::Permute { axes: MOVED.to_vec() }, &[&normal]).unwrap().remove(0);
     let half = run(&device, &account, &Op::Cast { dtype: DType::F16 }, &[&moved]).unwrap().remove(0);
     assert_eq!((driver.launches(), account.used_bytes()), (0, 192 * (1 + 4 + 4 + 2)));
@@ -119,8 +125,7 @@ fn a_chain_is_one_launch_and_is_queued_when_somebody_needs_it() {
     assert_eq!(driver.launches(), 1);
 
     // What was needed on its own is not made a second time for the next one.
-    let image = device.create(&account, DType::U8, shape(&[8, 8, 3]), &[3; 192]).unwrap();
-    let normal = run(&device, &account, &normalize(), &[&image]).unwrap().remove(0);
+    let (_image, normal) = picture(&device, &account);
     let sum = run(&device, &account, &Op::Arithmetic(Arithmetic::Add), &[&normal, &normal]).unwrap().remove(0);
     assert!(all_are(&sum, 10.0) && all_are(&normal, 5.0));
     run(&device, &account, &Op::Permute { axes: MOVED.to_vec() }, &[&normal]).unwrap();
