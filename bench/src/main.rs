@@ -3,6 +3,7 @@
 //!
 //! Everything alternates: in each run every row is measured once, then the next run starts; the tables show medians.
 
+mod attacks;
 mod bare_hyper;
 mod engines;
 mod floor;
@@ -95,6 +96,16 @@ enum Part {
     /// Asks for a path again and again, and prints when each request began and ended
     #[command(hide = true)]
     Paced(paced::Caller),
+    /// Repeats an attack
+    #[command(hide = true)]
+    Attack {
+        address: std::net::SocketAddr,
+        name: String,
+        /// How long
+        seconds: u64,
+        /// The component of 01-echo
+        echo: PathBuf,
+    },
     /// Prints when the cores stood still
     #[command(hide = true)]
     Watch(paced::Watcher),
@@ -186,6 +197,13 @@ fn run(begun: Instant, arguments: &Arguments) -> Result<()> {
         }
         Some(Part::Gpu { ordinal, megabytes }) => gpu::run(*ordinal, *megabytes, tempfile::tempdir()?.path()),
         Some(Part::Paced(caller)) => paced::ask(caller),
+        Some(Part::Attack { address, name, seconds, echo }) => {
+            let named = attacks::ATTACKS.iter().find(|attack| attack.name == name);
+            let material = std::sync::Arc::new(attacks::Material::new(std::fs::read(echo)?)?);
+            let attacker = attacks::Attacker::start(*address, named.context("no attack has that name")?, material);
+            std::thread::sleep(std::time::Duration::from_secs(*seconds));
+            attacker.end()
+        }
         Some(Part::Watch(watcher)) => paced::watch(watcher),
         Some(Part::Hyper { port }) => bare_hyper::serve(*port),
         Some(Part::Operators { python, script, runs }) => operators::compare(python, script, *runs),

@@ -1,37 +1,14 @@
 //! What others notice while a hostile guest runs: the 99th percentile of an echo's latency without and beside each attack, on
 //! every core. It judges nothing.
 
+use crate::attacks::{ATTACKS, Attacker, Material};
 use crate::load::Server;
 use crate::median;
 use crate::paced::{self, Found};
-use anyhow::Result;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// What is called again and again, and how many do it at once. The first is well-behaved: what many calls cost a neighbour
-/// without any hostility.
-const ATTACKS: [(&str, usize); 15] = [
-    ("echo", 1),
-    ("probe/hostile/loop", 1),
-    ("probe/hostile/loop", 2),
-    ("probe/hostile/host-loop", 1),
-    ("probe/hostile/log-loop", 1),
-    ("probe/hostile/open-loop", 1),
-    ("probe/hostile/tensor-loop", 1),
-    ("probe/hostile/memory", 1),
-    ("probe/hostile/recursion", 1),
-    ("probe/hostile/panic", 1),
-    ("probe/hostile/forged-handle", 1),
-    ("probe/tensor/matmul-bomb", 1),
-    ("probe/tensor/sort-bomb", 1),
-    ("probe/tensor/resize-bomb", 1),
-    ("probe/tensor/image-bomb", 1),
-];
 
 /// Seconds of each measurement.
 const SECONDS: u64 = 2;
@@ -52,11 +29,16 @@ pub(crate) fn print(
     only: &[String],
     runs: usize,
 ) -> Result<()> {
+    let file = |name: &str| components.join(name).with_extension("wasm");
+    let table = folder.join("table.wasm");
+    std::fs::write(&table, Material::table())?;
+    let echo = std::fs::read(file("echo")).context("`cargo xtask guests` makes the components")?;
+    let material = Arc::new(Material::new(echo)?);
     let mut servers = Vec::new();
     for (index, program) in programs.iter().enumerate() {
         let server = Server::everywhere(program, &folder.join(format!("neighbours-{index}")))?;
-        for name in ["echo", "probe"] {
-            server.deploy(program, &components.join(name).with_extension("wasm"), name)?;
+        for (name, component) in [("echo", file("echo")), ("probe", file("probe")), ("table", table.clone())] {
+            server.deploy(program, &component, name)?;
         }
         servers.push(server);
     }
@@ -68,22 +50,25 @@ pub(crate) fn print(
          the server. Requests during which a\ncore stood still, also for a thread that goes before all others, are left out; \
          the last of each three columns\ntells how many beside the attack.\n"
     );
-    println!("{:>24} {:>8} | {HEAD} | {HEAD}", "attack", "at once");
+    println!("{:>28} {:>8} | {HEAD} | {HEAD}", "attack", "at once");
     let measure = |server: &Server| -> Result<[Found; 2]> {
         let measure = |rate, seconds| paced::measure(server.address(), "/fn/echo", rate, seconds);
         Ok([measure(RATE, PACED_SECONDS)?, measure(0, SECONDS)?])
     };
     let wanted = |path: &str| only.is_empty() || only.iter().any(|part| path.contains(part.as_str()));
-    for (path, at_once) in ATTACKS.into_iter().filter(|(path, _)| wanted(path)) {
+    let mut failed = Vec::new();
+    for attack in ATTACKS.iter().filter(|attack| wanted(attack.name)) {
         let mut measured: Vec<_> = servers.iter().map(|_| (Vec::new(), Vec::new())).collect();
         for _ in 0..runs {
             for (server, (without, beside)) in servers.iter().zip(&mut measured) {
                 without.push(measure(server)?);
-                let attackers: Vec<Attacker> =
-                    (0..at_once).map(|_| Attacker::start(server.address(), format!("/fn/{path}"))).collect();
+                let attackers = 0..attack.at_once;
+                let attackers: Vec<_> =
+                    attackers.map(|_| Attacker::start(server.address(), attack, material.clone())).collect();
                 std::thread::sleep(BEFORE);
                 beside.push(measure(server)?);
-                drop(attackers);
+                let ended: Vec<_> = attackers.into_iter().map(Attacker::end).collect();
+                failed.extend(ended.into_iter().filter_map(Result::err));
             }
         }
         for (program, (without, beside)) in programs.iter().zip(&measured) {
@@ -96,55 +81,11 @@ pub(crate) fn print(
                 let [without, beside] = [without, beside].map(|all| middle(all, |found| found.p99_us));
                 format!("{without:>8.0} {beside:>8.0} {:>6.1}x {left_out:>6.1} %", beside / without)
             });
-            println!("{path:>24} {at_once:>8} | {}{of}", columns.join(" | "));
+            println!("{:>28} {:>8} | {}{of}", attack.name, attack.at_once, columns.join(" | "));
         }
     }
-    Ok(())
-}
-
-/// Asks for the same again and again until it is dropped.
-struct Attacker {
-    over: Arc<AtomicBool>,
-    connection: Arc<Mutex<Option<TcpStream>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Attacker {
-    fn start(address: SocketAddr, path: String) -> Attacker {
-        let (over, connection) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
-        let thread = {
-            let (over, connection) = (over.clone(), connection.clone());
-            std::thread::spawn(move || {
-                while !over.load(Ordering::Acquire) {
-                    // A connection that ends early is the end of the attack.
-                    let _ = ask(address, &path, &connection);
-                }
-            })
-        };
-        Attacker { over, connection, thread: Some(thread) }
+    match failed.pop() {
+        Some(error) => Err(error),
+        None => Ok(()),
     }
-}
-
-impl Drop for Attacker {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
-        if let Some(stream) = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // It may be closed already.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn ask(address: SocketAddr, path: &str, connection: &Mutex<Option<TcpStream>>) -> Result<()> {
-    let mut stream = TcpStream::connect(address)?;
-    *connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.try_clone()?);
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(())
 }

@@ -14,6 +14,7 @@
 mod child;
 mod filter;
 mod frame;
+mod launchers;
 mod places;
 mod reading;
 mod verdict;
@@ -24,17 +25,19 @@ pub use reading::reading_is_confined;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use frame::{Envelope, Frame, Reply};
+use launchers::{LOOK, Launchers, Mortal, Standing, starves};
 use places::Places;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -97,18 +100,10 @@ pub struct Confined {
 
 #[derive(Debug)]
 enum How {
-    Program(PathBuf, mpsc::Sender<Order>),
+    Program(PathBuf, Launchers),
     /// In a thread of this process, unconfined: unit tests have no program to start.
     #[cfg(test)]
     Here,
-}
-
-/// A child to be started, and where to send it.
-#[derive(Debug)]
-struct Order {
-    command: Command,
-    runtime: tokio::runtime::Handle,
-    started: oneshot::Sender<std::io::Result<Mortal>>,
 }
 
 impl Confined {
@@ -116,17 +111,6 @@ impl Confined {
     ///
     /// Errors: `internal` where no thread can be had.
     pub fn new(config: &Config) -> Result<Confined> {
-        let (orders, received) = mpsc::channel::<Order>();
-        // Linux kills a child when the thread that started it ends, and threads of a runtime come and go.
-        let work = move || {
-            for Order { mut command, runtime, started } in received {
-                let _entered = runtime.enter();
-                // A child that nobody waits for any more is dropped here, which kills it.
-                drop(started.send(command.spawn().map(|child| Mortal(Some(child)))));
-            }
-        };
-        let thread = std::thread::Builder::new().name("confined".to_owned()).spawn(work);
-        thread.map_err(|error| Error::host("starting a thread", error))?;
         if !reading_is_confined() {
             tracing::warn!(
                 "this kernel has no Landlock (Linux 5.13 and later have, where it is enabled): processes that read untrusted \
@@ -136,7 +120,7 @@ impl Confined {
         let limits = &config.limits;
         let places = |running| Places::new(running, limits.queued_processes);
         Ok(Confined {
-            how: How::Program(config.program.clone(), orders),
+            how: How::Program(config.program.clone(), Launchers::new()?),
             heavy: places(limits.confined_processes),
             checks: places(limits.checking_processes),
             streaming: places(limits.unpacking_processes),
@@ -157,7 +141,40 @@ impl Confined {
     /// file grows beyond its limit, or the request is beyond 16 MiB; `overloaded` where too many wait; `internal` where it
     /// cannot be started.
     pub async fn run(&self, job: &Job, request: &impl Serialize, output: Option<&Path>, caps: Caps) -> Result<Value> {
-        let (feed, mut parts) = self.start(job, request, output, caps).await?;
+        let place = self.place(&caps).await?;
+        let started = AtomicU32::new(0);
+        let attempt = |standing| self.attempt(job, request, output, caps.clone(), &place, standing, &started);
+        let mut last = Box::pin(attempt(Standing::Last));
+        loop {
+            tokio::select! {
+                outcome = &mut last => return outcome,
+                () = tokio::time::sleep(LOOK) => {
+                    let child = started.load(Ordering::Relaxed);
+                    if starves((child > 0).then_some(child)) {
+                        break;
+                    }
+                }
+            }
+        }
+        tracing::debug!("{} is started again: other work takes all cores", caps.what);
+        drop(last);
+        attempt(Standing::Share).await
+    }
+
+    /// One start of a job, to its end; tells the child's process.
+    #[allow(clippy::too_many_arguments, reason = "all of a job, and how it is to be run")]
+    async fn attempt(
+        &self,
+        job: &Job,
+        request: &impl Serialize,
+        output: Option<&Path>,
+        caps: Caps,
+        place: &Place,
+        standing: Standing,
+        started: &AtomicU32,
+    ) -> Result<Value> {
+        let (feed, mut parts) = self.start(job, request, output, caps, place.clone(), standing).await?;
+        started.store(parts.child().and_then(|child| child.id()).unwrap_or_default(), Ordering::Relaxed);
         drop(feed);
         match parts.next().await? {
             Some(_) => Err(Error::host("reading a child's reply", format!("{} sent parts", job.name))),
@@ -169,7 +186,18 @@ impl Confined {
     ///
     /// Errors: `internal` where it cannot be started, `overloaded` where too many wait. Those of [`Confined::run`] come from [`Parts::next`].
     pub async fn stream(&self, job: &Job, request: &impl Serialize, caps: Caps) -> Result<(Feed, Parts)> {
-        self.start(job, request, None, caps).await
+        let place = self.place(&caps).await?;
+        // What came of a stream is gone, so that it cannot be started again.
+        self.start(job, request, None, caps, place, Standing::Share).await
+    }
+
+    async fn place(&self, caps: &Caps) -> Result<Place> {
+        let places = match caps.queue {
+            Queue::Heavy => &self.heavy,
+            Queue::Checks => &self.checks,
+            Queue::Streaming => &self.streaming,
+        };
+        Ok(Arc::new(places.take(caps.what).await?))
     }
 
     async fn start(
@@ -178,13 +206,9 @@ impl Confined {
         request: &impl Serialize,
         output: Option<&Path>,
         caps: Caps,
+        place: Place,
+        standing: Standing,
     ) -> Result<(Feed, Parts)> {
-        let places = match caps.queue {
-            Queue::Heavy => &self.heavy,
-            Queue::Checks => &self.checks,
-            Queue::Streaming => &self.streaming,
-        };
-        let place = places.take(caps.what).await?;
         let deadline = Instant::now() + Duration::from_millis(caps.wall_ms.value);
         let envelope = Envelope {
             parent: std::process::id(),
@@ -197,7 +221,7 @@ impl Confined {
         };
         let envelope = envelope.encoded(caps.what)?;
         let (input, output, process) = match &self.how {
-            How::Program(program, orders) => launch(program, orders, job, caps.threads).await?,
+            How::Program(program, launchers) => launch(program, launchers, job, caps.threads, standing).await?,
             #[cfg(test)]
             How::Here => child::here(*job)?,
         };
@@ -209,6 +233,9 @@ impl Confined {
     }
 }
 
+/// A place among those of a queue. A child that is started again keeps it.
+type Place = Arc<OwnedSemaphorePermit>;
+
 const STARTING: &str = "starting a child process";
 
 type Input = Box<dyn AsyncWrite + Send + Unpin>;
@@ -216,9 +243,10 @@ type Output = Box<dyn AsyncRead + Send + Unpin>;
 
 async fn launch(
     program: &Path,
-    orders: &mpsc::Sender<Order>,
+    launchers: &Launchers,
     job: &Job,
     threads: usize,
+    standing: Standing,
 ) -> Result<(Input, Output, Option<Process>)> {
     let mut command = Command::new(program);
     command
@@ -236,11 +264,7 @@ async fn launch(
         // Ctrl-c in a terminal is for the server, which lets its requests finish.
         .process_group(0)
         .kill_on_drop(true);
-    let (started, child) = oneshot::channel();
-    let order = Order { command, runtime: tokio::runtime::Handle::current(), started };
-    orders.send(order).map_err(|error| Error::host(STARTING, error.to_string()))?;
-    let child = child.await.map_err(|error| Error::host(STARTING, error))?;
-    let mut child = child.map_err(|error| Error::host(STARTING, error))?;
+    let mut child = launchers.launch(command, standing).await.map_err(|error| Error::host(STARTING, error))?;
     let pipes = child.0.as_mut().map(|child| (child.stdin.take(), child.stdout.take(), child.stderr.take()));
     let Some((Some(input), Some(output), Some(errors))) = pipes else {
         return Err(Error::host(STARTING, "it has no pipes"));
@@ -250,20 +274,6 @@ async fn launch(
     rustix::pipe::fcntl_setpipe_size(&output, PIPE_BYTES).ok();
     let last_words = Some(tokio::spawn(last_words(errors)));
     Ok((Box::new(input), Box::new(output), Some(Process { child, last_words })))
-}
-
-/// A child that is killed and reaped when this is dropped.
-#[derive(Debug)]
-struct Mortal(Option<Child>);
-
-impl Drop for Mortal {
-    fn drop(&mut self) {
-        let Some(mut child) = self.0.take() else { return };
-        // Dropping kills too, but may leave a zombie until another child ends.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { child.kill().await });
-        }
-    }
 }
 
 /// A child that runs.
@@ -304,7 +314,7 @@ pub struct Parts {
     reply: Value,
     caps: Caps,
     deadline: Instant,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Parts {

@@ -1,48 +1,9 @@
 //! Untrusted input is first read by a child process: bombs, crashes and slow senders are errors, and disturb nobody.
 
 use crate::harness::{Process, component, model_tar};
+use hearth_crafted::{compile_bomb, custom_section, endless_compilation, many_exports};
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// A number as LEB128.
-fn leb(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let rest = number >> 7;
-        bytes.push((number & 0x7f) as u8 | if rest > 0 { 0x80 } else { 0 });
-        if rest == 0 {
-            return bytes;
-        }
-        number = rest;
-    }
-}
-
-fn section(kind: u8, content: &[u8]) -> Vec<u8> {
-    [&[kind], leb(content.len()).as_slice(), content].concat()
-}
-
-/// A component whose one function has that many locals and that many nested loops, each of which changes one. A compiler
-/// has to know each local in each loop.
-fn bomb(locals: usize, loops: usize) -> Vec<u8> {
-    let mut body = [&[1], leb(locals).as_slice(), &[0x7f]].concat();
-    for index in 0..loops {
-        body.extend([0x03, 0x40, 0x20]);
-        body.extend(leb(1 + index % locals));
-        body.extend([0x41, 0x01, 0x6a, 0x21]);
-        body.extend(leb(1 + index * 7 % locals));
-    }
-    body.extend([0x20, 0x00, 0x0d, 0x00, 0x0b].repeat(loops));
-    body.push(0x0b);
-    let function = [leb(1), leb(body.len()), body].concat();
-    let types = section(1, &[1, 0x60, 1, 0x7f, 0]);
-    let module = [b"\0asm\x01\0\0\0", types.as_slice(), &section(3, &[1, 0]), &section(10, &function)].concat();
-    [b"\0asm\x0d\0\x01\0", section(1, &module).as_slice()].concat()
-}
-
-/// Takes any compiler minutes.
-fn endless() -> Vec<u8> {
-    bomb(2_000, 3_000)
-}
 
 async fn still_fine(server: &Process) {
     server.client.put("/v1/functions/echo", component("echo")).await;
@@ -106,7 +67,7 @@ async fn an_endless_compilation_is_422_and_others_go_on() {
     server.client.put("/v1/functions/echo", component("echo")).await.expect(201);
     let client = server.client.clone();
     let started = Instant::now();
-    let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless()).await });
+    let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless_compilation()).await });
     let child = until_children(&server, 1).await[0];
     while !put.is_finished() {
         assert_eq!(server.client.post("/fn/echo", "x").await.expect(200).text(), "x");
@@ -123,7 +84,7 @@ async fn an_endless_compilation_is_422_and_others_go_on() {
 async fn a_compilation_that_eats_memory_is_422() {
     let folder = data();
     let server = Process::with(folder.path(), &["--limit", "compile_memory_bytes=192MiB"]);
-    let reply = server.client.put("/v1/functions/bomb", bomb(20_000, 20_000)).await;
+    let reply = server.client.put("/v1/functions/bomb", compile_bomb(20_000, 20_000)).await;
     reply.expect_error(422, "invalid-argument", "compile_memory_bytes");
     let leftover: Vec<_> = std::fs::read_dir(folder.path().join("compiled")).unwrap().flatten().collect();
     assert!(leftover.is_empty(), "{leftover:?}");
@@ -134,9 +95,7 @@ async fn a_compilation_that_eats_memory_is_422() {
 async fn a_component_of_many_exports_or_much_code_is_refused() {
     let folder = data();
     let server = Process::with(folder.path(), &["--limit", "compiled_bytes=1MiB"]);
-    let exports: String = (0..10_000).map(|index| format!(r#"(export "e{index}" (func $f))"#)).collect();
-    let text = format!(r#"(component (import "f" (func $f)) {exports})"#);
-    let reply = server.client.put("/v1/functions/wide", wat::parse_str(text).unwrap()).await;
+    let reply = server.client.put("/v1/functions/wide", many_exports(10_000)).await;
     reply.expect_error(422, "invalid-argument", "component_exports");
     let functions = "(func (param i32) (result i32) local.get 0 i32.const 1 i32.add)".repeat(60_000);
     let large = wat::parse_str(format!("(component (core module {functions}))")).unwrap();
@@ -149,8 +108,7 @@ async fn a_component_of_many_exports_or_much_code_is_refused() {
 async fn a_section_of_100_mb_is_taken_and_costs_the_server_nothing() {
     let folder = data();
     let server = Process::start(folder.path());
-    let custom = [leb(4), b"junk".to_vec(), vec![7; 100_000_000]].concat();
-    let padded = [component("echo"), section(0, &custom)].concat();
+    let padded = [component("echo"), custom_section("junk", &vec![7; 100_000_000])].concat();
     server.client.put("/v1/functions/padded", padded).await.expect(201);
     assert_eq!(server.client.post("/fn/padded", "x").await.expect(200).text(), "x");
     let status = about(server.id(), "status");
@@ -164,7 +122,7 @@ async fn a_child_has_no_privileges_and_nothing_of_the_servers_environment() {
     let folder = data();
     let server = Process::start(folder.path());
     let client = server.client.clone();
-    let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless()).await });
+    let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless_compilation()).await });
     let child = until_children(&server, 1).await[0];
     until_confined(child).await;
     let status = about(child, "status");
@@ -209,7 +167,7 @@ async fn a_child_that_crashes_is_422_and_says_how() {
     let server = Process::start(folder.path());
     for (kill, part) in [(Signal::SEGV, "signal 11"), (Signal::KILL, "out of memory"), (Signal::XCPU, "compile_ms")] {
         let client = server.client.clone();
-        let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless()).await });
+        let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless_compilation()).await });
         let child = until_children(&server, 1).await[0];
         until_confined(child).await;
         // A handler lets a signal that no instruction caused pass once.
@@ -228,7 +186,7 @@ async fn children_end_with_their_client_and_with_their_server() {
     let server = Process::start(folder.path());
     let upload = || {
         let client = server.client.clone();
-        tokio::spawn(async move { client.put("/v1/functions/bomb", endless()).await })
+        tokio::spawn(async move { client.put("/v1/functions/bomb", endless_compilation()).await })
     };
     let put = upload();
     until_children(&server, 1).await;
@@ -276,7 +234,7 @@ async fn a_full_queue_is_429_and_delays_no_other() {
     let folder = data();
     let server = Process::with(folder.path(), &["--limit", "confined_processes=1,queued_processes=0"]);
     let client = server.client.clone();
-    let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless()).await });
+    let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless_compilation()).await });
     until_children(&server, 1).await;
     let refused = server.client.put("/v1/functions/echo", component("echo")).await;
     refused.expect_error(429, "overloaded", "queued_processes");
@@ -322,6 +280,27 @@ async fn a_model_that_needs_too_much_is_422() {
         server.client.get("/v1/models/m").await.expect_error(404, "not-found", "m");
         still_fine(&server).await;
     }
+}
+
+/// Children go last, but guests that take all cores keep nobody from deploying.
+#[tokio::test(flavor = "multi_thread")]
+async fn components_are_compiled_while_guests_take_all_cores() {
+    let folder = data();
+    let server = Process::with(folder.path(), &["--limit", "invocation_ms=120000"]);
+    server.client.put("/v1/functions/probe", component("probe")).await.expect(201);
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let loops: Vec<_> = (0..cores)
+        .map(|_| {
+            let client = server.client.clone();
+            tokio::spawn(async move { client.get("/fn/probe/hostile/loop").await })
+        })
+        .collect();
+    let begun = Instant::now();
+    server.client.put("/v1/functions/echo", component("echo")).await.expect(201);
+    println!("deployed within {:?} beside {cores} loops", begun.elapsed());
+    assert!(loops.iter().all(|running| !running.is_finished()));
+    loops.iter().for_each(tokio::task::JoinHandle::abort);
+    still_fine(&server).await;
 }
 
 /// A header of a tar for a file.

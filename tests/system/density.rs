@@ -1,7 +1,7 @@
 //! Many functions on one model: each has code and an answer of its own, and the model is in memory once.
 
-use crate::crafted;
 use crate::harness::{Process, model_tar};
+use hearth_crafted as crafted;
 use std::fmt::Write;
 use std::time::Instant;
 

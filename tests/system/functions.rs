@@ -1,7 +1,7 @@
 //! Functions: uploaded, called, listed, redirected, deleted.
 
-use crate::crafted;
 use crate::harness::{TestServer, command, component};
+use hearth_crafted as crafted;
 use http::Method;
 
 #[tokio::test(flavor = "multi_thread")]

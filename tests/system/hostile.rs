@@ -1,7 +1,7 @@
 //! Guests that mean harm: each gets its error or trap, and neither the host nor a neighbour notices.
 
-use crate::crafted;
 use crate::harness::TestServer;
+use hearth_crafted as crafted;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -3,7 +3,6 @@
 mod chain;
 mod client;
 mod confined;
-mod crafted;
 mod density;
 mod developing;
 mod engines;

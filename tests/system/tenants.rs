@@ -1,9 +1,9 @@
 //! Many tenants on one server: they share a model's only copy in memory, and nothing that one of them left in memory is ever
 //! another's.
 
-use crate::crafted;
 use crate::density::{computed, function};
 use crate::harness::{Process, TestServer, model_folder, model_tar};
+use hearth_crafted as crafted;
 use http::Method;
 use serde_json::Value;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Components that import WASI 0.2, as ordinary programs of `wasm32-wasip2` do: what they are lent, and what they are not.
 
-use crate::crafted::{self, wasi_handler};
 use crate::harness::TestServer;
+use hearth_crafted::{self as crafted, wasi_handler};
 
 const IMPORTS: &str = r#"
     (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes (param i32 i32) (result i32)))

@@ -32,6 +32,13 @@ pub fn run(case: &str, request: &Request) -> Result<Response> {
         "tensor-loop" => loop {
             black_box(hearth_guest::Tensor::from_slice(&[1024], &[0u8; 1024])?);
         },
+        // The host would have to copy a name of 64 MiB.
+        "long-name" => {
+            let name = "n".repeat(64 << 20);
+            loop {
+                black_box(hearth_guest::Model::open(&name).is_ok());
+            }
+        }
         // Takes and touches memory until it is refused, which aborts.
         "memory" => {
             let mut blocks: Vec<Vec<u8>> = Vec::new();

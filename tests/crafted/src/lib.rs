@@ -1,23 +1,28 @@
 //! Components written by hand in WebAssembly's text format, for what no compiler would make: each world's canonical ABI is
 //! `wit/`'s own, so that a component is what its core module makes of it.
 
+mod bombs;
+
+pub use bombs::{compile_bomb, custom_section, endless_compilation, many_exports};
+
 use std::fmt::Write;
+use std::path::Path;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 /// A component of a world of `wit/` around a core module in text format.
-pub(crate) fn component(world: &str, module: &str) -> Vec<u8> {
+pub fn component(world: &str, module: &str) -> Vec<u8> {
     encode(world, module, false)
 }
 
 /// The same for a core module that imports WASI preview 1, with the adapter that `wasm32-wasip1` programs are made components
 /// with: it imports what a program of `wasm32-wasip2` does.
-pub(crate) fn wasi_handler(items: &str, code: &str) -> Vec<u8> {
+pub fn wasi_handler(items: &str, code: &str) -> Vec<u8> {
     encode("handler", &module(items, code), true)
 }
 
 /// The same as [`handler`] with an `init` that does nothing, and a global of which no snapshot can be made.
-pub(crate) fn handler_without_snapshot(items: &str, code: &str) -> Vec<u8> {
+pub fn handler_without_snapshot(items: &str, code: &str) -> Vec<u8> {
     let init = r#"(func (export "init") (result i32) (i32.const 512))"#;
     let global = "(global (mut v128) (v128.const i64x2 0 0))";
     component("handler-with-init", &module(&format!("{init} {global} {items}"), code))
@@ -26,7 +31,7 @@ pub(crate) fn handler_without_snapshot(items: &str, code: &str) -> Vec<u8> {
 fn encode(world: &str, module: &str, wasi: bool) -> Vec<u8> {
     let mut core = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}\n{module}"));
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_path(crate::harness::root().join("wit")).unwrap();
+    let (package, _) = resolve.push_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit")).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
     embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8).unwrap();
     let mut encoder = ComponentEncoder::default();
@@ -40,12 +45,12 @@ fn encode(world: &str, module: &str, wasi: bool) -> Vec<u8> {
 
 /// A handler whose body is `code`, with a memory, an allocator that never frees, and `items` beside them. `code` leaves the
 /// address of the answer: `answer_at` has one.
-pub(crate) fn handler(items: &str, code: &str) -> Vec<u8> {
+pub fn handler(items: &str, code: &str) -> Vec<u8> {
     component("handler", &module(items, code))
 }
 
 /// The core module of [`handler`].
-fn module(items: &str, code: &str) -> String {
+pub fn module(items: &str, code: &str) -> String {
     format!(
         r#"(module
             {items}
@@ -67,7 +72,7 @@ fn module(items: &str, code: &str) -> String {
 
 /// Memory that holds `result::ok(response { status: 200, headers: [], body: text })`, and the code that answers with it.
 /// What lies below 1024 is free for other uses.
-pub(crate) fn answer(text: &str) -> (String, &'static str) {
+pub fn answer(text: &str) -> (String, &'static str) {
     let body = 2048_u32;
     let mut bytes = vec![0_u8; 24];
     bytes[4..6].copy_from_slice(&200_u16.to_le_bytes());
@@ -82,7 +87,7 @@ pub(crate) fn answer(text: &str) -> (String, &'static str) {
 }
 
 /// Bytes as a string of the text format.
-pub(crate) fn escaped(bytes: &[u8]) -> String {
+pub fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 3);
     for byte in bytes {
         write!(text, "\\{byte:02x}").unwrap();

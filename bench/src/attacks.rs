@@ -1,0 +1,215 @@
+//! What hostile guests and clients do, again and again until they are told to stop; it measures nothing.
+
+use anyhow::{Context, Result, ensure};
+use hearth_crafted as crafted;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// An attack, and what the server should say to it: answers of another status are no such attack.
+pub(crate) struct Attack {
+    pub(crate) name: &'static str,
+    /// How many repeat it at once.
+    pub(crate) at_once: usize,
+    does: Does,
+    /// The status of each answer. There may be none before the attack is over.
+    status: u16,
+}
+
+enum Does {
+    /// Calls a function.
+    Call(&'static str),
+    /// Calls a function, and takes nothing of its answer.
+    TakeNothing(&'static str),
+    /// Uploads to a path. The number is another one each time, so that nothing is known of the upload yet.
+    Put(&'static str, fn(&Material, u64) -> Vec<u8>),
+}
+
+/// What uploads are made from.
+pub(crate) struct Material {
+    echo: Vec<u8>,
+    padded: Vec<u8>,
+    tar_bomb: Vec<u8>,
+    compile_bomb: Vec<u8>,
+    many_exports: Vec<u8>,
+    endless_init: Vec<u8>,
+    panicking_init: Vec<u8>,
+}
+
+const fn call(path: &'static str, status: u16) -> Attack {
+    Attack { name: path, at_once: 1, does: Does::Call(path), status }
+}
+
+const fn put(name: &'static str, path: &'static str, status: u16, body: fn(&Material, u64) -> Vec<u8>) -> Attack {
+    Attack { name, at_once: 1, does: Does::Put(path, body), status }
+}
+
+/// All attacks. The first is well-behaved, as is the first upload: what many of them cost a neighbour without any hostility.
+pub(crate) const ATTACKS: [Attack; 30] = [
+    call("echo", 200),
+    call("probe/hostile/loop", 504),
+    Attack { at_once: 2, ..call("probe/hostile/loop", 504) },
+    call("probe/hostile/host-loop", 504),
+    call("probe/hostile/log-loop", 504),
+    call("probe/hostile/open-loop", 504),
+    call("probe/hostile/tensor-loop", 504),
+    call("probe/hostile/memory", 502),
+    call("table", 200),
+    call("probe/hostile/recursion", 502),
+    call("probe/hostile/panic", 502),
+    call("probe/hostile/forged-handle", 502),
+    call("probe/hostile/long-name", 504),
+    call("probe/tensor/many?count=10000", 200),
+    call("probe/tensor/views?count=10000", 429),
+    call("probe/tensor/overflow", 413),
+    call("probe/tensor/huge", 429),
+    call("probe/tensor/range", 422),
+    call("probe/tensor/matmul-bomb", 504),
+    call("probe/tensor/sort-bomb", 504),
+    call("probe/tensor/resize-bomb", 504),
+    call("probe/tensor/image-bomb", 413),
+    Attack { name: "answers not taken", at_once: 20, does: Does::TakeNothing("probe/big?bytes=30000000"), status: 200 },
+    put("upload: echo", "/v1/functions/echo-again", 201, |material, number| numbered(&material.echo, number)),
+    put("upload: compile bomb", "/v1/functions/a", 422, |material, number| numbered(&material.compile_bomb, number)),
+    put("upload: 10,000 exports", "/v1/functions/a", 422, |material, _| material.many_exports.clone()),
+    put("upload: section of 100 MB", "/v1/functions/padded", 201, |material, number| {
+        numbered(&material.padded, number)
+    }),
+    put("upload: endless init", "/v1/functions/a", 422, |material, number| numbered(&material.endless_init, number)),
+    put("upload: panicking init", "/v1/functions/a", 422, |material, number| {
+        numbered(&material.panicking_init, number)
+    }),
+    put("upload: tar bomb", "/v1/models/a", 422, |material, _| material.tar_bomb.clone()),
+];
+
+fn numbered(component: &[u8], number: u64) -> Vec<u8> {
+    [component, &crafted::custom_section("number", &number.to_le_bytes())].concat()
+}
+
+impl Material {
+    /// All of it, from the component of 01-echo.
+    pub(crate) fn new(echo: Vec<u8>) -> Result<Material> {
+        let (data, _) = crafted::answer("");
+        let init = |code: &str| {
+            let items = format!(r#"{data} (func (export "init") (result i32) {code})"#);
+            crafted::component("handler-with-init", &crafted::module(&items, "unreachable"))
+        };
+        Ok(Material {
+            padded: [echo.as_slice(), &crafted::custom_section("junk", &vec![7; 100_000_000])].concat(),
+            echo,
+            tar_bomb: tar_bomb()?,
+            compile_bomb: crafted::endless_compilation(),
+            many_exports: crafted::many_exports(10_000),
+            endless_init: init("(loop $more (br $more)) unreachable"),
+            panicking_init: init("unreachable"),
+        })
+    }
+
+    /// A handler that lets its table grow until it is refused, and then answers: the function `table`.
+    pub(crate) fn table() -> Vec<u8> {
+        let (data, answer) = crafted::answer("refused");
+        crafted::handler(
+            &format!("{data} (table $t 1 funcref)"),
+            &format!(
+                "(loop $more (br_if $more (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1)))) {answer}"
+            ),
+        )
+    }
+}
+
+/// A compressed archive of 2 MB whose one file has 2 GB of zeros.
+fn tar_bomb() -> Result<Vec<u8>> {
+    const MEGABYTES: u64 = 2_000;
+    let mut header = tar::Header::new_gnu();
+    header.set_size(MEGABYTES << 20);
+    header.set_mode(0o644);
+    header.set_path("model.onnx")?;
+    header.set_cksum();
+    let mut squeezed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    squeezed.write_all(header.as_bytes())?;
+    for _ in 0..MEGABYTES {
+        squeezed.write_all(&[0; 1 << 20])?;
+    }
+    squeezed.write_all(&[0; 1024])?;
+    Ok(squeezed.finish()?)
+}
+
+/// Repeats an attack until it is ended.
+pub(crate) struct Attacker {
+    over: Arc<AtomicBool>,
+    connection: Arc<Mutex<Option<TcpStream>>>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Attacker {
+    /// Starts repeating an attack on the server at an address.
+    pub(crate) fn start(address: SocketAddr, attack: &'static Attack, material: Arc<Material>) -> Attacker {
+        let (over, connection) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+        let thread = {
+            let (over, connection) = (over.clone(), connection.clone());
+            std::thread::spawn(move || {
+                for number in 0.. {
+                    let said = attack.once(address, (&over, &connection), &material, number);
+                    // What is cut off at its end says nothing.
+                    if over.load(Ordering::Acquire) {
+                        break;
+                    }
+                    let status = said?;
+                    let wanted = attack.status;
+                    ensure!(status == wanted, "the attack '{}' was answered with {status}, not {wanted}", attack.name);
+                }
+                Ok(())
+            })
+        };
+        Attacker { over, connection, thread }
+    }
+
+    /// Ends it. Errors: it was no such attack.
+    pub(crate) fn end(self) -> Result<()> {
+        self.over.store(true, Ordering::Release);
+        if let Some(stream) = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.thread.join().expect("an attacker does not panic")
+    }
+}
+
+impl Attack {
+    /// Does it once, and gives the status of the answer.
+    fn once(
+        &self,
+        address: SocketAddr,
+        (over, connection): (&AtomicBool, &Mutex<Option<TcpStream>>),
+        material: &Material,
+        number: u64,
+    ) -> Result<u16> {
+        let mut stream = TcpStream::connect(address)?;
+        *connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.try_clone()?);
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        let head = format!("HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+        match &self.does {
+            Does::Call(path) | Does::TakeNothing(path) => write!(stream, "GET /fn/{path} {head}\r\n")?,
+            Does::Put(path, body) => {
+                let body = body(material, number);
+                write!(stream, "PUT {path} {head}content-length: {}\r\n\r\n", body.len())?;
+                // Where it is refused before its end, the answer tells.
+                let _ = stream.write_all(&body);
+            }
+        }
+        let mut start = [0; 12];
+        stream.read_exact(&mut start)?;
+        if let Does::TakeNothing(_) = self.does {
+            while !over.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        } else {
+            std::io::copy(&mut stream, &mut std::io::sink())?;
+        }
+        let status = std::str::from_utf8(&start)?.rsplit(' ').next().unwrap_or_default();
+        status.parse().with_context(|| format!("no status: {start:?}"))
+    }
+}
