@@ -1,6 +1,7 @@
 //! The front door: listeners, routes, bodies, statuses and metrics; it never runs a model or touches a tensor.
 
 mod body;
+mod connection;
 mod deployed;
 mod front_door;
 mod function_log;
@@ -21,10 +22,9 @@ use crate::interface::Services;
 use crate::model::Models;
 use crate::sandbox::Runtime;
 use body::Lingering;
-use bytes::Bytes;
+use connection::{Connection, Content};
 use deployed::DeployedFunctions;
 use http::{HeaderValue, Uri};
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
@@ -37,9 +37,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
-/// Functions answer with bytes, the control plane with whatever axum makes.
-type Body = Either<Full<Bytes>, axum::body::Body>;
-type Answer = http::Response<Body>;
+type Answer = http::Response<Content>;
 
 /// What every request needs.
 struct App {
@@ -165,15 +163,32 @@ impl Server {
             };
             // Small answers go out at once.
             stream.set_nodelay(true).ok();
-            let (app, control) = (app.clone(), control.clone());
-            let service = hyper::service::service_fn(move |request| route(app.clone(), control.clone(), request));
+            let connection = Connection::new();
+            let (app, control, on) = (app.clone(), control.clone(), connection.clone());
+            let service = hyper::service::service_fn(move |request| {
+                let working = on.work();
+                let (on, version) = (on.clone(), request.version());
+                let answer = route(app.clone(), control.clone(), request);
+                async move {
+                    let answer = answer.await.map(|content| on.answer(version, content));
+                    drop(working);
+                    Ok::<_, Infallible>(answer)
+                }
+            });
+            let [silence, patience] = [limits.connection_idle_ms, limits.body_idle_ms].map(Duration::from_millis);
             let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(silence);
             builder.http2().timer(TokioTimer::new()).max_concurrent_streams(200);
-            let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+            let stream = connection.watch(TokioIo::new(stream));
+            let served = graceful.watch(builder.serve_connection(stream, service).into_owned());
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!("a connection ended: {error}");
+                tokio::select! {
+                    served = served => if let Err(error) = served {
+                        tracing::debug!("a connection ended: {error}");
+                    },
+                    stalled = connection.stalled(silence, patience) => {
+                        tracing::debug!("a connection was ended, because its client did nothing: {stalled:?}");
+                    }
                 }
                 drop(place);
             });
@@ -200,7 +215,7 @@ async fn load_pinned(models: Arc<Models>, pins: Vec<PinnedModel>) {
 }
 
 /// Sends a request to a function or to the control plane, after the tenant was taken from its path.
-async fn route(app: Arc<App>, control: axum::Router, request: http::Request<Incoming>) -> Result<Answer, Infallible> {
+async fn route(app: Arc<App>, control: axum::Router, request: http::Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
     let let_in = match app.config.listen.ip().is_loopback() {
         true => front_door::check(&parts.headers, &parts.uri),
@@ -234,13 +249,13 @@ async fn route(app: Arc<App>, control: axum::Router, request: http::Request<Inco
                 *refusal.status_mut() = answer.status();
                 refusal
             }
-            None => answer.map(Body::Right),
+            None => answer.map(Content::Stream),
         }
     };
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         answer.headers_mut().insert("hearth-request-id", value);
     }
-    Ok(answer)
+    answer
 }
 
 /// Finishes a change even where its client goes away, so that what is served always follows what is stored.

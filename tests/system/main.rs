@@ -3,6 +3,7 @@
 mod chain;
 mod client;
 mod confined;
+mod connections;
 mod density;
 mod developing;
 mod engines;

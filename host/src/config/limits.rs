@@ -69,7 +69,8 @@ const GIB: u64 = 1 << 30;
 limits! {
     /// Bytes of a request's body to a function. Bodies are copied into the guest's memory, so this must fit there.
     body_bytes = 64 * MIB, 0, 2 * GIB, function;
-    /// Bytes of all bodies of requests to functions that are being read or answered.
+    /// Bytes of all bodies of requests to functions that are being read or answered, and of their answers that clients have not
+    /// taken yet.
     all_bodies_bytes = 4 * GIB, KIB, 1024 * GIB;
     /// Bytes of a function's response body.
     response_bytes = 64 * MIB, 0, 2 * GIB, function;
@@ -172,12 +173,15 @@ limits! {
     staging_bytes = 64 * MIB, MIB, 64 * GIB;
     /// Milliseconds that a shutting-down server lets running requests finish.
     shutdown_ms = 10_000, 0, 600_000;
-    /// Milliseconds that a client may take between two parts of a body.
+    /// Milliseconds that a client may take between two parts of a body, its own or an answer's.
     body_idle_ms = 30_000, 100, 3_600_000;
     /// Grants, configuration keys and secrets of one function, together, and as many that its manifest may ask for.
     settings_entries = 256, 1, 10_000;
     /// Bytes of one value of a function's configuration or of one of its secrets. Certificates and keys take some KiB.
     setting_bytes = 64 * KIB, 16, MIB;
+    /// Milliseconds that a connection may be open without a byte in either direction while no request on it is being answered,
+    /// and that the head of a request may take.
+    connection_idle_ms = 30_000, 100, 3_600_000;
     /// Connections of clients that are open at once.
     connections = 10_000, 1, 1_000_000;
     /// Child processes that compile components and run their `init` at once; more wait. Each may take several cores and the

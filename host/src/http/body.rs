@@ -75,7 +75,7 @@ async fn discard(mut body: Incoming) {
     }
 }
 
-/// The bytes of all bodies that are being read or answered, so that many clients together cannot fill the memory.
+/// The bytes of all bodies that are being read or answered, and of answers that are being taken, so that many clients together cannot fill the memory.
 pub(super) struct BodyBudget {
     used: AtomicU64,
     most: u64,
@@ -100,7 +100,10 @@ pub(super) struct BodyShare {
 }
 
 impl BodyShare {
-    fn grow(&mut self, bytes: u64) -> Result<()> {
+    /// Takes so many bytes more of the budget.
+    ///
+    /// Errors: `overloaded` where it has no room.
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<()> {
         let most = self.budget.most;
         let sum = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
         match self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum) {
@@ -109,7 +112,7 @@ impl BodyShare {
                 Ok(())
             }
             Err(used) => Err(Error::overloaded(format!(
-                "{used} bytes of bodies are being answered; all_bodies_bytes allows {most} at once; try again later"
+                "{used} bytes of bodies and answers are under way; all_bodies_bytes allows {most} at once; try again later"
             ))),
         }
     }

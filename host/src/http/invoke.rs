@@ -1,8 +1,9 @@
 //! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never touches the control plane.
 
-use super::body::{Limited, Lingering};
+use super::body::{BodyShare, Limited, Lingering};
+use super::connection::Content;
 use super::deployed::Deployed;
-use super::{Answer, App, Body};
+use super::{Answer, App};
 use crate::device::Stop;
 use crate::error::{Error, Result};
 use crate::interface::{Call, Log, Phase, Request, Response};
@@ -34,7 +35,7 @@ pub(super) async fn invoke(
     let limits = &*deployed.limits;
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, "body_bytes", limits.body_bytes, limits.body_idle_ms)?;
-    // Held until the answer is made: the body is in the guest's memory as long.
+    // Held until there is an answer: the body is in the guest's memory as long.
     let mut share = app.bodies.share();
     let body = body.collect_within(&mut share).await?;
 
@@ -71,7 +72,12 @@ pub(super) async fn invoke(
     running.answered = true;
     drop(running);
 
-    let response = result.and_then(|response| answer(limits, response));
+    let response = result.and_then(|response| {
+        drop(share);
+        let mut share = app.bodies.share();
+        share.grow(response.body.len() as u64)?;
+        answer(limits, response, share)
+    });
     app.metrics.invocation(&deployed.metrics, response.as_ref().err(), &receipt);
     let mut answer = response.unwrap_or_else(|error| super::refuse(&error, request_id));
     let headers = answer.headers_mut();
@@ -123,8 +129,8 @@ fn hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Checks what a handler answered and makes it a response.
-fn answer(limits: &crate::config::Limits, response: Response) -> Result<Answer> {
+/// Checks what a handler answered and makes it a response, which holds its share of the budget until it was taken.
+fn answer(limits: &crate::config::Limits, response: Response, share: BodyShare) -> Result<Answer> {
     let wrong = |what: String| Error::handler_failed(format!("the handler's response {what}"));
     let status = StatusCode::from_u16(response.status).ok().filter(|status| (200..600).contains(&status.as_u16()));
     let status = status.ok_or_else(|| wrong(format!("has status {}; it takes 200 to 599", response.status)))?;
@@ -153,7 +159,7 @@ fn answer(limits: &crate::config::Limits, response: Response) -> Result<Answer> 
             .map_err(|_| wrong(format!("has a value of the header '{name}' with control characters")))?;
         headers.append(name, value);
     }
-    let mut answer = Answer::new(Body::Left(Bytes::from(response.body).into()));
+    let mut answer = Answer::new(Content::Bytes(Bytes::from(response.body), Some(share)));
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     Ok(answer)
@@ -161,6 +167,7 @@ fn answer(limits: &crate::config::Limits, response: Response) -> Result<Answer> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::body::BodyBudget;
     use super::*;
     use crate::config::Limits;
 
@@ -172,6 +179,7 @@ mod tests {
     #[test]
     fn a_response_that_is_none_says_what_is_wrong() {
         let limits = Limits { response_headers: 2, response_header_bytes: 64, ..Limits::default() };
+        let share = || BodyBudget::new(100).share();
         let long = [b'x'; 100];
         type Case<'a> = (u16, &'a [(&'a str, &'a [u8])], &'a str);
         let cases: &[Case<'_>] = &[
@@ -187,9 +195,10 @@ mod tests {
             (200, &[("a", &long)], "101 bytes"),
         ];
         for (status, headers, part) in cases {
-            let error = answer(&limits, response(*status, headers)).err().map(|error| error.message().to_owned());
+            let error =
+                answer(&limits, response(*status, headers), share()).err().map(|error| error.message().to_owned());
             assert!(error.as_ref().is_some_and(|message| message.contains(part)), "{part}: {error:?}");
         }
-        assert!(answer(&limits, response(200, &[("a", b"1"), ("a", b"2")])).is_ok());
+        assert!(answer(&limits, response(200, &[("a", b"1"), ("a", b"2")]), share()).is_ok());
     }
 }

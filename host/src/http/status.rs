@@ -1,6 +1,7 @@
 //! The one table from error kinds to HTTP statuses, and the JSON of an error; it never decides what an error is.
 
 use super::Answer;
+use super::connection::Content;
 use crate::error::{Error, Kind};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -31,7 +32,7 @@ pub(super) fn answer(error: &Error, request_id: &str) -> Answer {
     let body = serde_json::json!({
         "error": { "kind": error.kind().as_str(), "message": error.message(), "request_id": request_id }
     });
-    let mut response = Answer::new(super::Body::Left(Bytes::from(body.to_string()).into()));
+    let mut response = Answer::new(Content::Bytes(Bytes::from(body.to_string()), None));
     *response.status_mut() = of(error.kind());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
