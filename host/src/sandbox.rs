@@ -4,6 +4,7 @@
 mod artefacts;
 mod compile;
 mod invocation;
+mod lookout;
 mod makings;
 mod output;
 mod places;
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::interface::{self, LogLine, Program, Services};
 use artefacts::Artefacts;
 use invocation::State;
+use lookout::Lookout;
 use makings::Makings;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -47,6 +49,7 @@ pub struct Function {
     program: Program<State>,
     component: Component,
     init: Init,
+    lookout: Lookout,
     /// What it wishes to be granted: the JSON of its `hearth:manifest` section, or `null`.
     pub manifest: serde_json::Value,
 }
@@ -226,7 +229,7 @@ impl Runtime {
 
     fn checked(&self, component: &Component, init: Init, manifest: serde_json::Value) -> Result<Function> {
         let program = Program::new(&self.linker, component, |state| &mut state.ctx)?;
-        Ok(Function { program, component: component.clone(), init, manifest })
+        Ok(Function { program, component: component.clone(), init, lookout: Lookout::new(), manifest })
     }
 
     /// Forgets a function and its compiled code; running invocations end undisturbed.

@@ -213,11 +213,14 @@ impl Runtime {
         let Progress { ctx, mut polled, waited, memory_bytes } = progress;
         let (deadline, limit_ms) = (ctx.call().deadline, ctx.call().limits.invocation_ms);
         let mut store = self.store(ctx);
+        let before = polled;
+        function.lookout.begins();
         let answer = {
             let turn = function.program.turn(&mut store, function.init_first(), turn);
             let run = Metered { inner: pin!(turn), polled: &mut polled };
             tokio::time::timeout_at(deadline.into(), run).await
         };
+        function.lookout.ended(polled - before);
         let (mut ctx, limiter) = taken_apart(store);
         let answer = match answer {
             Err(_) => Err(too_late(limit_ms)),
