@@ -1,6 +1,6 @@
 //! Untrusted input is first read by a child process: bombs, crashes and slow senders are errors, and disturb nobody.
 
-use crate::harness::{Process, component, model_tar};
+use crate::harness::{Process, component, model_tar, take_all_cores};
 use hearth_crafted::{compile_bomb, custom_section, endless_compilation, many_exports};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -288,16 +288,10 @@ async fn components_are_compiled_while_guests_take_all_cores() {
     let folder = data();
     let server = Process::with(folder.path(), &["--limit", "invocation_ms=120000"]);
     server.client.put("/v1/functions/probe", component("probe")).await.expect(201);
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let loops: Vec<_> = (0..cores)
-        .map(|_| {
-            let client = server.client.clone();
-            tokio::spawn(async move { client.get("/fn/probe/hostile/loop").await })
-        })
-        .collect();
+    let loops = take_all_cores(&server.client);
     let begun = Instant::now();
     server.client.put("/v1/functions/echo", component("echo")).await.expect(201);
-    println!("deployed within {:?} beside {cores} loops", begun.elapsed());
+    println!("deployed within {:?} beside {} loops", begun.elapsed(), loops.len());
     assert!(loops.iter().all(|running| !running.is_finished()));
     loops.iter().for_each(tokio::task::JoinHandle::abort);
     still_fine(&server).await;

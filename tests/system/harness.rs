@@ -1,6 +1,6 @@
 //! Servers for the tests, in this process or in one of their own, and the components and models that set-up made.
 
-use crate::client::Client;
+use crate::client::{Client, Reply};
 use hearth::config::RawConfig;
 use hearth::http::Server;
 use std::io::BufRead;
@@ -66,6 +66,13 @@ impl TestServer {
     pub(crate) async fn add_model(&self, name: &str) -> serde_json::Value {
         self.client.put(&format!("/v1/models/{name}"), model_tar(name)).await.expect(201).json()
     }
+}
+
+/// As many endless calls of the function `probe` as there are cores.
+pub(crate) fn take_all_cores(client: &Client) -> Vec<JoinHandle<Reply>> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let call = |client: Client| async move { client.get("/fn/probe/hostile/loop").await };
+    (0..cores).map(|_| tokio::spawn(call(client.clone()))).collect()
 }
 
 /// A server in a process of its own, killed when dropped.

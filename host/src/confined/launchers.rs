@@ -100,17 +100,20 @@ pub(super) struct Mortal(pub(super) Option<Child>);
 impl Drop for Mortal {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };
-        // Dropping kills too, but may leave a zombie until another child ends.
+        // It does nothing more from here on, and may have ended already.
+        child.start_kill().ok();
+        // Dropping it reaps too, but may leave a zombie until another child ends.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { child.kill().await });
         }
     }
 }
 
-/// Whether a process waited for cores longer than it had some; also where that cannot be told, or it was not started yet.
+/// Whether a process got next to nothing of the time that it wanted cores, less than others who go last would leave it; also where
+/// that cannot be told, or it was not started yet.
 pub(super) fn starves(process: Option<u32>) -> bool {
     let Some([had, waited]) = process.and_then(shares) else { return true };
-    waited > had
+    waited / 8 > had
 }
 
 /// Nanoseconds that the threads of a process had a core, and that they waited for one (Linux's `schedstat`).
