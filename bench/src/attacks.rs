@@ -179,6 +179,12 @@ impl Attacker {
 }
 
 impl Attack {
+    /// Whether the server starts processes for it that go last. Where a thread that goes before all others wakes for a moment on a
+    /// core, Linux may go on with such a process there instead of the server's thread: the watchers would make the neighbour wait.
+    pub(crate) fn starts_children(&self) -> bool {
+        matches!(self.does, Does::Put(..))
+    }
+
     /// Does it once, and gives the status of the answer.
     fn once(
         &self,

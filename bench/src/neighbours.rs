@@ -47,26 +47,27 @@ pub(crate) fn print(
         "\nThe 99th percentile of an echo's latency in microseconds, without and beside attacks that are repeated without \
          pause,\nmedians of {runs} runs, server and load on all cores. Left a caller who asks {RATE} times a second for \
          {PACED_SECONDS} s and gets cores\n{first}, right one who asks without pause for {SECONDS} s, and takes a core with \
-         the server. Requests during which a\ncore stood still, also for a thread that goes before all others, are left out; \
-         the last of each three columns\ntells how many beside the attack.\n"
+         the server. Requests during which a\ncore stood still, also for a thread that goes before all others, are left out, but \
+         for uploads; the last of each three\ncolumns tells how many beside the attack.\n"
     );
     println!("{:>28} {:>8} | {HEAD} | {HEAD}", "attack", "at once");
-    let measure = |server: &Server| -> Result<[Found; 2]> {
-        let measure = |rate, seconds| paced::measure(server.address(), "/fn/echo", rate, seconds);
+    let measure = |server: &Server, watched: bool| -> Result<[Found; 2]> {
+        let measure = |rate, seconds| paced::measure(server.address(), "/fn/echo", rate, seconds, watched);
         Ok([measure(RATE, PACED_SECONDS)?, measure(0, SECONDS)?])
     };
     let wanted = |path: &str| only.is_empty() || only.iter().any(|part| path.contains(part.as_str()));
     let mut failed = Vec::new();
     for attack in ATTACKS.iter().filter(|attack| wanted(attack.name)) {
+        let watched = !attack.starts_children();
         let mut measured: Vec<_> = servers.iter().map(|_| (Vec::new(), Vec::new())).collect();
         for _ in 0..runs {
             for (server, (without, beside)) in servers.iter().zip(&mut measured) {
-                without.push(measure(server)?);
+                without.push(measure(server, watched)?);
                 let attackers = 0..attack.at_once;
                 let attackers: Vec<_> =
                     attackers.map(|_| Attacker::start(server.address(), attack, material.clone())).collect();
                 std::thread::sleep(BEFORE);
-                beside.push(measure(server)?);
+                beside.push(measure(server, watched)?);
                 let ended: Vec<_> = attackers.into_iter().map(Attacker::end).collect();
                 failed.extend(ended.into_iter().filter_map(Result::err));
             }

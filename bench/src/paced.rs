@@ -52,10 +52,10 @@ pub(crate) fn goes_first() -> bool {
 }
 
 /// What a caller in a process of its own found. One that asks at fixed times goes before everything else where it may, because it
-/// stands for one on another machine.
-pub(crate) fn measure(address: SocketAddr, path: &str, rate: u32, seconds: u64) -> Result<Found> {
+/// stands for one on another machine. Where it is not `watched`, all of its requests count.
+pub(crate) fn measure(address: SocketAddr, path: &str, rate: u32, seconds: u64, watched: bool) -> Result<Found> {
     let first = goes_first();
-    let watcher = first.then(|| {
+    let watcher = (first && watched).then(|| {
         let mut command = itself(true)?;
         command.args(["watch", &seconds.to_string()]).stdout(Stdio::piped());
         command.spawn().context("cannot start the watcher")
