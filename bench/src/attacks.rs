@@ -1,5 +1,6 @@
 //! What hostile guests and clients do, again and again until they are told to stop; it measures nothing.
 
+use self::Does::{Call, Component, Model, TakeNothing};
 use anyhow::{Context, Result, ensure};
 use hearth_crafted as crafted;
 use std::io::{Read, Write};
@@ -8,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// Bytes sent at once. Of more, Linux may keep a core that the server wants to send them on, which no client elsewhere can.
+const SENT_BYTES: usize = 64 << 10;
 
 /// An attack, and what the server should say to it: answers of another status are no such attack.
 pub(crate) struct Attack {
@@ -24,8 +28,10 @@ enum Does {
     Call(&'static str),
     /// Calls a function, and takes nothing of its answer.
     TakeNothing(&'static str),
-    /// Uploads to a path. The number is another one each time, so that nothing is known of the upload yet.
-    Put(&'static str, fn(&Material, u64) -> Vec<u8>),
+    /// Uploads a component as a function of that name, with another number in it each time, so that nothing is known of it yet.
+    Component(&'static str, fn(&Material) -> &[u8]),
+    /// Uploads a model of that name.
+    Model(&'static str, fn(&Material) -> &[u8]),
 }
 
 /// What uploads are made from.
@@ -40,11 +46,11 @@ pub(crate) struct Material {
 }
 
 const fn call(path: &'static str, status: u16) -> Attack {
-    Attack { name: path, at_once: 1, does: Does::Call(path), status }
+    Attack { name: path, at_once: 1, does: Call(path), status }
 }
 
-const fn put(name: &'static str, path: &'static str, status: u16, body: fn(&Material, u64) -> Vec<u8>) -> Attack {
-    Attack { name, at_once: 1, does: Does::Put(path, body), status }
+const fn upload(name: &'static str, does: Does, status: u16) -> Attack {
+    Attack { name, at_once: 1, does, status }
 }
 
 /// All attacks. The first is well-behaved, as is the first upload: what many of them cost a neighbour without any hostility.
@@ -71,23 +77,15 @@ pub(crate) const ATTACKS: [Attack; 30] = [
     call("probe/tensor/sort-bomb", 504),
     call("probe/tensor/resize-bomb", 504),
     call("probe/tensor/image-bomb", 413),
-    Attack { name: "answers not taken", at_once: 20, does: Does::TakeNothing("probe/big?bytes=30000000"), status: 200 },
-    put("upload: echo", "/v1/functions/echo-again", 201, |material, number| numbered(&material.echo, number)),
-    put("upload: compile bomb", "/v1/functions/a", 422, |material, number| numbered(&material.compile_bomb, number)),
-    put("upload: 10,000 exports", "/v1/functions/a", 422, |material, _| material.many_exports.clone()),
-    put("upload: section of 100 MB", "/v1/functions/padded", 201, |material, number| {
-        numbered(&material.padded, number)
-    }),
-    put("upload: endless init", "/v1/functions/a", 422, |material, number| numbered(&material.endless_init, number)),
-    put("upload: panicking init", "/v1/functions/a", 422, |material, number| {
-        numbered(&material.panicking_init, number)
-    }),
-    put("upload: tar bomb", "/v1/models/a", 422, |material, _| material.tar_bomb.clone()),
+    Attack { name: "answers not taken", at_once: 20, does: TakeNothing("probe/big?bytes=30000000"), status: 200 },
+    upload("upload: echo", Component("echo-again", |material| &material.echo), 201),
+    upload("upload: compile bomb", Component("a", |material| &material.compile_bomb), 422),
+    upload("upload: 10,000 exports", Component("a", |material| &material.many_exports), 422),
+    upload("upload: section of 100 MB", Component("padded", |material| &material.padded), 201),
+    upload("upload: endless init", Component("a", |material| &material.endless_init), 422),
+    upload("upload: panicking init", Component("a", |material| &material.panicking_init), 422),
+    upload("upload: tar bomb", Model("a", |material| &material.tar_bomb), 422),
 ];
-
-fn numbered(component: &[u8], number: u64) -> Vec<u8> {
-    [component, &crafted::custom_section("number", &number.to_le_bytes())].concat()
-}
 
 impl Material {
     /// All of it, from the component of 01-echo.
@@ -137,6 +135,14 @@ fn tar_bomb() -> Result<Vec<u8>> {
     Ok(squeezed.finish()?)
 }
 
+/// Sends a request with a body. Where it is refused before its end, the answer tells.
+fn put(stream: &mut TcpStream, head: &str, body: &[&[u8]]) -> Result<()> {
+    let length: usize = body.iter().map(|part| part.len()).sum();
+    write!(stream, "PUT {head}content-length: {length}\r\n\r\n")?;
+    let _ = body.iter().flat_map(|part| part.chunks(SENT_BYTES)).try_for_each(|part| stream.write_all(part));
+    Ok(())
+}
+
 /// Repeats an attack until it is ended.
 pub(crate) struct Attacker {
     over: Arc<AtomicBool>,
@@ -182,7 +188,7 @@ impl Attack {
     /// Whether the server starts processes for it that go last. Where a thread that goes before all others wakes for a moment on a
     /// core, Linux may go on with such a process there instead of the server's thread: the watchers would make the neighbour wait.
     pub(crate) fn starts_children(&self) -> bool {
-        matches!(self.does, Does::Put(..))
+        matches!(self.does, Component(..) | Model(..))
     }
 
     /// Does it once, and gives the status of the answer.
@@ -198,17 +204,16 @@ impl Attack {
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         let head = format!("HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
         match &self.does {
-            Does::Call(path) | Does::TakeNothing(path) => write!(stream, "GET /fn/{path} {head}\r\n")?,
-            Does::Put(path, body) => {
-                let body = body(material, number);
-                write!(stream, "PUT {path} {head}content-length: {}\r\n\r\n", body.len())?;
-                // Where it is refused before its end, the answer tells.
-                let _ = stream.write_all(&body);
+            Call(path) | TakeNothing(path) => write!(stream, "GET /fn/{path} {head}\r\n")?,
+            Component(name, bytes) => {
+                let number = crafted::custom_section("number", &number.to_le_bytes());
+                put(&mut stream, &format!("/v1/functions/{name} {head}"), &[bytes(material), &number])?;
             }
+            Model(name, bytes) => put(&mut stream, &format!("/v1/models/{name} {head}"), &[bytes(material)])?,
         }
         let mut start = [0; 12];
         stream.read_exact(&mut start)?;
-        if let Does::TakeNothing(_) = self.does {
+        if let TakeNothing(_) = self.does {
             while !over.load(Ordering::Acquire) {
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -2,10 +2,12 @@
 //! itself stood still. It judges nothing.
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::ReceiveTimestampns};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
-use std::io::{Read, Write};
+use std::io::{IoSliceMut, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::thread::{available_parallelism, scope, sleep};
 use std::time::{Duration, Instant};
@@ -98,21 +100,22 @@ pub(crate) fn ask(caller: &Caller) -> Result<()> {
     let mut stream = TcpStream::connect(caller.address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    setsockopt(&stream, ReceiveTimestampns, &true)?;
     let request = format!("GET {} HTTP/1.1\r\nhost: {}\r\n\r\n", caller.path, caller.address);
-    let pause = Duration::from_secs(1).checked_div(caller.rate).unwrap_or_default();
-    let mut asked = Vec::new();
-    let started = Instant::now();
+    let pause = Duration::from_secs(1).checked_div(caller.rate).unwrap_or_default().as_secs_f64() * 1e6;
+    let mut asked: Vec<Span> = Vec::new();
+    let started = now_us();
     let mut due = started;
-    while due.duration_since(started) < Duration::from_secs(caller.seconds) {
-        let ahead = due.saturating_duration_since(Instant::now());
-        sleep(ahead);
+    let mut answered = started;
+    while due - started < caller.seconds as f64 * 1e6 {
+        sleep(Duration::from_secs_f64((due - now_us()).max(0.0) / 1e6));
         // What the clock wakes late is not the server's; what the last answer was late is.
-        let late = if ahead.is_zero() { due.elapsed().as_secs_f64() * 1e6 } else { 0.0 };
+        let late = (answered - due).max(0.0);
         let from = now_us() - late;
         stream.write_all(request.as_bytes())?;
-        answer(&mut stream)?;
-        asked.push([from, now_us()]);
-        due = if caller.rate > 0 { due + pause } else { Instant::now() };
+        answered = answer(&mut stream)?;
+        asked.push([from, answered]);
+        due = if caller.rate > 0 { due + pause } else { now_us() };
     }
     print(&asked);
     Ok(())
@@ -148,7 +151,11 @@ fn standstills(core: usize, until: Instant) -> Result<Vec<Span>> {
 }
 
 fn now_us() -> f64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    clock_us(ClockId::Monotonic)
+}
+
+fn clock_us(clock: ClockId) -> f64 {
+    let now = clock_gettime(clock);
     now.tv_sec as f64 * 1e6 + now.tv_nsec as f64 / 1e3
 }
 
@@ -168,12 +175,20 @@ fn spans(text: &[u8]) -> Result<Vec<Span>> {
     spans.collect()
 }
 
-/// Reads one answer, which must be a 200 with a length.
-fn answer(stream: &mut TcpStream) -> Result<()> {
+/// Reads one answer, which must be a 200 with a length, and gives when it came: when the system had it for this caller, who stands
+/// for one on another machine and may wake later.
+fn answer(stream: &mut TcpStream) -> Result<f64> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        let read = stream.read(&mut buffer)?;
+        let mut space = nix::cmsg_space!(nix::sys::time::TimeSpec);
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let received = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+        let came = received.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmTimestampns(at) => Some(at.tv_sec() as f64 * 1e6 + at.tv_nsec() as f64 / 1e3),
+            _ => None,
+        });
+        let read = received.bytes;
         ensure!(read > 0, "the server ended the connection");
         bytes.extend_from_slice(&buffer[..read]);
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
@@ -182,7 +197,8 @@ fn answer(stream: &mut TcpStream) -> Result<()> {
         let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
         let length: usize = length.context("an answer without a length")?.trim().parse()?;
         if bytes.len() >= end + 4 + length {
-            return Ok(());
+            let ago = clock_us(ClockId::Realtime) - came.context("the system does not say when an answer came")?;
+            return Ok(now_us() - ago);
         }
     }
 }

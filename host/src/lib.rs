@@ -3,6 +3,8 @@
 //! Without the feature `server` the library is the device layer and what it needs: enough to test guests on.
 
 #[cfg(feature = "server")]
+mod bulk;
+#[cfg(feature = "server")]
 pub mod catalog;
 #[cfg(feature = "server")]
 pub mod cli;

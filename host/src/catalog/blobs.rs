@@ -1,19 +1,21 @@
 //! Blobs: bytes by their sha256, written whole or not at all; it never knows what they are for.
 
 use super::folder::{Folder, sync_folder};
+use crate::bulk;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::fs::Permissions;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tempfile::NamedTempFile;
 use tokio::sync::Notify;
 
 const WRITING: &str = "storing an upload";
-/// Chunks are gathered to this size before a thread writes and hashes them: the hand-over costs some 10 µs.
-const GATHERED_BYTES: usize = 1 << 20;
+const WORKING: &str = "working on the data folder";
+/// Chunks are gathered to this size before they are passed on to a thread that writes and hashes them, or to a process: the
+/// hand-over costs some 10 µs, and what is done at once may keep a core for as long from those who wait for it.
+pub(super) const GATHERED_BYTES: usize = 128 << 10;
 
 /// The folder of blobs, and which of them uploads hold.
 #[derive(Debug)]
@@ -174,7 +176,7 @@ impl BlobFile {
 
     pub(super) fn write(&mut self, data: &[u8]) -> Result<()> {
         self.hasher.update(data);
-        self.file.as_file_mut().write_all(data).map_err(|error| Error::storage(WRITING, error))?;
+        bulk::write(self.file.as_file_mut(), data).map_err(|error| Error::storage(WRITING, error))?;
         self.bytes = self.bytes.saturating_add(data.len() as u64);
         Ok(())
     }
@@ -230,7 +232,7 @@ impl BlobWriter {
     async fn flush(&mut self) -> Result<()> {
         let mut file = self.file.take().ok_or_else(broken)?;
         let mut data = std::mem::take(&mut self.gathered);
-        let (file, data) = blocking(move || {
+        let (file, data) = last(move || {
             file.write(&data)?;
             data.clear();
             Ok((file, data))
@@ -250,6 +252,14 @@ fn broken() -> Error {
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(error) => Err(Error::host("working on the data folder", error)),
+        Err(error) => Err(Error::host(WORKING, error)),
+    }
+}
+
+/// Runs one piece of an upload's work, after what requests want to have done.
+pub(super) async fn last<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match bulk::last(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::host(WORKING, error)),
     }
 }

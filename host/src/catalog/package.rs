@@ -1,7 +1,7 @@
 //! Takes a model's upload into blobs, and puts a package together as a folder; it never reads a model, and lets a child
 //! process read an archive.
 
-use super::blobs::{Blob, BlobFile, BlobStore, BlobWriter, blocking};
+use super::blobs::{Blob, BlobFile, BlobStore, BlobWriter, GATHERED_BYTES, blocking};
 use super::folder::{Folder, private_folder, sync_folder};
 use super::unpack::{self, FIRST_BYTES, Upload};
 use crate::config::Limits;
@@ -16,8 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Chunks are gathered to this size before they are passed on, since each passing wakes a process.
-const GATHERED_BYTES: usize = 256 << 10;
 /// Names of files that an error lists.
 const LISTED: usize = 20;
 

@@ -9,8 +9,9 @@
 //! One request at a time works on an upload. A request that comes while another still writes takes over, since the other may
 //! be of a connection that broke without a word; while an upload is being stored, nobody does.
 
-use super::blobs::blocking;
+use super::blobs::{GATHERED_BYTES, blocking, last};
 use super::folder::{private_folder, sync_folder};
+use crate::bulk;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,6 @@ use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 const RECEIVING: &str = "receiving an upload";
-/// Bytes that are gathered before a thread writes them, and that are read at once.
-const GATHERED_BYTES: usize = 1 << 20;
 /// How often idle uploads are looked for, at the least.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -377,8 +376,8 @@ impl UploadPart {
     async fn flush(&mut self, sync: bool) -> Result<()> {
         let mut writing = self.writing.take().ok_or_else(|| Error::host(RECEIVING, "a write failed before"))?;
         let mut data = std::mem::take(&mut self.gathered);
-        let (writing, data) = blocking(move || {
-            let written = writing.file.write_all(&data);
+        let (writing, data) = last(move || {
+            let written = bulk::write(&mut writing.file, &data);
             let written = if sync { written.and_then(|()| writing.file.sync_data()) } else { written };
             written.map_err(|error| Error::storage(RECEIVING, error))?;
             data.clear();
@@ -412,7 +411,7 @@ impl WholeUpload {
     pub async fn next(&mut self) -> Result<Option<&[u8]>> {
         let failed = || Error::host("reading an upload", "a read failed before");
         let mut reading = self.reading.take().ok_or_else(failed)?;
-        let reading = blocking(move || {
+        let reading = last(move || {
             reading.part.clear();
             let read = Read::by_ref(&mut reading.file).take(GATHERED_BYTES as u64).read_to_end(&mut reading.part);
             read.map_err(|error| Error::storage("reading an upload", error))?;

@@ -60,7 +60,7 @@ impl Work {
 
 impl PartSender {
     /// Bytes of one part.
-    pub const MOST_BYTES: usize = 1 << 20;
+    pub const MOST_BYTES: usize = 128 << 10;
 
     /// Sends one part, of at most [`PartSender::MOST_BYTES`]. Waits while the server is busy.
     ///

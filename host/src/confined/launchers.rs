@@ -1,13 +1,11 @@
 //! Starts child processes from threads that stand behind the server's own, so that children do from their first instruction on;
 //! it never knows what they are for.
 
+use crate::bulk;
 use crate::error::{Error, Result};
 use std::io;
 use std::sync::mpsc;
 use std::time::Duration;
-use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
@@ -68,9 +66,8 @@ fn launcher(standing: Standing) -> Result<mpsc::Sender<Order>> {
         // Where a system refuses, children stand beside the server.
         match standing {
             Standing::Last => {
-                let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-                if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
-                    tracing::warn!("children do not go last: {error:?}");
+                if let Err(error) = bulk::go_last() {
+                    tracing::warn!("children do not go last: {error}");
                 }
             }
             Standing::Share => {

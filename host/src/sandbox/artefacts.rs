@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use super::compile::Compiled;
+use crate::bulk;
 use crate::error::{Error, Result};
 use crate::interface;
 use crate::node_key::NodeKey;
@@ -80,7 +81,7 @@ impl Artefacts {
     /// A compiled component and its manifest, if they are there, whole, and made by this version on this machine.
     pub(super) fn load(&self, engine: &Engine, digest: &str) -> Option<(Component, Value)> {
         let path = self.path(digest);
-        let bytes = fs::read(&path).ok()?;
+        let bytes = bulk::read(&path).ok()?;
         let (tag, kept) = bytes.split_at_checked(TAG_BYTES)?;
         if self.mac(digest, &[kept]).verify_slice(tag).is_err() {
             tracing::warn!(file = %path.display(), "compiled code does not verify; compiling anew");
@@ -119,7 +120,7 @@ impl Artefacts {
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
             file.write_all(&self.mac(digest, &parts).finalize().into_bytes())?;
             for part in parts {
-                file.write_all(part)?;
+                bulk::write(&mut file, part)?;
             }
             file.persist(self.path(digest))?;
             if let Some((component, _)) = digest.split_once('-') {

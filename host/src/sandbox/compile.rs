@@ -1,13 +1,13 @@
 //! Reads and compiles a component in a child process; it never loads what came out, which `artefacts` does.
 
 use super::engine_config;
+use crate::bulk;
 use crate::config::Limits;
 use crate::confined::{self, Cap, Caps, Confined, Job, Queue, Work};
 use crate::error::{Error, Kind, Result};
 use crate::interface;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use wasmparser::{Parser, Payload};
 use wasmtime::{Engine, InstanceAllocationStrategy};
@@ -15,7 +15,8 @@ use wasmtime::{Engine, InstanceAllocationStrategy};
 /// The job of the child.
 pub const COMPILE: Job = Job { name: "compile", work };
 
-/// Threads that compile one component. More gain little, and invocations need cores too.
+/// Threads that compile one component: fewer than there are cores, and more than so many gain little. Where two that go last share a
+/// core, Linux's scheduler (EEVDF) lets the one that waited go on before a thread of the server's that wakes, for up to 4 ms.
 const MOST_THREADS: usize = 8;
 /// Bytes of the section `hearth:manifest`.
 const MANIFEST_BYTES: usize = 1 << 20;
@@ -66,7 +67,7 @@ pub(super) fn caps(limits: &Limits) -> Caps {
         wall_ms: Cap { value: limits.compile_ms, limit: "compile_ms" },
         memory_bytes: Cap { value: limits.compile_memory_bytes, limit: "compile_memory_bytes" },
         file_bytes: Cap { value: limits.compiled_bytes, limit: "compiled_bytes" },
-        threads: cores.clamp(2, MOST_THREADS),
+        threads: cores.saturating_sub(1).clamp(1, MOST_THREADS),
         reads: Vec::new(),
     }
 }
@@ -81,7 +82,7 @@ fn compiler_config(limits: &Limits) -> wasmtime::Config {
 
 fn work(work: &mut Work) -> Result<Value> {
     let Request { component, limits } = work.request()?;
-    let wasm = std::fs::read(component).map_err(|error| Error::storage("reading a component", error))?;
+    let wasm = bulk::read(&component).map_err(|error| Error::storage("reading a component", error))?;
     refuse_others(&wasm)?;
     let manifest = survey(&wasm, &limits)?;
     let code = code(&compiler(&limits)?, &wasm)?;
@@ -92,7 +93,7 @@ fn work(work: &mut Work) -> Result<Value> {
         return Err(Error::too_large(message));
     }
     let mut output = work.output.take().ok_or_else(|| Error::host("compiling a component", "no file to write to"))?;
-    output.write_all(&code).map_err(|error| Error::storage("keeping compiled code", error))?;
+    bulk::write(&mut output, &code).map_err(|error| Error::storage("keeping compiled code", error))?;
     Ok(manifest)
 }
 

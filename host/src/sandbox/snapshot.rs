@@ -7,6 +7,7 @@
 use super::State;
 use super::compile;
 use super::invocation::{store, trapped};
+use crate::bulk;
 use crate::config::Limits;
 use crate::confined::{Cap, Caps, Confined, Job, Work};
 use crate::device::{Cpu, Device, Ledger, Stop};
@@ -17,7 +18,6 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -124,7 +124,7 @@ pub(super) async fn make(confined: &Confined, request: &Request, folder: &Path) 
 fn work(work: &mut Work) -> Result<serde_json::Value> {
     const KEEPING: &str = "keeping a snapshot";
     let request: Request = work.request()?;
-    let wasm = std::fs::read(&request.component).map_err(|error| Error::storage("reading a component", error))?;
+    let wasm = bulk::read(&request.component).map_err(|error| Error::storage("reading a component", error))?;
     let threads = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let threads = threads.map_err(|error| Error::host("starting a runtime", error))?;
     let engine = compile::compiler(&request.limits)?;
@@ -132,7 +132,7 @@ fn work(work: &mut Work) -> Result<serde_json::Value> {
     let without = match snapshot {
         Ok(wasm) => {
             let mut output = work.output.take().ok_or_else(|| Error::host(KEEPING, "no file to write to"))?;
-            output.write_all(&wasm).map_err(|error| Error::storage(KEEPING, error))?;
+            bulk::write(&mut output, &wasm).map_err(|error| Error::storage(KEEPING, error))?;
             None
         }
         Err(reason) => Some(reason),
