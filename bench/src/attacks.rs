@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use hearth_crafted as crafted;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -153,11 +153,14 @@ pub(crate) struct Attacker {
 impl Attacker {
     /// Starts repeating an attack on the server at an address.
     pub(crate) fn start(address: SocketAddr, attack: &'static Attack, material: Arc<Material>) -> Attacker {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let (over, connection) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
         let thread = {
             let (over, connection) = (over.clone(), connection.clone());
             std::thread::spawn(move || {
-                for number in 0.. {
+                loop {
+                    // Not the numbers of an earlier run, of which the server may still know some.
+                    let number = NEXT.fetch_add(1, Ordering::Relaxed);
                     let said = attack.once(address, (&over, &connection), &material, number);
                     // What is cut off at its end says nothing.
                     if over.load(Ordering::Acquire) {

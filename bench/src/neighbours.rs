@@ -47,8 +47,9 @@ pub(crate) fn print(
         "\nThe 99th percentile of an echo's latency in microseconds, without and beside attacks that are repeated without \
          pause,\nmedians of {runs} runs, server and load on all cores. Left a caller who asks {RATE} times a second for \
          {PACED_SECONDS} s and gets cores\n{first}, right one who asks without pause for {SECONDS} s, and takes a core with \
-         the server. Requests during which a\ncore stood still, also for a thread that goes before all others, are left out, but \
-         for uploads; the last of each three\ncolumns tells how many beside the attack.\n"
+         the server. A request's time\nends when its answer is in the caller's socket, by the kernel's clock. Requests during which \
+         a core stood still, also for\na thread that goes before all others, are left out, but for uploads; the last of each three \
+         columns tells how many beside\nthe attack.\n"
     );
     println!("{:>28} {:>8} | {HEAD} | {HEAD}", "attack", "at once");
     let measure = |server: &Server, watched: bool| -> Result<[Found; 2]> {

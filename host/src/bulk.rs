@@ -103,7 +103,9 @@ impl Last {
 /// Errors: those of the file.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or_default());
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    // One piece more, to see its end.
+    let mut bytes = Vec::with_capacity(length.saturating_add(PIECE_BYTES));
     loop {
         let whole = bytes.len();
         // Set to zero, memory that was never used is found here, where others get the core, and not in the call.
