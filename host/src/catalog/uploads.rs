@@ -376,14 +376,15 @@ impl UploadPart {
     async fn flush(&mut self, sync: bool) -> Result<()> {
         let mut writing = self.writing.take().ok_or_else(|| Error::host(RECEIVING, "a write failed before"))?;
         let mut data = std::mem::take(&mut self.gathered);
-        let (writing, data) = last(move || {
+        let work = move || {
             let written = bulk::write(&mut writing.file, &data);
             let written = if sync { written.and_then(|()| writing.file.sync_data()) } else { written };
             written.map_err(|error| Error::storage(RECEIVING, error))?;
             data.clear();
             Ok((writing, data))
-        })
-        .await?;
+        };
+        // A disk takes long, and does it by itself.
+        let (writing, data) = if sync { blocking(work).await? } else { last(work).await? };
         (self.writing, self.gathered) = (Some(writing), data);
         Ok(())
     }
