@@ -24,6 +24,8 @@ pub mod model;
 pub mod node_key;
 #[cfg(feature = "server")]
 pub mod sandbox;
+#[cfg(feature = "server")]
+mod single_flight;
 
 /// The limits alone.
 #[cfg(not(feature = "server"))]

@@ -2,17 +2,17 @@
 //! invocation; it never knows names, versions or HTTP.
 
 mod artefacts;
+mod builds;
 mod compile;
 mod invocation;
 mod lookout;
-mod makings;
 mod output;
 mod places;
 mod snapshot;
 
+pub use builds::Making;
 pub use compile::COMPILE;
 pub use invocation::{Invocation, Outcome, Receipt};
-pub use makings::Making;
 pub use places::{Places, Slot};
 pub use snapshot::{Preparation, SNAPSHOT, snapshot_obstacle};
 
@@ -21,9 +21,9 @@ use crate::confined::Confined;
 use crate::error::{Error, Result};
 use crate::interface::{self, LogLine, Program, Services};
 use artefacts::Artefacts;
+use builds::Builds;
 use invocation::State;
 use lookout::Lookout;
-use makings::Makings;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct Runtime {
     services: Arc<Services>,
     artefacts: Artefacts,
     confined: Arc<Confined>,
-    functions: Arc<Makings>,
+    functions: Arc<Builds>,
     slots: Arc<Places>,
     _ticker: Ticker,
 }
@@ -158,7 +158,7 @@ impl Runtime {
     /// Errors: `InvalidArgument` where the bytes are no component of this contract; the message says what to change.
     pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf, how_long: Making) -> Result<Arc<Function>> {
         let (runtime, of) = (self.clone(), digest.to_owned());
-        self.functions.get_or_make(digest, how_long, async move { runtime.load(&of, path).await }).await
+        self.functions.get_or_build(digest, how_long, async move { runtime.load(&of, path).await }).await
     }
 
     /// The function of a component, with `init` run and its memory kept, where it has one. What was prepared alike before
@@ -182,7 +182,7 @@ impl Runtime {
             let (runtime, key) = (self.clone(), key.clone());
             async move { runtime.prepare(&key, path, preparation, &plain, log).await }
         };
-        let function = self.functions.get_or_make(&key, how_long, make).await?;
+        let function = self.functions.get_or_build(&key, how_long, make).await?;
         self.functions.sweep(&key);
         Ok(function)
     }

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["model"],
     &["device"],
     &["confined"],
-    &["config", "node_key", "bulk"],
+    &["config", "node_key", "bulk", "single_flight"],
     &["error"],
 ];
 

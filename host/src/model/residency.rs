@@ -23,12 +23,13 @@ use crate::config::{Config, Limits};
 use crate::confined::Confined;
 use crate::device::{Account, Charge, Device, Owner};
 use crate::error::{Error, Kind, Result};
+use crate::single_flight::{Failure, Flight, Work};
 use policy::{Candidate, Uses};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 /// How long whoever waits for memory waits at most before it looks again: tensors tell nobody that they have gone.
@@ -112,36 +113,14 @@ impl Entry {
 
 enum Slot {
     Stored,
-    Loading(Coming),
+    Loading(Flight<Outcome>),
     Resident(Arc<Loaded>),
     /// Unloaded, but there were leases on it. The next open takes it back rather than loading a second copy.
     Leaving(Weak<Loaded>),
 }
 
-/// A load that is under way. What came of it lies beside the channel, not in it: a channel's sender would hold the model for a
-/// moment after its waiters are woken, and the model would seem to be in use.
-#[derive(Clone)]
-struct Coming {
-    outcome: Arc<OnceLock<Outcome>>,
-    /// Closed when the load is over, or its task gone without an outcome (a runtime that shut down).
-    over: watch::Receiver<()>,
-}
-
-impl Coming {
-    fn new() -> (watch::Sender<()>, Coming) {
-        let (sender, over) = watch::channel(());
-        (sender, Coming { outcome: Arc::default(), over })
-    }
-
-    async fn wait(&mut self) {
-        while self.over.changed().await.is_ok() {}
-    }
-}
-
-enum Outcome {
-    Ready(Arc<Loaded>),
-    Failed(Kind, String),
-}
+/// What came of a load.
+type Outcome = std::result::Result<Arc<Loaded>, Failure>;
 
 /// What outlives a load.
 #[derive(Default)]
@@ -392,7 +371,7 @@ impl Models {
 
     async fn unload_from(&self, key: &Key) -> bool {
         loop {
-            let mut pending = {
+            let flight = {
                 let mut entries = self.table.entries();
                 let Some(entry) = entries.get_mut(key) else { return true };
                 match std::mem::replace(&mut entry.slot, Slot::Stored) {
@@ -411,14 +390,13 @@ impl Models {
                         entry.slot = Slot::Leaving(left);
                         return free;
                     }
-                    Slot::Loading(coming) => {
-                        entry.slot = Slot::Loading(coming.clone());
-                        coming
+                    Slot::Loading(flight) => {
+                        entry.slot = Slot::Loading(flight.clone());
+                        flight
                     }
                 }
             };
-            pending.wait().await;
-            if pending.outcome.get().is_none() {
+            if flight.outcome().await.is_none() {
                 return true;
             }
         }
@@ -459,16 +437,12 @@ impl Table {
     }
 
     async fn loaded(self: &Arc<Self>, resolved: &Arc<Resolved>) -> Result<Arc<Loaded>> {
-        let mut pending = match self.begin(resolved, self.key(resolved)?, None) {
+        let flight = match self.begin(resolved, self.key(resolved)?, None) {
             Ok(loaded) => return Ok(loaded),
-            Err(coming) => coming,
+            Err(flight) => flight,
         };
-        pending.wait().await;
-        match pending.outcome.get() {
-            Some(Outcome::Ready(loaded)) => Ok(loaded.clone()),
-            Some(Outcome::Failed(kind, message)) => Err(Error::new(*kind, message.clone())),
-            None => Err(Error::unavailable(format!("loading model '{}' was given up; open it again", resolved.name))),
-        }
+        let given_up = || Error::unavailable(format!("loading model '{}' was given up; open it again", resolved.name));
+        Ok(flight.outcome().await.ok_or_else(given_up)??)
     }
 
     /// The model if it is in memory, else the load that is under way, which begins here if there is none. A load that nobody
@@ -478,7 +452,7 @@ impl Table {
         resolved: &Arc<Resolved>,
         key: Key,
         unasked: Option<Charge>,
-    ) -> std::result::Result<Arc<Loaded>, Coming> {
+    ) -> std::result::Result<Arc<Loaded>, Flight<Outcome>> {
         let mut entries = self.entries();
         let entry = entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved));
         entry.forgotten = false;
@@ -493,16 +467,15 @@ impl Table {
                 entry.slot = Slot::Resident(loaded.clone());
                 Ok(loaded)
             }
-            Now::Coming(coming) => Err(coming),
+            Now::Loading(flight) => Err(flight),
             Now::Away => {
-                let (over, coming) = Coming::new();
-                entry.slot = Slot::Loading(coming.clone());
+                let (flight, work) = Flight::new();
+                entry.slot = Slot::Loading(flight.clone());
                 let reason = if unasked.is_some() { "expected by a function that was called" } else { "opened" };
                 reason.clone_into(&mut entry.reason);
-                let outcome = coming.outcome.clone();
                 let counts = entry.counts.clone();
-                tokio::spawn(self.clone().bring(resolved.clone(), key.1, unasked, counts, outcome, over));
-                Err(coming)
+                tokio::spawn(self.clone().bring(resolved.clone(), key.1, unasked, counts, work));
+                Err(flight)
             }
         }
     }
@@ -548,8 +521,7 @@ impl Table {
         engine: EngineName,
         weights: Option<Charge>,
         counts: Arc<Counts>,
-        told: Arc<OnceLock<Outcome>>,
-        over: watch::Sender<()>,
+        work: Work<Outcome>,
     ) {
         let Resolved { name, version, digest, package, .. } = &*resolved;
         let mut took = None;
@@ -558,7 +530,7 @@ impl Table {
                 let ms = time.as_millis() as u64;
                 tracing::info!(model = name, version, digest, %engine, ms, "model is resident");
                 took = Some(time);
-                Outcome::Ready(loaded)
+                Ok(loaded)
             }
             Err(error) => {
                 tracing::warn!(model = name, version, digest, %engine, "model cannot be loaded: {}", error.chain());
@@ -568,7 +540,7 @@ impl Table {
                     kind @ (Kind::Overloaded | Kind::StorageFull) => kind,
                     _ => Kind::Unavailable,
                 };
-                Outcome::Failed(kind, format!("model '{name}' cannot be loaded: {}", error.message()))
+                Err(Failure::new(kind, format!("model '{name}' cannot be loaded: {}", error.message())))
             }
         };
         if let Some(entry) = self.entries().get_mut(&(digest.clone(), engine)) {
@@ -582,17 +554,15 @@ impl Table {
                 entry.loads += 1;
             }
             entry.slot = match &outcome {
-                Outcome::Ready(loaded) => Slot::Resident(loaded.clone()),
-                Outcome::Failed(_, message) => {
-                    entry.reason.clone_from(message);
+                Ok(loaded) => Slot::Resident(loaded.clone()),
+                Err(failure) => {
+                    failure.message().clone_into(&mut entry.reason);
                     Slot::Stored
                 }
             };
         }
-        let _ = told.set(outcome);
-        // In this order: whoever is woken finds nobody else that holds the model.
-        drop(told);
-        drop(over);
+        // From here on only the entry and those who waited hold the model.
+        work.finish(outcome);
     }
 
     async fn bring_in_turn(
@@ -722,7 +692,7 @@ impl Table {
 
 enum Now {
     Here(Arc<Loaded>),
-    Coming(Coming),
+    Loading(Flight<Outcome>),
     Away,
 }
 
@@ -732,12 +702,9 @@ impl Slot {
             Slot::Stored => Now::Away,
             Slot::Resident(loaded) => Now::Here(loaded.clone()),
             Slot::Leaving(left) => left.upgrade().map_or(Now::Away, Now::Here),
-            // A load whose task is gone without an outcome must not be waited for.
-            Slot::Loading(coming) if coming.over.has_changed().is_err() => match coming.outcome.get() {
-                Some(Outcome::Ready(loaded)) => Now::Here(loaded.clone()),
-                Some(Outcome::Failed(..)) | None => Now::Away,
-            },
-            Slot::Loading(coming) => Now::Coming(coming.clone()),
+            // Its task is gone without an outcome: nobody may wait for it.
+            Slot::Loading(flight) if flight.is_over() => Now::Away,
+            Slot::Loading(flight) => Now::Loading(flight.clone()),
         }
     }
 
