@@ -38,12 +38,12 @@ impl Lease {
         let asked = Instant::now();
         let inputs = self.in_order(inputs)?;
         stop.check()?;
-        let (table, loaded) = (self.table().clone(), self.loaded().clone());
-        let turn = match table.runs.clone().try_acquire_owned() {
+        let (loads, loaded) = (self.loads().clone(), self.loaded().clone());
+        let turn = match loads.runs.clone().try_acquire_owned() {
             Ok(turn) => turn,
             Err(_) => {
-                let _waiting = self.waiting(table.limits.queued_model_runs)?;
-                let turn = unless_stopped(stop, table.runs.clone().acquire_owned()).await?;
+                let _waiting = self.waiting(loads.queued_model_runs)?;
+                let turn = unless_stopped(stop, loads.runs.clone().acquire_owned()).await?;
                 turn.map_err(|error| Error::host("waiting for a model", error))?
             }
         };
@@ -51,13 +51,13 @@ impl Lease {
         let abandoned = Terminate(execution.clone());
         let account = account.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let begun = Instant::now();
+            let (begun, device) = (Instant::now(), &loads.room.device);
             let placed = |tensor| match loaded.session.takes_host_memory() {
-                true => table.device.on_host(&account, tensor),
+                true => device.on_host(&account, tensor),
                 false => Ok(Tensor::clone(tensor)),
             };
             let inputs: Result<Vec<Tensor>> = inputs.iter().map(placed).collect();
-            let outputs = inputs.and_then(|inputs| execution.run(&table.device, &account, &inputs));
+            let outputs = inputs.and_then(|inputs| execution.run(device, &account, &inputs));
             loaded.counts.runs.fetch_add(1, Ordering::Relaxed);
             drop(turn);
             (outputs, begun.duration_since(asked), begun.elapsed())

@@ -2,7 +2,8 @@
 
 use super::super::package::{Blobs, Resolved};
 use super::super::signature::Signature;
-use super::{Loaded, Table};
+use super::loads::Loads;
+use super::table::Loaded;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ struct Held {
     loaded: Arc<Loaded>,
     description: Description,
     // After the model: whoever is woken finds it free.
-    table: Freeing,
+    loads: Freeing,
 }
 
 impl Drop for Held {
@@ -25,18 +26,18 @@ impl Drop for Held {
 }
 
 /// Tells whoever waits for room that there may be some.
-struct Freeing(Arc<Table>);
+struct Freeing(Arc<Loads>);
 
 impl Drop for Freeing {
     fn drop(&mut self) {
-        self.0.freed.notify_waiters();
+        self.0.room.note_freed();
     }
 }
 
 impl Lease {
-    pub(super) fn new(loaded: Arc<Loaded>, description: Description, table: Arc<Table>) -> Lease {
+    pub(super) fn new(loaded: Arc<Loaded>, description: Description, loads: Arc<Loads>) -> Lease {
         loaded.counts.leases.fetch_add(1, Ordering::Relaxed);
-        Lease(Arc::new(Held { loaded, description, table: Freeing(table) }))
+        Lease(Arc::new(Held { loaded, description, loads: Freeing(loads) }))
     }
 
     /// What the model is, apart from being loaded.
@@ -63,8 +64,8 @@ impl Lease {
         &self.0.loaded
     }
 
-    pub(in crate::model) fn table(&self) -> &Arc<Table> {
-        &self.0.table.0
+    pub(in crate::model) fn loads(&self) -> &Arc<Loads> {
+        &self.0.loads.0
     }
 }
 
