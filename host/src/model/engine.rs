@@ -1,4 +1,4 @@
-//! The trait that every engine fulfils; it never decides when a model is loaded or whose turn it is.
+//! The trait that every engine fulfils; it never decides when a model is loaded or which run is next.
 
 use super::signature::Signature;
 use crate::device::{Account, Device, Tensor};

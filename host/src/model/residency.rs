@@ -15,12 +15,12 @@ pub(super) mod traces;
 
 pub use lease::{Description, Lease};
 pub use state::{ModelState, Pin, Residency};
-pub(super) use table::Counts;
 
 use super::check::check;
 use super::engines::{Checked, EngineChoice, EngineName, EngineState, Engines};
 use super::package::{Blobs, Directory, Package};
 use super::prepared::{Prepared, Staged};
+use super::queue::WaitingRun;
 use super::signature::Signature;
 use crate::config::{Config, Limits};
 use crate::confined::Confined;
@@ -109,7 +109,8 @@ impl Models {
     pub async fn open(&self, tenant: &str, name: &str) -> Result<Lease> {
         let resolved = self.directory.resolve(tenant, name).await?;
         let loaded = self.loads.loaded(&resolved).await?;
-        Ok(Lease::new(loaded, Description::new(resolved, self.blobs.clone()), self.loads.clone()))
+        let description = Description::new(resolved, self.blobs.clone());
+        Ok(Lease::new(loaded, description, tenant.into(), self.loads.room.clone()))
     }
 
     /// Begins to load what is not in memory of the models of these names, before somebody opens them and without waiting for it;
@@ -197,6 +198,7 @@ impl Models {
                 bytes: entry.bytes,
                 runs: entry.counts.runs.load(Ordering::Relaxed),
                 leases: entry.counts.leases.load(Ordering::Relaxed),
+                waiting: entry.counts.queue.waiting_count(),
                 reason: entry.reason.clone(),
                 pinned,
                 priority,
@@ -208,6 +210,13 @@ impl Models {
         drop(rows);
         states.sort_by(|a, b| (&a.name, &a.digest, a.engine).cmp(&(&b.name, &b.digest, b.engine)));
         (states, staged)
+    }
+
+    /// The runs that wait for a model, in the order in which they have their turns.
+    pub fn waiting_runs(&self, digest: &str) -> Vec<WaitingRun> {
+        let rows = self.table.rows();
+        let of = |engine| rows.entries.get(&(digest.to_owned(), engine)).map(|entry| entry.counts.queue.waiting());
+        EngineName::ALL.into_iter().filter_map(of).flatten().collect()
     }
 
     /// Unloads a model; a load that is under way is waited for first. Leases on it stay valid: the memory is freed when the

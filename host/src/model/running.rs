@@ -1,10 +1,12 @@
-//! One run of a model: its turn, its end, its times; it never changes which models are in memory.
+//! One run of a model: its lane, its end, its times; it never changes which models are in memory.
 //!
-//! Runs happen on blocking threads, at most one for each core at once, whatever models they are of. A run ends early when
+//! Runs happen on blocking threads, each on a lane for which it waits in its model's [queue](super::queue). A run ends early when
 //! its deadline passes, when it is stopped, or when nobody waits for it any more.
 
 use super::engine::Execution;
-use super::residency::{Counts, Lease};
+use super::queue::{Full, Lane, WaitingRun};
+use super::residency::Lease;
+use super::signature::TensorSignature;
 use crate::device::{Account, DType, Stop, Tensor};
 use crate::error::{Error, Result};
 use std::pin::pin;
@@ -21,7 +23,7 @@ pub struct Run {
     pub outputs: Vec<(String, Tensor)>,
     /// Microseconds that the engine worked; on a GPU, until all was queued.
     pub model_us: u64,
-    /// Microseconds that the run waited for its turn.
+    /// Microseconds that the run waited: for a lane, and for a thread.
     pub queue_us: u64,
 }
 
@@ -38,28 +40,21 @@ impl Lease {
         let asked = Instant::now();
         let inputs = self.in_order(inputs)?;
         stop.check()?;
-        let (loads, loaded) = (self.loads().clone(), self.loaded().clone());
-        let turn = match loads.runs.clone().try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => {
-                let _waiting = self.waiting(loads.queued_model_runs)?;
-                let turn = unless_stopped(stop, loads.runs.clone().acquire_owned()).await?;
-                turn.map_err(|error| Error::host("waiting for a model", error))?
-            }
-        };
+        let lane = self.lane(&inputs, stop).await?;
+        let (device, loaded) = (self.device().clone(), self.loaded().clone());
         let execution = loaded.session.clone().begin()?;
         let abandoned = Terminate(execution.clone());
         let account = account.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let (begun, device) = (Instant::now(), &loads.room.device);
+            let begun = Instant::now();
             let placed = |tensor| match loaded.session.takes_host_memory() {
                 true => device.on_host(&account, tensor),
                 false => Ok(Tensor::clone(tensor)),
             };
             let inputs: Result<Vec<Tensor>> = inputs.iter().map(placed).collect();
-            let outputs = inputs.and_then(|inputs| execution.run(device, &account, &inputs));
+            let outputs = inputs.and_then(|inputs| execution.run(&device, &account, &inputs));
             loaded.counts.runs.fetch_add(1, Ordering::Relaxed);
-            drop(turn);
+            drop(lane);
             (outputs, begun.duration_since(asked), begun.elapsed())
         });
         let (outputs, queued, worked) =
@@ -93,25 +88,32 @@ impl Lease {
         self.signature().order(&given)
     }
 
-    fn waiting(&self, most: u64) -> Result<Waiting<'_>> {
-        let waiting = Waiting(&self.loaded().counts);
-        let before = waiting.0.waiting.fetch_add(1, Ordering::Relaxed);
-        if before >= most {
-            let message =
-                format!("{before} runs wait for model '{}' already (queued_model_runs); try again", self.name());
-            return Err(Error::overloaded(message));
+    /// A lane for a run on these inputs, which are in the signature's order.
+    async fn lane(&self, inputs: &[Tensor], stop: &Stop) -> Result<Lane> {
+        let queue = &self.loaded().counts.queue;
+        if let Some(lane) = queue.try_lane() {
+            return Ok(lane);
         }
-        Ok(waiting)
+        let (tenant, rows) = (self.tenant().clone(), rows(&self.signature().inputs, inputs));
+        let run = WaitingRun { deadline: stop.deadline(), tenant, rows, since: Instant::now() };
+        let place = queue.join(run).map_err(|Full(waiting)| {
+            let name = self.name();
+            Error::overloaded(format!("{waiting} runs wait for model '{name}' already (queued_model_runs); try again"))
+        })?;
+        let lane = unless_stopped(stop, place).await?;
+        // Its deadline may have passed just before its turn came.
+        stop.check()?;
+        Ok(lane)
     }
 }
 
-/// A run in the queue.
-struct Waiting<'a>(&'a Counts);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
+/// How many rows a run has: the length of its first input along the batch axis, or 1 where the model has none.
+fn rows(signatures: &[TensorSignature], inputs: &[Tensor]) -> u64 {
+    let batch = |signature: &TensorSignature, tensor: &Tensor| {
+        let axis = signature.batch_axis?;
+        tensor.shape().dims().get(axis as usize).copied()
+    };
+    signatures.iter().zip(inputs).find_map(|(signature, tensor)| batch(signature, tensor)).unwrap_or(1)
 }
 
 /// Terminates the run when dropped; nothing happens if it is over.

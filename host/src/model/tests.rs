@@ -7,6 +7,7 @@ mod faults;
 mod graph;
 mod on_gpu;
 mod on_rten;
+mod queue;
 mod room;
 
 use super::*;

@@ -7,49 +7,12 @@ mod sync {
 #[allow(dead_code, clippy::duplicate_mod, reason = "the same source on loom's types")]
 mod on_loom;
 
-use loom::sync::{Condvar, Mutex};
+use super::interleaving::{block_on, every_order};
 use loom::thread;
 use on_loom::{Flight, WeakFlight, Work};
 use std::future::{pending, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake};
-
-/// Runs a test in every order of its threads' steps in which no more than so many threads are interrupted where they could go on.
-fn every_order(test: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(4);
-    builder.check(test);
-}
-
-/// Wakes a thread of loom's.
-struct Bell {
-    rung: Mutex<bool>,
-    heard: Condvar,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        *self.rung.lock().unwrap() = true;
-        self.heard.notify_one();
-    }
-}
-
-/// Like loom's own, which prints at every wait.
-fn block_on<F: Future>(future: F) -> F::Output {
-    let bell = Arc::new(Bell { rung: Mutex::new(false), heard: Condvar::new() });
-    let waker = bell.clone().into();
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        let mut rung = bell.rung.lock().unwrap();
-        while !std::mem::take(&mut *rung) {
-            rung = bell.heard.wait(rung).unwrap();
-        }
-    }
-}
+use std::task::Poll;
 
 /// Work that waits once, as for a thread elsewhere.
 async fn two_steps() -> u32 {
@@ -72,7 +35,7 @@ fn work_through(work: Work<u32>) -> bool {
 
 #[test]
 fn every_caller_gets_the_outcome() {
-    every_order(|| {
+    every_order(4, || {
         let (first, work) = Flight::new();
         let second = first.clone();
         let worker = thread::spawn(move || work_through(work));
@@ -86,7 +49,7 @@ fn every_caller_gets_the_outcome() {
 #[test]
 fn work_ends_with_its_last_share_and_a_caller_that_joined_gets_the_outcome() {
     let join = |flight: &WeakFlight<u32>| flight.upgrade().map(|flight| block_on(flight.outcome()));
-    every_order(move || {
+    every_order(4, move || {
         let (first, work) = Flight::new();
         let weak = first.downgrade();
         let worker = thread::spawn(move || work_through(work));
@@ -103,7 +66,7 @@ fn work_ends_with_its_last_share_and_a_caller_that_joined_gets_the_outcome() {
 
 #[test]
 fn work_that_would_never_end_is_dropped_with_the_last_share() {
-    every_order(|| {
+    every_order(4, || {
         let (first, work) = Flight::<u32>::new();
         let weak = first.downgrade();
         let worker = thread::spawn(move || block_on(work.run(pending::<()>())));
@@ -116,7 +79,7 @@ fn work_that_would_never_end_is_dropped_with_the_last_share() {
 
 #[test]
 fn callers_of_work_that_is_gone_are_told() {
-    every_order(|| {
+    every_order(4, || {
         let (first, work) = Flight::<u32>::new();
         let second = first.clone();
         let worker = thread::spawn(move || drop(work));
@@ -129,7 +92,7 @@ fn callers_of_work_that_is_gone_are_told() {
 
 #[test]
 fn nobody_but_the_table_and_the_callers_holds_an_outcome() {
-    every_order(|| {
+    every_order(4, || {
         let (first, work) = Flight::new();
         let worker = thread::spawn(move || {
             let outcome = Arc::new(());
@@ -147,7 +110,7 @@ fn nobody_but_the_table_and_the_callers_holds_an_outcome() {
 
 #[test]
 fn a_caller_that_stops_waiting_stops_nobody_else() {
-    every_order(|| {
+    every_order(4, || {
         let (first, work) = Flight::<u32>::new();
         let second = first.clone();
         let leaves = thread::spawn(move || {

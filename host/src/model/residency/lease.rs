@@ -2,8 +2,9 @@
 
 use super::super::package::{Blobs, Resolved};
 use super::super::signature::Signature;
-use super::loads::Loads;
+use super::room::Room;
 use super::table::Loaded;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,8 +16,9 @@ pub struct Lease(Arc<Held>);
 struct Held {
     loaded: Arc<Loaded>,
     description: Description,
+    tenant: Arc<str>,
     // After the model: whoever is woken finds it free.
-    loads: Freeing,
+    room: Freeing,
 }
 
 impl Drop for Held {
@@ -26,18 +28,18 @@ impl Drop for Held {
 }
 
 /// Tells whoever waits for room that there may be some.
-struct Freeing(Arc<Loads>);
+struct Freeing(Arc<Room>);
 
 impl Drop for Freeing {
     fn drop(&mut self) {
-        self.0.room.note_freed();
+        self.0.note_freed();
     }
 }
 
 impl Lease {
-    pub(super) fn new(loaded: Arc<Loaded>, description: Description, loads: Arc<Loads>) -> Lease {
+    pub(super) fn new(loaded: Arc<Loaded>, description: Description, tenant: Arc<str>, room: Arc<Room>) -> Lease {
         loaded.counts.leases.fetch_add(1, Ordering::Relaxed);
-        Lease(Arc::new(Held { loaded, description, loads: Freeing(loads) }))
+        Lease(Arc::new(Held { loaded, description, tenant, room: Freeing(room) }))
     }
 
     /// What the model is, apart from being loaded.
@@ -55,6 +57,11 @@ impl Lease {
         self.0.description.resolved.version
     }
 
+    /// The tenant for whom the model was opened.
+    pub fn tenant(&self) -> &Arc<str> {
+        &self.0.tenant
+    }
+
     /// What the model takes and gives, as the engine that loaded it says.
     pub fn signature(&self) -> &Signature {
         self.0.loaded.session.signature()
@@ -64,8 +71,8 @@ impl Lease {
         &self.0.loaded
     }
 
-    pub(in crate::model) fn loads(&self) -> &Arc<Loads> {
-        &self.0.loads.0
+    pub(in crate::model) fn device(&self) -> &Arc<dyn Device> {
+        &self.0.room.0.device
     }
 }
 

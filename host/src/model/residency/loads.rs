@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::engines::{EngineName, Engines};
 use crate::model::package::{Blobs, Package, Resolved};
 use crate::model::prepared::Prepared;
+use crate::model::queue::Lanes;
 use crate::single_flight::{Failure, Flight, Work};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,21 +17,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// What brings models into memory.
-pub(in crate::model) struct Loads {
+pub(super) struct Loads {
     pub(super) engines: Engines,
     pub(super) blobs: Arc<dyn Blobs>,
     /// Not there where no model is to be loaded, or nothing is to be kept.
     pub(super) prepared: Option<Prepared>,
     table: Arc<Table>,
-    pub(in crate::model) room: Arc<Room>,
+    pub(super) room: Arc<Room>,
     /// How long a load waits for room.
     room_wait: Duration,
     /// One permit for each load that may be under way.
     permits: Semaphore,
     staging: Staging,
-    /// One permit for each run that may be under way.
-    pub(in crate::model) runs: Arc<Semaphore>,
-    pub(in crate::model) queued_model_runs: u64,
+    /// What the models' queues stand in front of.
+    lanes: Lanes,
+    queued_model_runs: u64,
 }
 
 /// Forms that are to be read into host memory.
@@ -49,7 +50,7 @@ impl Staging {
 }
 
 impl Loads {
-    /// No model loaded yet. As many loads at once as there are cores.
+    /// No model loaded yet. As many loads, and as many runs, at once as there are cores.
     pub(super) fn new(
         engines: Engines,
         prepared: Option<Prepared>,
@@ -67,7 +68,7 @@ impl Loads {
             room_wait: Duration::from_millis(limits.room_wait_ms),
             permits: Semaphore::new(cores),
             staging: Staging::default(),
-            runs: Arc::new(Semaphore::new(cores)),
+            lanes: Lanes::new(cores),
             queued_model_runs: limits.queued_model_runs,
         }
     }
@@ -148,7 +149,10 @@ impl Loads {
         let mut rows = self.table.rows();
         let clock = rows.opens;
         rows.opens += u64::from(unasked.is_none());
-        let entry = rows.entries.entry(key.clone()).or_insert_with(|| Entry::new(resolved));
+        let entry = rows
+            .entries
+            .entry(key.clone())
+            .or_insert_with(|| Entry::new(resolved, self.lanes.queue(self.queued_model_runs)));
         entry.forgotten = false;
         if unasked.is_none() {
             entry.uses.note(clock);

@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The device's memory, as far as models take it.
-pub(in crate::model) struct Room {
-    pub(in crate::model) device: Arc<dyn Device>,
+pub(super) struct Room {
+    pub(super) device: Arc<dyn Device>,
     pub(super) table: Arc<Table>,
     /// One load after the other gets room, in the order in which they came.
     turn: tokio::sync::Mutex<()>,

@@ -45,6 +45,8 @@ pub struct ModelState {
     pub runs: u64,
     /// Leases that keep it in memory.
     pub leases: u64,
+    /// Runs that wait for a lane.
+    pub waiting: u64,
     /// How it came to be where it is.
     pub reason: String,
     /// It never makes room for others.

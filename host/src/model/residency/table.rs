@@ -5,6 +5,7 @@ use super::policy::Uses;
 use super::{Pin, Residency};
 use crate::device::Charge;
 use crate::model::engine::Session;
+use crate::model::queue::Queue;
 use crate::model::{EngineName, Resolved};
 use crate::single_flight::{Failure, Flight};
 use std::collections::HashMap;
@@ -82,12 +83,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(resolved: &Resolved) -> Entry {
+    pub(super) fn new(resolved: &Resolved, queue: Queue) -> Entry {
         Entry {
             name: resolved.name.clone(),
             forgotten: false,
             bytes: resolved.package.weights_bytes(),
-            counts: Arc::default(),
+            counts: Arc::new(Counts { runs: AtomicU64::new(0), leases: AtomicU64::new(0), queue }),
             slot: Slot::Stored,
             reason: String::new(),
             uses: Uses::default(),
@@ -141,12 +142,10 @@ impl Slot {
 }
 
 /// What outlives a load.
-#[derive(Default)]
 pub(in crate::model) struct Counts {
     pub(in crate::model) runs: AtomicU64,
-    /// Runs that wait for their turn.
-    pub(in crate::model) waiting: AtomicU64,
     pub(super) leases: AtomicU64,
+    pub(in crate::model) queue: Queue,
 }
 
 /// A model in memory.
