@@ -45,10 +45,12 @@ pub use package::{ModelUpload, ModelWriter};
 pub use pins::PinnedModel;
 pub use settings::{Settings, SettingsChange, check_grants};
 pub use unpack::UNPACK;
-pub use uploads::{UploadPart, UploadStatus, WholeUpload};
+pub use uploads::{UploadPart, UploadStatus, Uploads, WholeUpload};
 
+use crate::clock::Clock;
 use crate::config::Limits;
 use crate::confined::Confined;
+use crate::detached::detached;
 use crate::error::{Error, Kind, Result};
 use crate::model::Resolved;
 use crate::node_key::NodeKey;
@@ -81,7 +83,7 @@ struct Inner {
     limits: Limits,
     confined: Arc<Confined>,
     blobs: Arc<BlobStore>,
-    uploads: Arc<uploads::Uploads>,
+    uploads: Uploads,
     _sweeper: AbortOnDropHandle<()>,
     vault: vault::Vault,
     functions: versions::Versions,
@@ -109,15 +111,16 @@ pub struct Put {
 
 impl Catalog {
     /// Opens the catalog in a folder, which is made (mode 0700) where it is missing, and holds the folder for this
-    /// process. Archives are unpacked by children that `confined` starts. Must be called within a tokio runtime.
+    /// process. Archives are unpacked by children that `confined` starts; uploads expire by `clock`. Must be called within a
+    /// tokio runtime.
     ///
     /// Errors: `permission-denied` where the folder cannot be written, `conflict` where another hearth holds it or a
     /// newer one made it, `storage-full`. These messages name the folder, and are for the person who starts the server.
-    pub async fn open(data: &Path, limits: &Limits, confined: Arc<Confined>) -> Result<Catalog> {
+    pub async fn open(data: &Path, limits: &Limits, confined: Arc<Confined>, clock: Clock) -> Result<Catalog> {
         let (root, its_limits) = (data.to_owned(), limits.clone());
         let opened = move || {
             let folder = Folder::open(&root)?;
-            let uploads = uploads::Uploads::open(folder.uploads(), &its_limits)?;
+            let uploads = Uploads::open(folder.uploads(), &its_limits, clock)?;
             let key = NodeKey::open(&root)?;
             Ok((folder, uploads, key))
         };
@@ -152,7 +155,7 @@ impl Catalog {
             limits: limits.clone(),
             confined,
             blobs,
-            _sweeper: AbortOnDropHandle::new(tokio::spawn(uploads.clone().keep_sweeping())),
+            _sweeper: AbortOnDropHandle::new(tokio::spawn(uploads.keep_sweeping())),
             uploads,
             vault: vault::Vault::new(&key),
             functions: versions::Versions { pool: pool.clone(), kind: versions::Kind::Function },
@@ -205,10 +208,12 @@ impl Catalog {
 
     /// Finishes a change even where its caller goes away, so that what is cached always follows what is stored.
     async fn change<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        match tokio::spawn(work).await {
-            Ok(done) => done,
-            Err(error) => Err(Error::host("changing the catalog", error)),
-        }
+        detached("changing the catalog", work).await
+    }
+
+    /// Uploads that come in parts.
+    pub fn uploads(&self) -> &Uploads {
+        &self.inner.uploads
     }
 
     /// What a change takes along.

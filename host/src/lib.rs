@@ -3,15 +3,23 @@
 //! Without the feature `server` the library is the device layer and what it needs: enough to test guests on.
 
 #[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
 mod bulk;
 #[cfg(feature = "server")]
 pub mod catalog;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
+pub mod clock;
+#[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
 pub mod confined;
+#[cfg(feature = "server")]
+pub mod deploy;
+#[cfg(feature = "server")]
+mod detached;
 pub mod device;
 pub mod error;
 #[cfg(feature = "server")]

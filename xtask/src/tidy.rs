@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The modules of host/src from left to right; each may use those further right only.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["main", "allocator"],
     &["cli", "http"],
-    &["control"],
+    &["deploy"],
+    &["api"],
     &["sandbox", "catalog"],
     &["interface"],
     &["model"],
     &["device"],
     &["confined"],
-    &["config", "node_key", "bulk", "single_flight"],
+    &["config", "node_key", "bulk", "clock", "detached", "single_flight"],
     &["error"],
 ];
 

@@ -31,7 +31,7 @@ pub struct FunctionVersion {
 }
 
 /// One line of the list of functions.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FunctionSummary {
     /// Its name.
     pub name: String,
@@ -48,7 +48,7 @@ pub struct FunctionSummary {
 }
 
 /// Everything about one function.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FunctionDetail {
     /// Its name.
     pub name: String,

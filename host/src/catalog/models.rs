@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One line of the list of models.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelSummary {
     /// Its name.
     pub name: String,
@@ -32,7 +32,7 @@ pub struct ModelSummary {
 }
 
 /// One version in [`ModelDetail`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelVersionDetail {
     /// Which version.
     pub version: u64,
@@ -43,6 +43,7 @@ pub struct ModelVersionDetail {
     /// Its files.
     pub package: Package,
     /// What it takes and gives.
+    #[schema(value_type = crate::model::Signature)]
     pub signature: Value,
     /// The engine that it was uploaded for, and what its check found.
     #[serde(flatten)]
@@ -52,7 +53,7 @@ pub struct ModelVersionDetail {
 }
 
 /// Everything about one model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelDetail {
     /// Its name.
     pub name: String,

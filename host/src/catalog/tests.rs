@@ -18,7 +18,7 @@ async fn open(folder: &TempDir) -> Catalog {
 }
 
 async fn open_with(folder: &TempDir, limits: &Limits) -> Catalog {
-    let catalog = Catalog::open(&folder.path().join("data"), limits, Confined::here()).await.unwrap();
+    let catalog = Catalog::open(&folder.path().join("data"), limits, Confined::here(), Clock::system()).await.unwrap();
     // These tests collect themselves, and one collection runs at a time.
     catalog.stop_collecting().await;
     catalog
@@ -227,7 +227,7 @@ async fn a_folder_serves_one_hearth_and_says_so() {
     let catalog = open(&folder).await;
     let data = folder.path().join("data");
     assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
-    let error = Catalog::open(&data, &Limits::default(), Confined::here()).await.unwrap_err();
+    let error = Catalog::open(&data, &Limits::default(), Confined::here(), Clock::system()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     for part in [data.to_str().unwrap(), "--data", "another hearth"] {
         assert!(error.message().contains(part), "{error}");
@@ -248,7 +248,7 @@ async fn a_folder_that_cannot_be_written_is_named() {
     let file = folder.path().join("file");
     std::fs::write(&file, b"").unwrap();
     for data in [file.clone(), file.join("below"), "/proc/hearth".into()] {
-        let error = Catalog::open(&data, &Limits::default(), Confined::here()).await.unwrap_err();
+        let error = Catalog::open(&data, &Limits::default(), Confined::here(), Clock::system()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
         assert!(error.message().contains(data.to_str().unwrap()) && error.message().contains("--data"), "{error}");
     }
@@ -261,7 +261,9 @@ async fn a_catalog_of_a_newer_hearth_is_left_alone() {
     let pool = catalog.inner.functions.pool.clone();
     sqlx::query("INSERT INTO schema_version VALUES (1000)").execute(&pool).await.unwrap();
     catalog.close().await;
-    let error = Catalog::open(&folder.path().join("data"), &Limits::default(), Confined::here()).await.unwrap_err();
+    let error = Catalog::open(&folder.path().join("data"), &Limits::default(), Confined::here(), Clock::system())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert!(error.message().contains("newer hearth"), "{error}");
 }
@@ -275,7 +277,9 @@ async fn what_a_killed_process_left_is_collected() {
     let stray = catalog.path(&digest);
     std::fs::write(&stray, b"nobody's").unwrap();
     catalog.close().await;
-    let catalog = Catalog::open(&folder.path().join("data"), &Limits::default(), Confined::here()).await.unwrap();
+    let catalog = Catalog::open(&folder.path().join("data"), &Limits::default(), Confined::here(), Clock::system())
+        .await
+        .unwrap();
     for _ in 0..500 {
         if !stray.exists() {
             break;
@@ -294,7 +298,7 @@ const KILLED: &str = "HEARTH_TEST_KILLED_DATA";
 #[ignore = "a child process of what_was_acknowledged_survives_a_kill"]
 async fn stores_until_it_is_killed() {
     let Ok(data) = std::env::var(KILLED) else { return };
-    let catalog = Catalog::open(Path::new(&data), &Limits::default(), Confined::here()).await.unwrap();
+    let catalog = Catalog::open(Path::new(&data), &Limits::default(), Confined::here(), Clock::system()).await.unwrap();
     let begin = std::process::id();
     println!("open");
     for count in 0.. {
@@ -343,7 +347,7 @@ async fn what_was_acknowledged_survives_a_kill() {
                 _ => {}
             }
         }
-        let catalog = Catalog::open(&data, &Limits::default(), Confined::here()).await.unwrap();
+        let catalog = Catalog::open(&data, &Limits::default(), Confined::here(), Clock::system()).await.unwrap();
         let mut missing = 0;
         for (name, digest) in &expected {
             let selector = Selector::parse(name, &Limits::default()).unwrap();

@@ -12,6 +12,7 @@
 use super::blobs::{GATHERED_BYTES, blocking, last};
 use super::folder::{private_folder, sync_folder};
 use crate::bulk;
+use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +32,7 @@ const RECEIVING: &str = "receiving an upload";
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Where an upload stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct UploadStatus {
     /// Its name in URLs: 32 hex digits that nobody can guess.
     pub id: String,
@@ -44,9 +45,14 @@ pub struct UploadStatus {
 }
 
 /// The uploads of all tenants.
+#[derive(Clone, Debug)]
+pub struct Uploads(Arc<UploadFolder>);
+
+/// What all clones of [`Uploads`] share.
 #[derive(Debug)]
-pub(super) struct Uploads {
+struct UploadFolder {
     folder: PathBuf,
+    clock: Clock,
     most: u64,
     most_bytes: u64,
     /// Of one upload.
@@ -88,11 +94,11 @@ struct Held {
     _turn: OwnedMutexGuard<()>,
 }
 
-impl Uploads {
+impl UploadFolder {
     /// Finds what an earlier process left in the folder, and removes what is no upload.
     ///
     /// Errors: those of the disk.
-    pub(super) fn open(folder: PathBuf, limits: &Limits) -> Result<Arc<Uploads>> {
+    fn open(folder: PathBuf, limits: &Limits, clock: Clock) -> Result<Arc<UploadFolder>> {
         let failed = |error| Error::storage("opening the folder of uploads", error);
         private_folder(&folder).map_err(failed)?;
         let (mut names, mut state) = (Vec::new(), State::default());
@@ -115,8 +121,9 @@ impl Uploads {
             }
         }
         let &Limits { open_uploads, open_uploads_bytes, upload_idle_ms, model_bytes, .. } = limits;
-        let uploads = Uploads {
+        let uploads = UploadFolder {
             folder,
+            clock,
             most: open_uploads,
             most_bytes: open_uploads_bytes,
             longest: model_bytes,
@@ -128,9 +135,9 @@ impl Uploads {
     }
 
     /// Removes idle uploads, again and again.
-    pub(super) async fn keep_sweeping(self: Arc<Uploads>) {
+    async fn keep_sweeping(self: Arc<UploadFolder>) {
         loop {
-            tokio::time::sleep((self.idle / 4).min(LOOK)).await;
+            self.clock.sleep((self.idle / 4).min(LOOK)).await;
             let uploads = Arc::clone(&self);
             let swept = blocking(move || {
                 uploads.sweep();
@@ -173,7 +180,7 @@ impl Uploads {
     }
 
     /// How many there are, and the bytes that they count as.
-    pub(super) fn used(&self) -> (usize, u64) {
+    fn used(&self) -> (usize, u64) {
         let state = self.state();
         (state.open.len(), state.bytes)
     }
@@ -234,7 +241,7 @@ impl Uploads {
 
     fn status(&self, entry: &Entry) -> Result<UploadStatus> {
         let found = std::fs::metadata(self.path(&entry.id)).map_err(|error| Error::storage(RECEIVING, error))?;
-        let idle = found.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
+        let idle = found.modified().ok().and_then(|at| self.clock.now().duration_since(at).ok()).unwrap_or_default();
         let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         Ok(UploadStatus { id: entry.id.clone(), offset: found.len(), length: entry.length, idle_ms })
     }
@@ -323,7 +330,7 @@ pub struct UploadPart {
     /// Absent after a write that failed or was cancelled.
     writing: Option<Writing>,
     gathered: Vec<u8>,
-    uploads: Arc<Uploads>,
+    uploads: Arc<UploadFolder>,
     entry: Arc<Entry>,
     /// Bytes there will be with what was gathered.
     offset: u64,
@@ -401,7 +408,7 @@ struct Reading {
 /// A whole upload that is being stored as something that lasts.
 pub struct WholeUpload {
     reading: Option<Reading>,
-    uploads: Arc<Uploads>,
+    uploads: Arc<UploadFolder>,
     held: Held,
 }
 
@@ -440,29 +447,41 @@ impl WholeUpload {
     }
 }
 
-impl super::Catalog {
+impl Uploads {
+    /// Those that an earlier process left in the folder. `clock` says when idle ones go, once [`Uploads::keep_sweeping`] runs.
+    ///
+    /// Errors: those of the disk.
+    pub(super) fn open(folder: PathBuf, limits: &Limits, clock: Clock) -> Result<Uploads> {
+        UploadFolder::open(folder, limits, clock).map(Uploads)
+    }
+
+    /// Removes idle uploads, again and again.
+    pub(super) fn keep_sweeping(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.clone().keep_sweeping()
+    }
+
     /// Begins an upload that comes in parts; `length` is what the client says it will have.
     ///
     /// Errors: `overloaded` beyond `open_uploads` or `open_uploads_bytes`; `too-large` beyond `model_bytes`; `storage-full`.
-    pub async fn begin_upload(&self, tenant: &str, length: Option<u64>) -> Result<UploadStatus> {
-        let (uploads, tenant) = (self.inner.uploads.clone(), tenant.to_owned());
+    pub async fn begin(&self, tenant: &str, length: Option<u64>) -> Result<UploadStatus> {
+        let (uploads, tenant) = (self.0.clone(), tenant.to_owned());
         blocking(move || uploads.begin(&tenant, length)).await
     }
 
     /// The open uploads of a tenant.
-    pub async fn uploads(&self, tenant: &str) -> Result<Vec<UploadStatus>> {
-        let (uploads, tenant) = (self.inner.uploads.clone(), tenant.to_owned());
+    pub async fn list(&self, tenant: &str) -> Result<Vec<UploadStatus>> {
+        let (uploads, tenant) = (self.0.clone(), tenant.to_owned());
         blocking(move || Ok(uploads.list(&tenant))).await
     }
 
     /// How many uploads of all tenants are open, and the bytes that they count as.
-    pub fn open_uploads(&self) -> (usize, u64) {
-        self.inner.uploads.used()
+    pub fn used(&self) -> (usize, u64) {
+        self.0.used()
     }
 
     /// Where an upload stands. Errors: `not-found`.
-    pub async fn upload(&self, tenant: &str, id: &str) -> Result<UploadStatus> {
-        let uploads = self.inner.uploads.clone();
+    pub async fn status(&self, tenant: &str, id: &str) -> Result<UploadStatus> {
+        let uploads = self.0.clone();
         let entry = uploads.find(tenant, id)?;
         blocking(move || uploads.status(&entry)).await
     }
@@ -470,8 +489,8 @@ impl super::Catalog {
     /// Goes on with an upload. A request that still writes to it is asked to end, and waited for.
     ///
     /// Errors: `not-found`; `conflict` where `offset` is not where it stands, or it is being stored.
-    pub async fn continue_upload(&self, tenant: &str, id: &str, offset: u64) -> Result<UploadPart> {
-        let uploads = self.inner.uploads.clone();
+    pub async fn append(&self, tenant: &str, id: &str, offset: u64) -> Result<UploadPart> {
+        let uploads = self.0.clone();
         let held = uploads.take(uploads.find(tenant, id)?).await?;
         let taken_over = CancellationToken::new();
         *held.entry.writer() = Some(taken_over.clone());
@@ -493,8 +512,8 @@ impl super::Catalog {
     /// it goes through the hasher.
     ///
     /// Errors: `not-found`; `conflict` where less came than was announced, or it is being stored already.
-    pub async fn whole_upload(&self, tenant: &str, id: &str, hasher: Option<Sha256>) -> Result<WholeUpload> {
-        let uploads = self.inner.uploads.clone();
+    pub async fn whole(&self, tenant: &str, id: &str, hasher: Option<Sha256>) -> Result<WholeUpload> {
+        let uploads = self.0.clone();
         let held = uploads.take(uploads.find(tenant, id)?).await?;
         blocking(move || {
             let failed = |error| Error::storage("reading an upload", error);
@@ -512,8 +531,8 @@ impl super::Catalog {
     }
 
     /// Removes an upload. Errors: `not-found`; `conflict` while it is being stored.
-    pub async fn delete_upload(&self, tenant: &str, id: &str) -> Result<()> {
-        let uploads = self.inner.uploads.clone();
+    pub async fn delete(&self, tenant: &str, id: &str) -> Result<()> {
+        let uploads = self.0.clone();
         let held = uploads.take(uploads.find(tenant, id)?).await?;
         blocking(move || uploads.remove(&held)).await
     }

@@ -18,20 +18,20 @@ const DISCARDED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A request's body that is read to its end even where it is dropped before, within bounds. A client that sends all of it
 /// before it listens then still hears why it was refused; else its connection is reset and the answer lost.
-pub(super) struct Lingering {
+pub(super) struct DrainOnDrop {
     body: Option<Incoming>,
     /// The client waits for leave to send, and was not asked yet: nothing will come.
     unasked: bool,
 }
 
-impl Lingering {
+impl DrainOnDrop {
     /// Takes the body of a request with these headers.
-    pub(super) fn new(headers: &HeaderMap, body: Incoming) -> Lingering {
-        Lingering { body: Some(body), unasked: headers.contains_key(header::EXPECT) }
+    pub(super) fn new(headers: &HeaderMap, body: Incoming) -> DrainOnDrop {
+        DrainOnDrop { body: Some(body), unasked: headers.contains_key(header::EXPECT) }
     }
 }
 
-impl Body for Lingering {
+impl Body for DrainOnDrop {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -55,7 +55,7 @@ impl Body for Lingering {
     }
 }
 
-impl Drop for Lingering {
+impl Drop for DrainOnDrop {
     fn drop(&mut self) {
         let Some(body) = self.body.take().filter(|body| !self.unasked && !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -1,63 +1,36 @@
-//! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never touches the control plane.
+//! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never passes through the control plane.
 
-use super::body::{BodyShare, Limited, Lingering};
+use super::app::{Answer, App, Refusal, RequestId, Tenant};
+use super::body::{BodyShare, Limited};
 use super::connection::Content;
-use super::deployed::Deployed;
-use super::{Answer, App};
-use crate::device::Stop;
+use super::layers;
+use crate::config::Limits;
+use crate::deploy::Invoked;
 use crate::error::{Error, Result};
-use crate::interface::{Call, Log, Phase, Request, Response};
-use crate::sandbox::{Invocation, Outcome};
+use crate::interface::{Request, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Answers one request to a function. `path` is what follows `/fn/`.
 pub(super) async fn invoke(
     app: &App,
-    tenant: &str,
+    Tenant(tenant): &Tenant,
+    RequestId(request_id): &RequestId,
     path: &str,
-    request_id: &Arc<str>,
-    request: http::Request<Lingering>,
+    request: layers::Request,
 ) -> Result<Answer> {
     let (selector, below) = match path.find('/') {
         Some(slash) => path.split_at(slash),
         None => (path, ""),
     };
-    // A function that is ready is found at once; one that is not is made ready whoever waits for it.
-    let patience = Duration::from_millis(app.config.limits.compile_ms);
-    let deployed = tokio::time::timeout(patience, app.deployed(tenant, selector)).await;
-    let deployed =
-        deployed.map_err(|_| Error::unavailable("the function is still being made ready; try again in a moment"))??;
-    deployed.check()?;
-    app.fetch_models(&deployed);
-    let limits = &*deployed.limits;
+    let function = app.deployments.ready_function(tenant, selector).await?;
+    let limits = function.limits();
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, "body_bytes", limits.body_bytes, limits.body_idle_ms)?;
     // Held until there is an answer: the body is in the guest's memory as long.
     let mut share = app.bodies.share();
     let body = body.collect_within(&mut share).await?;
-
-    let arrived = Instant::now();
-    let deadline = arrived + Duration::from_millis(limits.invocation_ms);
-    let places = async { Ok((deployed.turn().await?, app.runtime.slot().await?)) };
-    let places: Result<Result<_>, _> = tokio::time::timeout_at(deadline.into(), places).await;
-    let (_turn, slot) =
-        places.map_err(|_| Error::overloaded("no place became free within the deadline; try again later"))??;
-    let waited = arrived.elapsed();
     let wants_receipt = parts.headers.get("hearth-receipt").is_some_and(|value| value == "1");
-    let call = Call {
-        request_id: request_id.clone(),
-        tenant: deployed.tenant.clone(),
-        function: deployed.name.clone(),
-        grant: deployed.grant.clone(),
-        phase: Phase::Serving,
-        limits: deployed.limits.clone(),
-        deadline,
-        stop: Stop::new(Some(deadline)),
-        log: Log::new(limits.log_bytes),
-    };
     let request = Request {
         method: parts.method.as_str().to_owned(),
         path: below.to_owned(),
@@ -65,23 +38,16 @@ pub(super) async fn invoke(
         headers: request_headers(&parts.headers),
         body,
     };
-    let mut running =
-        Running { app, deployed: &deployed, log: call.log.clone(), request_id, began: Instant::now(), answered: false };
-    let invocation = Invocation { call, request, slot, waited };
-    let Outcome { result, receipt } = app.runtime.invoke(&deployed.function, invocation).await;
-    running.answered = true;
-    drop(running);
-
-    let response = result.and_then(|response| {
+    let answer = |response: Response| {
         drop(share);
         let mut share = app.bodies.share();
         share.grow(response.body.len() as u64)?;
         answer(limits, response, share)
-    });
-    app.metrics.invocation(&deployed.metrics, response.as_ref().err(), &receipt);
-    let mut answer = response.unwrap_or_else(|error| super::refuse(&error, request_id));
+    };
+    let Invoked { answer, receipt } = app.deployments.invoke(&function, request_id, request, answer).await?;
+    let mut answer = answer.unwrap_or_else(|error| Refusal::from(error).answer(request_id));
     let headers = answer.headers_mut();
-    headers.insert("hearth-version", HeaderValue::from(deployed.version));
+    headers.insert("hearth-version", HeaderValue::from(function.version()));
     // Pages of a guest get an opaque origin, so that they cannot act as the dashboard of the same listener.
     headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     if wants_receipt
@@ -91,29 +57,6 @@ pub(super) async fn invoke(
         headers.insert("hearth-receipt", value);
     }
     Ok(answer)
-}
-
-/// An invocation that runs. Dropped with its request's future when the client goes away, it counts as cancelled; what it
-/// logged is kept either way.
-struct Running<'a> {
-    app: &'a App,
-    deployed: &'a Deployed,
-    log: Log,
-    request_id: &'a str,
-    began: Instant,
-    answered: bool,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        let (lines, dropped) = self.log.take();
-        if !lines.is_empty() || dropped > 0 {
-            self.deployed.log.extend(self.request_id, self.deployed.version, lines, dropped);
-        }
-        if !self.answered {
-            self.app.metrics.cancelled(&self.deployed.metrics, self.began.elapsed());
-        }
-    }
 }
 
 fn request_headers(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
@@ -130,7 +73,7 @@ fn hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// Checks what a handler answered and makes it a response, which holds its share of the budget until it was taken.
-fn answer(limits: &crate::config::Limits, response: Response, share: BodyShare) -> Result<Answer> {
+fn answer(limits: &Limits, response: Response, share: BodyShare) -> Result<Answer> {
     let wrong = |what: String| Error::handler_failed(format!("the handler's response {what}"));
     let status = StatusCode::from_u16(response.status).ok().filter(|status| (200..600).contains(&status.as_u16()));
     let status = status.ok_or_else(|| wrong(format!("has status {}; it takes 200 to 599", response.status)))?;
@@ -169,7 +112,6 @@ fn answer(limits: &crate::config::Limits, response: Response, share: BodyShare) 
 mod tests {
     use super::super::body::BodyBudget;
     use super::*;
-    use crate::config::Limits;
 
     fn response(status: u16, headers: &[(&str, &[u8])]) -> Response {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec()));

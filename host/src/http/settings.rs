@@ -1,73 +1,57 @@
 //! Settings of functions over HTTP: read, replaced, changed; it never shows the value of a secret.
 
-use super::deployed::granted;
-use super::routes::{Reply, Target, limited, ok};
-use super::{App, to_the_end};
-use crate::catalog::{Settings, SettingsChange};
+use super::app::App;
+use super::extract::{Named, json_bytes};
+use super::routes::Reply;
+use crate::api::{ErrorBody, Settings, SettingsPatch};
+use crate::catalog::SettingsChange;
 use crate::error::{Error, Kind, Result};
-use crate::interface::{GrantNames, Secret};
-use axum::extract::State;
+use crate::interface::Secret;
+use axum::Json;
+use axum::extract::{Request, State};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// `GET /v1/functions/{name}/settings`
-pub(super) async fn get(State(app): State<Arc<App>>, Target { tenant, name, .. }: Target) -> Reply {
-    let settings = app.catalog.settings(&tenant, &name).await?;
-    answer(&app, &tenant, &name, &settings).await
+/// Shows the settings of a function.
+#[utoipa::path(
+    get, path = "/v1/functions/{name}/settings", tag = "functions",
+    params(("name" = String, Path, description = "the function")),
+    responses((status = 200, body = Settings), (status = 404, body = ErrorBody)),
+)]
+pub(super) async fn get(State(app): State<Arc<App>>, Named { tenant, name, .. }: Named) -> Reply<Settings> {
+    Ok(Json(app.deployments.settings(&tenant, &name).await?))
 }
 
-/// `PUT …/settings`: `grants`, `config` and `limits` replace what was there, `secrets` are added to it.
-pub(super) async fn put(state: State<Arc<App>>, target: Target, request: axum::extract::Request) -> Reply {
-    change(state, target, request, true).await
+/// Replaces grants, config and limits of a function, and adds secrets.
+#[utoipa::path(
+    put, path = "/v1/functions/{name}/settings", tag = "functions", request_body = SettingsPatch,
+    params(("name" = String, Path, description = "the function")),
+    responses((status = 200, body = Settings), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)),
+)]
+pub(super) async fn put(state: State<Arc<App>>, named: Named, request: Request) -> Reply<Settings> {
+    change(state, named, request, true).await
 }
 
-/// `PATCH …/settings`: everything is added to what was there; `null` and `revoke` remove.
-pub(super) async fn patch(state: State<Arc<App>>, target: Target, request: axum::extract::Request) -> Reply {
-    change(state, target, request, false).await
+/// Adds to the settings of a function; null and `revoke` remove.
+#[utoipa::path(
+    patch, path = "/v1/functions/{name}/settings", tag = "functions", request_body = SettingsPatch,
+    params(("name" = String, Path, description = "the function")),
+    responses((status = 200, body = Settings), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)),
+)]
+pub(super) async fn patch(state: State<Arc<App>>, named: Named, request: Request) -> Reply<Settings> {
+    change(state, named, request, false).await
 }
 
 async fn change(
     State(app): State<Arc<App>>,
-    Target { tenant, name, .. }: Target,
-    request: axum::extract::Request,
+    Named { tenant, name, .. }: Named,
+    request: Request,
     replace: bool,
-) -> Reply {
-    let limits = &app.config.limits;
-    let bytes = limited(request, limits, "json_bytes", limits.json_bytes)?.collect().await?;
-    let change = parse(&bytes, replace)?;
-    let (worker, of, function) = (app.clone(), tenant.clone(), name.clone());
-    let settings = to_the_end(async move {
-        let settings = worker.catalog.change_settings(&of, &function, change).await?;
-        let versions = worker.deployed.of(&of, |deployed| *deployed.name == *function);
-        // From here on nothing that was taken back is granted.
-        worker.deployed.renew(&of, &function);
-        tracing::info!(tenant = of, name = function, "settings changed");
-        worker.prepare_for_settings(versions, &settings).await;
-        Ok(settings)
-    })
-    .await?;
-    answer(&app, &tenant, &name, &settings).await
-}
-
-async fn answer(app: &App, tenant: &str, name: &str, settings: &Settings) -> Reply {
-    let requested = app.catalog.function(tenant, name).await?.grants_requested;
-    ok(&json!({
-        "grants": settings.grants,
-        "config": settings.config,
-        "secrets": settings.secrets.keys().collect::<Vec<_>>(),
-        "unreadable_secrets": settings.unreadable_secrets(),
-        "limits": settings.limits,
-        "missing_grants": requested.missing_from(&granted(&app.config, settings, &requested)),
-        "grants_requested": requested,
-    }))
-}
-
-/// What a function lacks of what one of its versions asks for.
-pub(super) async fn missing_grants(app: &App, tenant: &str, name: &str, requested: &GrantNames) -> Result<GrantNames> {
-    let settings = app.catalog.settings(tenant, name).await?;
-    Ok(requested.missing_from(&granted(&app.config, &settings, requested)))
+) -> Reply<Settings> {
+    let change = parse(&json_bytes(request, &app).await?, replace)?;
+    Ok(Json(app.deployments.change_settings(&tenant, &name, change).await?))
 }
 
 /// Reads the body. Its messages never quote a value, which may be a secret in the wrong place.

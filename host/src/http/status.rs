@@ -1,7 +1,8 @@
 //! The one table from error kinds to HTTP statuses, and the JSON of an error; it never decides what an error is.
 
-use super::Answer;
+use super::app::Answer;
 use super::connection::Content;
+use crate::api::{ErrorBody, ErrorDetail};
 use crate::error::{Error, Kind};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -27,13 +28,17 @@ pub(super) fn of(kind: Kind) -> StatusCode {
     }
 }
 
-/// The response that tells an error.
-pub(super) fn answer(error: &Error, request_id: &str) -> Answer {
-    let body = serde_json::json!({
-        "error": { "kind": error.kind().as_str(), "message": error.message(), "request_id": request_id }
-    });
-    let mut response = Answer::new(Content::Bytes(Bytes::from(body.to_string()), None));
-    *response.status_mut() = of(error.kind());
+/// The answer of an error.
+pub(super) fn answer(error: &Error, status: StatusCode, request_id: &str) -> Answer {
+    let detail = ErrorDetail {
+        kind: error.kind().as_str().to_owned(),
+        message: error.message().to_owned(),
+        request_id: Some(request_id.to_owned()),
+    };
+    // Text always has a JSON form.
+    let body = serde_json::to_vec(&ErrorBody { error: detail }).unwrap_or_default();
+    let mut response = Answer::new(Content::Bytes(Bytes::from(body), None));
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(error.kind(), Kind::Overloaded) {

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// An engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineName {
     /// The library ONNX Runtime, where it is installed.
@@ -41,7 +41,7 @@ impl fmt::Display for EngineName {
 }
 
 /// The engine that was asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
     /// onnxruntime where it is there and the model passed its check on it, else rten.
@@ -82,7 +82,7 @@ impl EngineChoice {
 }
 
 /// What the check of a model found on one engine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Verdict {
     /// The engine.
     pub engine: EngineName,
@@ -116,7 +116,7 @@ fn is_zero(count: &u64) -> bool {
 }
 
 /// What the check of a model found.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Checked {
     /// The engine that its upload asked for.
     pub engine: EngineChoice,
@@ -132,7 +132,7 @@ impl Checked {
 }
 
 /// An engine of this process, for status pages.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EngineState {
     /// Which.
     pub name: EngineName,

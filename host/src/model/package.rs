@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One file of a package.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct PackageFile {
     /// The SHA-256 of its bytes, in lower-case hexadecimal.
     pub digest: String,
@@ -21,7 +21,7 @@ pub struct PackageFile {
 /// The files of a model, by their names: always `model.onnx`; beside it external data, and below `assets/` what guests read.
 ///
 /// Names are relative, with `/` between folders; whoever makes a package has refused all others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Package {
     /// Each file by its name.
     pub files: BTreeMap<String, PackageFile>,

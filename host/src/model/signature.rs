@@ -15,6 +15,7 @@ const MOST_LISTED: usize = 16;
 
 /// One dimension of an input or output. In JSON: a number, a string or null.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum Dim {
     /// Always this long.
@@ -27,11 +28,13 @@ pub enum Dim {
 
 /// An input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct TensorSignature {
     /// The name by which it is passed.
     pub name: String,
     /// The type of its elements.
     #[serde(with = "word")]
+    #[cfg_attr(feature = "server", schema(value_type = String))]
     pub dtype: DType,
     /// Its dimensions, outermost first.
     pub shape: Vec<Dim>,
@@ -72,6 +75,7 @@ impl fmt::Display for TensorSignature {
 
 /// What a model takes and gives.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Signature {
     /// The inputs, in the model's order. All are required.
     pub inputs: Vec<TensorSignature>,

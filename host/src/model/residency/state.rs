@@ -3,7 +3,7 @@
 use crate::model::EngineName;
 
 /// Where a model is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Residency {
     /// On disk only.
@@ -29,7 +29,7 @@ impl Residency {
 }
 
 /// A model that was opened since the process started, for status pages.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct ModelState {
     /// The digest of its package.
     pub digest: String,

@@ -14,7 +14,7 @@ const LINE_BYTES: u64 = 256 << 10;
 const HANDLE_BYTES: u64 = 64;
 
 /// The newest log lines of a function, numbered from 0 since the server started.
-pub(super) struct FunctionLog {
+pub struct FunctionLog {
     kept: Mutex<Kept>,
     most_lines: usize,
     most_bytes: u64,
@@ -34,22 +34,23 @@ struct Kept {
 
 /// One line. A clone is a handle on the same text.
 #[derive(Clone)]
-pub(super) struct Line {
+pub struct Line {
     /// When it was written, in milliseconds after 1970.
-    pub(super) at_ms: u64,
+    pub at_ms: u64,
     /// A JSON object without line breaks.
-    pub(super) json: Bytes,
+    pub json: Bytes,
 }
 
 /// Lines of a log from some number on.
-pub(super) struct LogPart {
-    pub(super) lines: Vec<Line>,
+pub struct LogPart {
+    /// The lines, oldest first.
+    pub lines: Vec<Line>,
     /// Lines that came before these and are kept no longer.
-    pub(super) missed: u64,
+    pub missed: u64,
     /// The number of the line that will follow.
-    pub(super) next: u64,
+    pub next: u64,
     /// No line will follow.
-    pub(super) closed: bool,
+    pub closed: bool,
 }
 
 /// What readers see of a line.
@@ -65,13 +66,13 @@ struct Shown<'a> {
 
 impl FunctionLog {
     /// An empty log that keeps so many lines, of so many bytes.
-    pub(super) fn new(most_lines: u64, most_bytes: u64) -> FunctionLog {
+    pub fn new(most_lines: u64, most_bytes: u64) -> FunctionLog {
         let most_lines = usize::try_from(most_lines).unwrap_or(usize::MAX);
         FunctionLog { kept: Mutex::default(), most_lines, most_bytes, changed: Notify::new() }
     }
 
     /// Adds what one invocation logged.
-    pub(super) fn extend(&self, request_id: &str, version: u64, lines: Vec<LogLine>, dropped: u64) {
+    pub fn extend(&self, request_id: &str, version: u64, lines: Vec<LogLine>, dropped: u64) {
         let note = (dropped > 0).then(|| LogLine {
             at: SystemTime::now(),
             level: LogLevel::Warn,
@@ -120,26 +121,26 @@ impl FunctionLog {
     }
 
     /// The newest lines kept, at most `most`, oldest first.
-    pub(super) fn newest(&self, most: u64) -> LogPart {
+    pub fn newest(&self, most: u64) -> LogPart {
         let kept = self.kept();
         let from = kept.lines.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
         kept.part(from, u64::MAX, 0)
     }
 
     /// Lines from the one of a number on, one at least where there is one, and more up to `most_bytes` bytes.
-    pub(super) fn after(&self, next: u64, most_bytes: u64) -> LogPart {
+    pub fn after(&self, next: u64, most_bytes: u64) -> LogPart {
         let kept = self.kept();
         let from = usize::try_from(next.saturating_sub(kept.first)).unwrap_or(usize::MAX);
         kept.part(from, most_bytes, kept.first.saturating_sub(next))
     }
 
     /// Ready when lines came, or the end, after this was called.
-    pub(super) fn changed(&self) -> Notified<'_> {
+    pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
     /// Tells followers that the function is gone.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.kept().closed = true;
         self.changed.notify_waiters();
     }

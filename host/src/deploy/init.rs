@@ -1,7 +1,7 @@
-//! When functions are prepared: before they are live, before new settings count, and before a model that their `init` may see
-//! means another version; never how, which is the sandbox's.
+//! When `init` of a function runs: before the function is live, when its settings change, and before a model that `init` may
+//! see changes its version. How it runs is the sandbox's.
 
-use super::App;
+use super::Deployments;
 use super::deployed::{Deployed, granted, requested};
 use crate::catalog::{FunctionVersion, Selector, Settings};
 use crate::error::{Error, Kind, Result};
@@ -16,12 +16,13 @@ pub(super) struct Changed<'a> {
     pub(super) model: &'a Resolved,
 }
 
-impl App {
+impl Deployments {
     /// The function of a version, prepared under its settings where it has `init` and every grant.
     ///
     /// Errors: those of compiling; `handler-failed` where init fails.
     pub(super) async fn function_of(&self, found: &FunctionVersion, settings: &Settings) -> Result<Arc<Function>> {
-        let plain = self.runtime.function(&found.digest, self.catalog.path(&found.digest), Making::ToTheEnd).await?;
+        let plain =
+            self.0.runtime.function(&found.digest, self.0.catalog.path(&found.digest), Making::ToTheEnd).await?;
         let log = self.init_log(&found.tenant, &found.name, found.version);
         self.prepared(found, plain, settings, None, Making::ToTheEnd, log).await.map_err(|error| match error.kind() {
             // Whoever calls the function can change nothing about it.
@@ -41,7 +42,7 @@ impl App {
         digest: &str,
         function: &Arc<Function>,
     ) -> Result<(Arc<Function>, Vec<LogLine>)> {
-        let settings = match self.catalog.settings(tenant, name).await {
+        let settings = match self.0.catalog.settings(tenant, name).await {
             Err(error) if error.kind() == Kind::NotFound => Settings::default(),
             settings => settings?,
         };
@@ -83,7 +84,7 @@ impl App {
     /// Errors: `conflict` naming a function whose init fails with it.
     pub(super) async fn prepare_dependents(&self, tenant: &str, changed: Changed<'_>) -> Result<()> {
         for deployed in self.dependents(tenant, changed.selector) {
-            let settings = self.catalog.settings(tenant, &deployed.name).await?;
+            let settings = self.0.catalog.settings(tenant, &deployed.name).await?;
             let function = deployed.function.clone();
             let log = self.init_log(&deployed.tenant, &deployed.name, deployed.version);
             let prepared = self.prepared(&deployed.found, function, &settings, Some(&changed), Making::ToTheEnd, log);
@@ -106,16 +107,16 @@ impl App {
         let uses = |function: &Deployed| {
             function.function.has_init() && function.grant.models.iter().any(|selector| of_model(selector))
         };
-        for deployed in self.deployed.of(tenant, uses) {
-            self.deployed.renew(tenant, &deployed.name);
+        for deployed in self.0.functions.of(tenant, uses) {
+            self.0.functions.renew(tenant, &deployed.name);
         }
         // One that is being prepared for the first time is not in use yet.
-        self.deployed.read_again();
+        self.0.functions.read_again();
     }
 
     fn dependents(&self, tenant: &str, selector: &str) -> Vec<Arc<Deployed>> {
         let uses = |function: &Deployed| function.function.has_init() && function.grant.models.contains(selector);
-        self.deployed.of(tenant, uses)
+        self.0.functions.of(tenant, uses)
     }
 
     async fn prepared(
@@ -130,20 +131,20 @@ impl App {
         if !function.has_init() {
             return Ok(function);
         }
-        let requested = requested(&function.manifest, &self.config.limits)?;
-        let granted = granted(&self.config, settings, &requested);
+        let requested = requested(&function.manifest, &self.0.config.limits)?;
+        let granted = granted(&self.0.config, settings, &requested);
         if !requested.missing_from(&granted).is_empty() {
             // It is not called before the grants are there.
             return Ok(function);
         }
         let preparation = self.preparation(found, &granted, settings, changed).await?;
-        let path = self.catalog.path(&found.digest);
-        self.runtime.prepared(&found.digest, path, preparation, how_long, log).await
+        let path = self.0.catalog.path(&found.digest);
+        self.0.runtime.prepared(&found.digest, path, preparation, how_long, log).await
     }
 
     /// Keeps what `init` of a version logs.
     pub(super) fn init_log(&self, tenant: &str, name: &str, version: u64) -> impl FnOnce(Vec<LogLine>) + Send + use<> {
-        let kept = self.deployed.log(tenant, name, self.config.limits.log_lines);
+        let kept = self.0.functions.log(tenant, name, self.0.config.limits.log_lines);
         move |lines| {
             if !lines.is_empty() {
                 kept.extend("init", version, lines, 0);
@@ -169,8 +170,8 @@ impl App {
             let model = match changed.filter(|changed| changed.selector == name) {
                 Some(changed) => changed.model.clone(),
                 None => {
-                    let Ok(selector) = Selector::parse(name, &self.config.limits) else { continue };
-                    match self.catalog.resolve_model(&found.tenant, &selector).await {
+                    let Ok(selector) = Selector::parse(name, &self.0.config.limits) else { continue };
+                    match self.0.catalog.resolve_model(&found.tenant, &selector).await {
                         Ok(model) => Resolved::clone(&model),
                         // Init may do without it; if it asks, it hears that there is none.
                         Err(error) if error.kind() == Kind::NotFound => continue,

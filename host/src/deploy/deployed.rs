@@ -1,7 +1,7 @@
-//! Functions as requests find them: a version with its compiled code, grants, limits and log; never a truth of its own,
-//! which is the catalog's.
+//! Versions of functions that are in use: compiled code, grants, limits and log of each, kept ready for invocations. All of it
+//! follows from the catalog; nothing is only here but logs and counts.
 
-use super::App;
+use super::Deployments;
 use super::function_log::FunctionLog;
 use super::metrics::FunctionMetrics;
 use crate::catalog::{FunctionVersion, Selector, Settings, check_grants};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// One version of a function, ready to be called.
-pub(super) struct Deployed {
+pub struct Deployed {
     pub(super) tenant: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) version: u64,
@@ -22,7 +22,7 @@ pub(super) struct Deployed {
     pub(super) found: Arc<FunctionVersion>,
     pub(super) function: Arc<Function>,
     pub(super) grant: Arc<Grant>,
-    /// The server's, where the function's settings lower none.
+    /// The server's limits, with those that the function's settings lower.
     pub(super) limits: Arc<Limits>,
     pub(super) log: Arc<FunctionLog>,
     pub(super) metrics: FunctionMetrics,
@@ -35,6 +35,16 @@ pub(super) struct Deployed {
 }
 
 impl Deployed {
+    /// The number of this version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The limits of its invocations: the server's, some of them perhaps lowered.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Whether the function has what it needs to run.
     ///
     /// Errors: `conflict` that says what to set.
@@ -149,23 +159,23 @@ impl DeployedFunctions {
     }
 }
 
-impl App {
+impl Deployments {
     /// The function that `name[@version|@alias]` of a tenant means now.
     pub(super) async fn deployed(&self, tenant: &str, selector: &str) -> Result<Arc<Deployed>> {
-        let selector = Selector::parse(selector, &self.config.limits)?;
+        let selector = Selector::parse(selector, &self.0.config.limits)?;
         loop {
-            let found = self.catalog.resolve_function(tenant, &selector).await?;
+            let found = self.0.catalog.resolve_function(tenant, &selector).await?;
             let generation = {
-                let ready = self.deployed.ready.read().unwrap_or_else(PoisonError::into_inner);
+                let ready = self.0.functions.ready.read().unwrap_or_else(PoisonError::into_inner);
                 let versions = ready.by_tenant.get(tenant).and_then(|names| names.get(&selector.name));
                 if let Some(deployed) = versions.and_then(|versions| versions.get(&found.version)) {
                     return Ok(deployed.clone());
                 }
                 ready.generation
             };
-            let settings = self.catalog.settings(tenant, &found.name).await?;
+            let settings = self.0.catalog.settings(tenant, &found.name).await?;
             let function = self.function_of(&found, &settings).await?;
-            let mut ready = self.deployed.ready.write().unwrap_or_else(PoisonError::into_inner);
+            let mut ready = self.0.functions.ready.write().unwrap_or_else(PoisonError::into_inner);
             // Settings that changed since they were read are read again.
             if ready.generation == generation {
                 let deployed = Arc::new(self.deploy(found.clone(), function, settings)?);
@@ -177,7 +187,7 @@ impl App {
                     let oldest = versions.keys().copied().filter(|version| *version != found.version).min();
                     oldest.and_then(|oldest| versions.remove(&oldest));
                     drop(ready);
-                    self.runtime.sweep();
+                    self.0.runtime.sweep();
                 }
                 return Ok(deployed);
             }
@@ -186,7 +196,7 @@ impl App {
 
     /// Begins to load the models that a function may open, all at once, where one may have left since this was done last.
     pub(super) fn fetch_models(&self, deployed: &Deployed) {
-        let models = &self.runtime.services().models;
+        let models = &self.0.runtime.services().models;
         let departures = models.departures();
         if !deployed.grant.models.is_empty() && deployed.fetched.swap(departures, Ordering::Relaxed) != departures {
             models.prefetch(deployed.tenant.clone(), deployed.grant.models.iter().cloned().collect());
@@ -195,9 +205,9 @@ impl App {
 
     fn deploy(&self, found: Arc<FunctionVersion>, function: Arc<Function>, settings: Settings) -> Result<Deployed> {
         let FunctionVersion { tenant, name, version, .. } = &*found;
-        let server = &self.runtime.services().limits;
+        let server = &self.0.runtime.services().limits;
         let requested = requested(&function.manifest, server)?;
-        let granted = granted(&self.config, &settings, &requested);
+        let granted = granted(&self.0.config, &settings, &requested);
         let limits = match settings.limits.is_empty() {
             true => server.clone(),
             false => Arc::new(server.lowered(&settings.limits)),
@@ -207,11 +217,11 @@ impl App {
             name: name.as_str().into(),
             version: *version,
             function,
-            log: self.deployed.log(tenant, name, server.log_lines),
-            metrics: self.metrics.function(tenant, name),
+            log: self.0.functions.log(tenant, name, server.log_lines),
+            metrics: self.0.metrics.function(tenant, name),
             refusal: refusal(tenant, name, &requested.missing_from(&granted), &settings),
             fetched: AtomicU64::new(u64::MAX),
-            places: self.deployed.places(tenant, name, &limits),
+            places: self.0.functions.places(tenant, name, &limits),
             grant: Arc::new(grant(granted, settings)),
             limits,
             found,
