@@ -1,15 +1,17 @@
 //! An HTTP client for one server: paths of a tenant, streaming bodies, errors in words; it never prints.
 
 use super::Target;
+use crate::api::ErrorBody;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde_json::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::error::Error as _;
 use std::io;
 use std::time::Duration;
@@ -78,13 +80,34 @@ impl Client {
         self.http.request(request).await.map_err(|error| self.unreached(&error))
     }
 
-    /// Sends a request to the control plane and gives the JSON that it answers with.
+    /// Sends a request to the control plane and gives its answer.
     ///
     /// Errors: those of the server too, as `kind: message` in a [`Refused`].
-    pub(super) async fn call(&self, method: Method, path: &str, headers: HeaderMap, body: Body) -> Result<Value> {
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<T> {
         let (_, bytes) = self.exchange(method, path, headers, body).await?;
-        serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} answered with something that is no JSON; is it hearth?", self.server))
+        serde_json::from_slice(&bytes).map_err(|error| match error.is_data() {
+            true => {
+                anyhow!("{} answered otherwise than this version expects: {error}; is it an older hearth?", self.server)
+            }
+            false => anyhow!("{} answered with something that is no JSON; is it hearth?", self.server),
+        })
+    }
+
+    /// [`Client::call`] with a body of JSON.
+    pub(super) async fn send_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        self.call(method, path, headers, full(serde_json::to_vec(body)?)).await
     }
 
     /// Sends a request to the control plane and gives the headers and the bytes of its answer. Errors as [`Client::call`].
@@ -109,8 +132,8 @@ impl Client {
         Ok((head.headers, bytes))
     }
 
-    /// Gets a JSON of the control plane.
-    pub(super) async fn get(&self, path: &str) -> Result<Value> {
+    /// Gets an answer of the control plane.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.call(Method::GET, path, HeaderMap::new(), full("")).await
     }
 
@@ -147,11 +170,9 @@ pub(super) struct Refused {
 
 /// The server's error in words, where the bytes are one: `not-found: no function is called 'x' (request 7)`.
 pub(super) fn refusal(bytes: &[u8]) -> Option<String> {
-    let value: Value = serde_json::from_slice(bytes).ok()?;
-    let error = value.get("error")?;
-    let text = |key| error.get(key).and_then(Value::as_str);
-    let words = format!("{}: {}", text("kind")?, text("message")?);
-    Some(match text("request_id") {
+    let ErrorBody { error } = serde_json::from_slice(bytes).ok()?;
+    let words = format!("{}: {}", error.kind, error.message);
+    Some(match error.request_id {
         Some(request) => format!("{words} (request {request})"),
         None => words,
     })

@@ -1,8 +1,8 @@
 //! What a component says about itself: its world, what it imports and exports, what it asks for; it never compiles or runs
 //! one.
 
-use super::output::{bytes, printable, word};
-use crate::interface::World;
+use super::output::{bytes, printable};
+use crate::interface::{GrantNames, World};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -18,8 +18,8 @@ pub(super) struct Facts {
     bytes: usize,
     imports: Vec<String>,
     exports: Vec<String>,
-    /// The JSON of its manifest, or null.
-    manifest: Value,
+    /// What its manifest asks for.
+    requested: GrantNames,
     /// The bytes of custom sections by name, those of nested modules too.
     sections: BTreeMap<String, usize>,
 }
@@ -49,10 +49,10 @@ impl Facts {
             bytes: wasm.len(),
             imports: Vec::new(),
             exports: Vec::new(),
-            manifest: Value::Null,
+            requested: GrantNames::default(),
             sections: BTreeMap::new(),
         };
-        let mut depth = 0_usize;
+        let (mut depth, mut has_manifest) = (0_usize, false);
         for payload in Parser::new(0).parse_all(wasm) {
             match payload? {
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
@@ -73,8 +73,9 @@ impl Facts {
                 }
                 Payload::CustomSection(section) => {
                     *facts.sections.entry(section.name().to_owned()).or_default() += section.data().len();
-                    if section.name() == MANIFEST && facts.manifest.is_null() {
-                        facts.manifest = manifest(section.data())?;
+                    if section.name() == MANIFEST && !has_manifest {
+                        facts.requested = requested(section.data())?;
+                        has_manifest = true;
                     }
                 }
                 _ => {}
@@ -105,7 +106,7 @@ impl Facts {
 
     /// What it asks to be granted, in words: `models magika, ocr; hosts example.org`; empty for nothing.
     pub(super) fn wishes(&self) -> String {
-        wishes(Some(&self.manifest))
+        wishes(&self.requested)
     }
 
     /// Everything, one row each. `without_snapshot` is why no snapshot can be made of what its `init` leaves.
@@ -141,31 +142,26 @@ impl Facts {
         json!({
             "kind": "component", "bytes": self.bytes, "world": world.as_ref().ok().map(|world| world.as_str()),
             "without_world": world.err(), "init": self.has_init(), "without_snapshot": without_snapshot,
-            "grants_requested": self.manifest, "imports": self.imports, "exports": self.exports,
+            "grants_requested": self.requested, "imports": self.imports, "exports": self.exports,
             "custom_sections": self.sections,
         })
     }
 }
 
-fn manifest(json: &[u8]) -> Result<Value> {
-    if json.len() > MANIFEST_BYTES {
-        bail!("the section {MANIFEST} has {} bytes; servers take at most 1 MiB", json.len());
+fn requested(manifest: &[u8]) -> Result<GrantNames> {
+    if manifest.len() > MANIFEST_BYTES {
+        bail!("the section {MANIFEST} has {} bytes; servers take at most 1 MiB", manifest.len());
     }
-    serde_json::from_slice(json).with_context(|| format!("the section {MANIFEST} is not the JSON it should be"))
+    let manifest = serde_json::from_slice(manifest);
+    let manifest = manifest.with_context(|| format!("the section {MANIFEST} is not the JSON it should be"))?;
+    Ok(GrantNames::of_manifest(&manifest)?)
 }
 
-/// What a manifest lists, in words: `models magika, ocr; hosts example.org`.
-pub(super) fn wishes(value: Option<&Value>) -> String {
-    let words = match value {
-        Some(Value::Object(all)) => {
-            let list = |value: &Value| -> Vec<String> { value.as_array().into_iter().flatten().map(word).collect() };
-            let lists = all.iter().map(|(key, value)| (key, list(value))).filter(|(_, list)| !list.is_empty());
-            lists.map(|(key, list)| format!("{key} {}", list.join(", "))).collect::<Vec<_>>().join("; ")
-        }
-        Some(Value::Array(list)) => list.iter().map(word).collect::<Vec<_>>().join(", "),
-        _ => String::new(),
-    };
-    printable(&words)
+/// What a function asks for or lacks, in words: `models magika, ocr; hosts example.org`.
+pub(super) fn wishes(names: &GrantNames) -> String {
+    let lists = names.lists().into_iter().filter(|(_, names)| !names.is_empty());
+    let words = lists.map(|(kind, names)| format!("{kind} {}", names.iter().cloned().collect::<Vec<_>>().join(", ")));
+    printable(&words.collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]
@@ -253,10 +249,12 @@ mod tests {
 
     #[test]
     fn wishes_are_told_in_words() {
-        let manifest = json!({"config": [], "hosts": ["example.org"], "models": ["magika", "ocr"]});
-        assert_eq!(wishes(Some(&manifest)), "hosts example.org; models magika, ocr");
-        assert_eq!(wishes(Some(&json!(["models magika"]))), "models magika");
-        assert_eq!(wishes(Some(&json!([]))), "");
-        assert_eq!(wishes(None), "");
+        let manifest = json!({"config": [], "hosts": ["example.org"], "models": ["magika", "ocr"], "later": [1]});
+        assert_eq!(
+            wishes(&requested(manifest.to_string().as_bytes()).unwrap()),
+            "models magika, ocr; hosts example.org"
+        );
+        assert_eq!(wishes(&GrantNames::default()), "");
+        assert!(requested(br#"["models magika"]"#).is_err());
     }
 }

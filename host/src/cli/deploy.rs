@@ -2,11 +2,12 @@
 
 use super::client::{Client, encode};
 use super::component::wishes;
-use super::output::{field, print, print_json, printable, short_digest};
+use super::output::{print, print_json, printable, short_digest};
 use super::{Target, upload};
+use crate::api::FunctionPut;
 use anyhow::Result;
 use http::{HeaderMap, HeaderValue, Method, header};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
 /// Arguments of `hearth deploy`.
@@ -26,22 +27,23 @@ impl Deploy {
         let name = self.name.map_or_else(|| upload::suggested_name(&self.file), Ok)?;
         let client = Client::new(&self.target)?;
         let upload = upload::file(&self.file, "the server is compiling").await?;
-        let value = put(&client, &format!("/v1/functions/{}", encode(&name)), upload, "application/wasm").await?;
+        let value: FunctionPut =
+            put(&client, &format!("/v1/functions/{}", encode(&name)), upload, "application/wasm").await?;
         if self.target.json {
             return print_json(&value);
         }
         let mut text = format!(
             "{}@{} is live ({}, {})\n",
-            printable(&field(&value, "name")),
-            field(&value, "version"),
-            printable(&field(&value, "world")),
-            short_digest(&value)
+            printable(&value.name),
+            value.version,
+            printable(&value.world),
+            short_digest(&value.digest)
         );
-        let asks = wishes(value.get("grants_requested"));
+        let asks = wishes(&value.grants_requested);
         if !asks.is_empty() {
             text.push_str(&format!("it asks for {asks}\n"));
         }
-        let missing = wishes(value.get("missing_grants"));
+        let missing = wishes(&value.missing_grants);
         if !missing.is_empty() {
             text.push_str(&format!("it cannot run before it is granted {missing}; `hearth settings` grants it\n"));
         }
@@ -51,12 +53,12 @@ impl Deploy {
 }
 
 /// Puts an upload at a path.
-pub(super) async fn put(
+pub(super) async fn put<T: DeserializeOwned>(
     client: &Client,
     path: &str,
     upload: upload::Upload,
     content_type: &'static str,
-) -> Result<Value> {
+) -> Result<T> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Some(bytes) = upload.bytes {

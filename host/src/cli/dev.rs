@@ -6,13 +6,13 @@ mod watch;
 use super::Target;
 use super::build::{Built, Project, Source};
 use super::client::{Client, encode, full};
-use super::output::{field, items, print, printable};
+use super::output::{print, printable};
 use super::{logs, upload};
+use crate::api::{FunctionPut, LoggedLine, ModelList};
 use crate::config::RawConfig;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hearth_guest_build::Toolchain;
 use http::{HeaderMap, HeaderValue, Method, header};
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::ControlFlow;
@@ -145,7 +145,7 @@ impl Session {
     }
 
     /// Builds the sources as they are now and deploys what comes out. A project that is not known is asked for.
-    async fn renew(&self, project: &mut Option<Project>) -> Result<(Built, Value)> {
+    async fn renew(&self, project: &mut Option<Project>) -> Result<(Built, FunctionPut)> {
         let project = match project {
             Some(project) => project,
             None => project.insert(self.source.project(&self.toolchain).await?),
@@ -158,8 +158,8 @@ impl Session {
         Ok((built, deployed))
     }
 
-    fn tell(&mut self, deployed: &Value, took: Duration) -> Result<()> {
-        let version = deployed.get("version").and_then(Value::as_u64).context("the server named no version")?;
+    fn tell(&mut self, deployed: &FunctionPut, took: Duration) -> Result<()> {
+        let version = deployed.version;
         let seconds = took.as_secs_f64();
         let url = self.client.url(&format!("/fn/{}", encode(&self.name)));
         let folder = self.source.folder().display();
@@ -178,16 +178,15 @@ impl Session {
     }
 
     /// Says once how to add each model that the function asks for and the server lacks.
-    async fn hint_at_models(&mut self, deployed: &Value) {
-        let wanted = deployed.get("grants_requested").map_or(&[][..], |grants| items(grants, "models"));
-        let wanted = wanted.iter().filter_map(Value::as_str);
+    async fn hint_at_models(&mut self, deployed: &FunctionPut) {
+        let wanted = deployed.grants_requested.models.iter();
         let wanted: Vec<&str> = wanted.map(|model| model.split('@').next().unwrap_or(model)).collect();
         if wanted.is_empty() {
             return;
         }
         // A hint is worth no failure.
-        let Ok(models) = self.client.get("/v1/models").await else { return };
-        let has: BTreeSet<String> = items(&models, "models").iter().map(|model| field(model, "name")).collect();
+        let Ok(ModelList { models }) = self.client.get("/v1/models").await else { return };
+        let has: BTreeSet<String> = models.into_iter().map(|model| model.summary.name).collect();
         for model in wanted {
             if !has.contains(model) && self.hinted.insert(model.to_owned()) {
                 let (model, server) = (printable(model), self.client.url(""));
@@ -223,7 +222,7 @@ impl Follower {
                 // The first answer, good or bad, is what the caller waits for.
                 drop(connected.take());
                 if let Ok(stream) = stream {
-                    let show = |line: &Value| print(&(logs::text(line) + "\n")).map(ControlFlow::Continue);
+                    let show = |line: &LoggedLine| print(&(logs::text(line) + "\n")).map(ControlFlow::Continue);
                     // A server that was started anew is followed anew.
                     stream.each(show).await.ok();
                 }

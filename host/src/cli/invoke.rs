@@ -1,7 +1,7 @@
 //! `hearth invoke`: calls a function and passes its answer on as it is; it never interprets a body.
 
 use super::client::{Body, Client, encode, encode_path, full, refusal};
-use super::output::{print_json, printable, table, word};
+use super::output::{print_json, printable, table};
 use super::{Target, upload};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
@@ -137,7 +137,7 @@ async fn as_json(status: StatusCode, headers: &HeaderMap, receipt: Option<Value>
 
 fn receipt_table(receipt: &Value) -> String {
     let fields = receipt.as_object().into_iter().flatten();
-    let rows: Vec<_> = fields.map(|(name, value)| vec![name.clone(), word(value)]).collect();
+    let rows: Vec<_> = fields.map(|(name, value)| vec![name.clone(), value.to_string()]).collect();
     table(&["RECEIPT", ""], &rows)
 }
 

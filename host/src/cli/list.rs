@@ -2,9 +2,9 @@
 
 use super::Target;
 use super::client::Client;
-use super::output::{bytes, field, items, print, print_json, printable, short_digest, size, table, word};
+use super::output::{bytes, print, print_json, printable, short_digest, table};
+use crate::api::{self, EngineState, FunctionItem, FunctionList, LimitValue, ModelState};
 use anyhow::Result;
-use serde_json::Value;
 
 /// Arguments of `hearth functions`.
 #[derive(Debug, clap::Args)]
@@ -22,37 +22,32 @@ pub struct Status {
 
 impl Functions {
     pub(super) async fn run(self) -> Result<()> {
-        let value = Client::new(&self.target)?.get("/v1/functions").await?;
+        let value: FunctionList = Client::new(&self.target)?.get("/v1/functions").await?;
         if self.target.json {
             return print_json(&value);
         }
-        let row = |function: &Value| {
-            let of = |key| field(function, key);
+        let row = |FunctionItem { summary, .. }: &FunctionItem| {
             vec![
-                of("name"),
-                of("version"),
-                of("world"),
-                size(function, "bytes"),
-                short_digest(function),
-                of("created_at"),
+                summary.name.clone(),
+                summary.version.to_string(),
+                summary.world.clone(),
+                bytes(summary.bytes),
+                short_digest(&summary.digest),
+                summary.created_at.clone(),
             ]
         };
-        let functions = items(&value, "functions");
-        let rows: Vec<_> = functions.iter().map(row).collect();
+        let rows: Vec<_> = value.functions.iter().map(row).collect();
         let mut text = table(&["NAME", "VERSION", "WORLD", "SIZE", "DIGEST", "CREATED"], &rows);
-        for (name, reason) in functions.iter().filter_map(without_snapshot) {
-            text.push_str(&format!(
-                "\n{name}: init runs for every request, because no snapshot can be taken: {reason}\n"
-            ));
+        for FunctionItem { summary, without_snapshot } in &value.functions {
+            if let Some(reason) = without_snapshot {
+                let (name, reason) = (printable(&summary.name), printable(reason));
+                text.push_str(&format!(
+                    "\n{name}: init runs for every request, because no snapshot can be taken: {reason}\n"
+                ));
+            }
         }
         print(&text)
     }
-}
-
-/// A function's name, and why its init has no snapshot, where it is in use and has none.
-fn without_snapshot(function: &Value) -> Option<(String, String)> {
-    let reason = function.get("without_snapshot")?.as_str()?;
-    Some((printable(&field(function, "name")), printable(reason)))
 }
 
 impl Status {
@@ -60,45 +55,45 @@ impl Status {
         // A server has one status, whatever tenants it has.
         let target = Target { tenant: super::client::DEFAULT_TENANT.to_owned(), ..self.target };
         let client = Client::new(&target)?;
-        let value = client.get("/v1/status").await?;
+        let status: api::Status = client.get("/v1/status").await?;
         if target.json {
-            return print_json(&value);
+            return print_json(&status);
         }
-        let mut text = format!("hearth {} at {}\n\n", printable(&field(&value, "version")), client.url(""));
-        text.push_str(&table(&["", ""], &facts(&value)).split_off(1));
-        let row = |engine: &Value| {
-            let of = |key| printable(&field(engine, key));
-            vec![of("name"), of("version"), of("reason")]
+        let mut text = format!("hearth {} at {}\n\n", printable(&status.version), client.url(""));
+        text.push_str(&table(&["", ""], &facts(&status)).split_off(1));
+        let row = |EngineState { name, version, reason, .. }: &EngineState| {
+            vec![name.to_string(), version.clone().unwrap_or_default(), reason.clone().unwrap_or_default()]
         };
-        let engines: Vec<_> = items(&value, "engines").iter().map(row).collect();
+        let engines: Vec<_> = status.engines.iter().map(row).collect();
         if !engines.is_empty() {
             text.push('\n');
             text.push_str(&table(&["ENGINE", "VERSION", "NOT THERE BECAUSE"], &engines));
         }
-        let row = |model: &Value| {
-            let of = |key| field(model, key);
+        let row = |model: &ModelState| {
             vec![
-                of("name"),
-                of("engine"),
-                of("state"),
-                size(model, "bytes"),
-                of("runs"),
-                of("leases"),
-                short_digest(model),
+                model.name.clone(),
+                model.engine.to_string(),
+                model.state.as_str().to_owned(),
+                bytes(model.bytes),
+                model.runs.to_string(),
+                model.leases.to_string(),
+                short_digest(&model.digest),
             ]
         };
-        let models: Vec<_> = items(&value, "models").iter().map(row).collect();
+        let models: Vec<_> = status.models.iter().map(row).collect();
         if !models.is_empty() {
             text.push('\n');
             text.push_str(&table(&["MODEL", "ENGINE", "STATE", "SIZE", "RUNS", "LEASES", "DIGEST"], &models));
         }
-        let row = |limit: &Value| {
-            let (name, number) = (field(limit, "name"), |key| limit_value(limit, key));
-            let reason = field(limit, "reason").split_whitespace().collect::<Vec<_>>().join(" ");
-            let default = if limit.get("value") == limit.get("default") { String::new() } else { number("default") };
-            vec![name, number("value"), default, reason]
+        let row = |limit: &LimitValue| {
+            let default = match limit.value == limit.default {
+                true => String::new(),
+                false => as_limit(&limit.name, limit.default),
+            };
+            let reason = limit.reason.split_whitespace().collect::<Vec<_>>().join(" ");
+            vec![limit.name.clone(), as_limit(&limit.name, limit.value), default, reason]
         };
-        let limits: Vec<_> = items(&value, "limits").iter().map(row).collect();
+        let limits: Vec<_> = status.limits.iter().map(row).collect();
         if !limits.is_empty() {
             text.push('\n');
             text.push_str(&table(&["LIMIT", "VALUE", "DEFAULT", "MEANING"], &limits));
@@ -107,45 +102,33 @@ impl Status {
     }
 }
 
-/// Everything but the lists, one line each; what is nested has its path as name.
-fn facts(value: &Value) -> Vec<Vec<String>> {
-    fn add(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
-        match value {
-            Value::Object(fields) => {
-                for (key, inner) in fields {
-                    add(&format!("{name} {key}"), inner, rows);
-                }
-            }
-            Value::Array(_) | Value::Null => {}
-            _ => {
-                let shown = match value.as_u64() {
-                    Some(count) if is_bytes(name) => bytes(count),
-                    _ => word(value),
-                };
-                rows.push(vec![name.trim_end_matches("_bytes").replace('_', " "), shown]);
-            }
-        }
-    }
-    let mut rows = Vec::new();
-    for (key, inner) in value.as_object().into_iter().flatten() {
-        if key != "version" {
-            add(key, inner, &mut rows);
-        }
-    }
-    rows
-}
-
-fn is_bytes(name: &str) -> bool {
-    name.ends_with("_bytes") || name.contains(" used_by ")
+/// Everything but the lists, one line each.
+fn facts(status: &api::Status) -> Vec<Vec<String>> {
+    let api::Status { uptime_s, device, reading_is_confined, invocations, uploads, .. } = status;
+    let mut rows = vec![
+        ("uptime s".to_owned(), uptime_s.to_string()),
+        ("device name".to_owned(), device.name.clone()),
+        ("device budget".to_owned(), bytes(device.budget_bytes)),
+        ("device used".to_owned(), bytes(device.used_bytes)),
+        ("device peak".to_owned(), bytes(device.peak_bytes)),
+    ];
+    rows.extend(device.used_by.iter().map(|(kind, used)| (format!("device used by {kind}"), bytes(*used))));
+    rows.extend([
+        ("invocations running".to_owned(), invocations.running.to_string()),
+        ("invocations waiting".to_owned(), invocations.waiting.to_string()),
+        ("uploads open".to_owned(), uploads.open.to_string()),
+        ("uploads".to_owned(), bytes(uploads.bytes)),
+        ("reading is confined".to_owned(), reading_is_confined.to_string()),
+    ]);
+    rows.into_iter().map(|(name, value)| vec![name, value]).collect()
 }
 
 /// A limit's number as `--limit` takes it.
-fn limit_value(limit: &Value, key: &str) -> String {
-    let Some(count) = limit.get(key).and_then(Value::as_u64) else { return String::new() };
+fn as_limit(name: &str, count: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let exact = units.iter().find(|(_, unit)| count >= *unit && count.is_multiple_of(*unit));
     match exact {
-        Some((unit, size)) if field(limit, "name").ends_with("_bytes") => format!("{}{unit}", count / size),
+        Some((unit, size)) if name.ends_with("_bytes") => format!("{}{unit}", count / size),
         _ => count.to_string(),
     }
 }
@@ -153,23 +136,6 @@ fn limit_value(limit: &Value, key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn facts_are_what_is_no_list() {
-        let value = json!({
-            "version": "1", "uptime_s": 5, "limits": [], "device": {"name": "cpu", "used_bytes": 2048, "used_by": {"model": 1024}},
-        });
-        let mut facts = facts(&value);
-        facts.sort();
-        let expected = [
-            ["device name", "cpu"],
-            ["device used", "2.0 KiB"],
-            ["device used by model", "1.0 KiB"],
-            ["uptime s", "5"],
-        ];
-        assert_eq!(facts, expected);
-    }
 
     #[test]
     fn limits_are_printed_as_they_can_be_set() {
@@ -180,8 +146,7 @@ mod tests {
             ("device_bytes", 4096 << 30, "4096GiB"),
             ("yield_ms", 1024, "1024"),
         ] {
-            let shown = limit_value(&json!({"name": name, "value": value}), "value");
-            assert_eq!(shown, text);
+            assert_eq!(as_limit(name, value), text);
         }
     }
 }

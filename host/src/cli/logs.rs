@@ -2,12 +2,12 @@
 
 use super::Target;
 use super::client::{Client, encode, full, refusal};
-use super::output::{field, items, print, print_json, printable};
+use super::output::{print, print_json, printable};
+use crate::api::{LogLines, LoggedLine};
 use anyhow::{Context, Result, anyhow, bail};
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use serde_json::Value;
 use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -43,16 +43,16 @@ impl Logs {
             query.push(format!("since_ms={}", at.as_millis()));
         }
         if !self.follow {
-            let value = client.get(&format!("{}?{}", path(&self.name), query.join("&"))).await?;
+            let value: LogLines = client.get(&format!("{}?{}", path(&self.name), query.join("&"))).await?;
             if self.target.json {
                 return print_json(&value);
             }
-            return print(&items(&value, "lines").iter().map(|line| text(line) + "\n").collect::<String>());
+            return print(&value.lines.iter().map(|line| text(line) + "\n").collect::<String>());
         }
         let json = self.target.json;
         let stream = Stream::open(&client, &self.name, query).await?;
-        let each = |line: &Value| {
-            let text = if json { line.to_string() } else { text(line) };
+        let each = |line: &LoggedLine| {
+            let text = if json { serde_json::to_string(line)? } else { text(line) };
             let mut out = std::io::stdout().lock();
             match writeln!(out, "{text}").and_then(|()| out.flush()) {
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
@@ -86,7 +86,7 @@ impl Stream {
     }
 
     /// Gives each line until the server or `each` ends it.
-    pub(super) async fn each(mut self, mut each: impl FnMut(&Value) -> Result<ControlFlow<()>>) -> Result<()> {
+    pub(super) async fn each(mut self, mut each: impl FnMut(&LoggedLine) -> Result<ControlFlow<()>>) -> Result<()> {
         let mut rest = Vec::new();
         while let Some(frame) = self.0.frame().await {
             let frame = frame.map_err(|error| anyhow!("the stream of log lines broke off: {error}"))?;
@@ -109,11 +109,11 @@ impl Stream {
 }
 
 /// `21:26:34.123 info   a text of 4 words  key=value`; the time is UTC.
-pub(super) fn text(line: &Value) -> String {
-    let time = line.get("at_ms").and_then(Value::as_u64).map(time).unwrap_or_default();
-    let mut text = format!("{time:12} {:6} {}", field(line, "level"), field(line, "message"));
-    for (key, value) in line.get("fields").and_then(Value::as_object).into_iter().flatten() {
-        text.push_str(&format!("  {key}={}", super::output::word(value)));
+pub(super) fn text(line: &LoggedLine) -> String {
+    let time = line.at_ms.map(time).unwrap_or_default();
+    let mut text = format!("{time:12} {:6} {}", line.level, line.message);
+    for (key, value) in &line.fields {
+        text.push_str(&format!("  {key}={value}"));
     }
     printable(&text)
 }
@@ -146,9 +146,10 @@ mod tests {
     fn lines_are_for_people_and_command_no_terminal() {
         let line =
             json!({"at_ms": 1_000_000_123_456_u64, "level": "info", "message": "a\u{1b}[2J", "fields": {"k": "v"}});
-        assert_eq!(text(&line), "01:48:43.456 info   a\u{fffd}[2J  k=v");
+        let text = |line| text(&serde_json::from_value(line).unwrap());
+        assert_eq!(text(line), "01:48:43.456 info   a\u{fffd}[2J  k=v");
         let note = json!({"level": "warn", "message": "missed"});
-        assert_eq!(text(&note), "             warn   missed");
+        assert_eq!(text(note), "             warn   missed");
     }
 
     #[test]

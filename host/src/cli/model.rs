@@ -3,13 +3,13 @@
 use super::client::{Client, encode};
 use super::deploy::put;
 use super::model_files::{ModelFiles, listed};
-use super::output::{field, items, print, print_json, printable, short_digest, size, table, word};
+use super::output::{bytes, print, print_json, printable, short_digest, table};
 use super::residency::{Named, Pin};
 use super::resume::Resumable;
 use super::source::Source;
 use super::{Target, upload};
+use crate::api::{Dim, ModelItem, ModelList, ModelPut, Signature, TensorSignature, Verdict};
 use anyhow::{Result, bail};
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ impl Add {
         let (path, onnx) = (path.clone(), self.onnx);
         let source = Arc::new(tokio::task::spawn_blocking(move || source(&path, onnx.as_deref())).await??);
         let progress = upload::bar(source.bytes());
-        let value = if source.bytes() >= IN_PARTS_BYTES || self.resume.is_some() {
+        let value: ModelPut = if source.bytes() >= IN_PARTS_BYTES || self.resume.is_some() {
             let resumable = Resumable::begin(&client, source, &progress, self.resume).await?;
             let stored = resumable.store_as(&name, &query, CHECKING).await;
             progress.finish_and_clear();
@@ -97,39 +97,38 @@ impl Add {
         }
         let head = format!(
             "{}@{} is live ({}, {})\n",
-            printable(&field(&value, "name")),
-            field(&value, "version"),
-            engines(&value),
-            short_digest(&value)
+            printable(&value.name),
+            value.version,
+            engines(&value.engines),
+            short_digest(&value.digest)
         );
-        let signature = signature(value.get("signature").unwrap_or(&Value::Null));
-        print(&(head + &signature + &refusals(&value)))
+        print(&(head + &signature(&value.signature) + &refusals(&value.name, &value.engines)))
     }
 }
 
 impl List {
     async fn run(self) -> Result<()> {
-        let value = Client::new(&self.target)?.get("/v1/models").await?;
+        let value: ModelList = Client::new(&self.target)?.get("/v1/models").await?;
         if self.target.json {
             return print_json(&value);
         }
-        let row = |model: &Value| {
-            let of = |key| field(model, key);
+        let row = |model: &ModelItem| {
+            let ModelItem { summary, state, runs_on, .. } = model;
             vec![
-                of("name"),
-                of("version"),
-                of("state"),
-                size(model, "bytes"),
-                of("runs_on"),
-                engines(model),
-                short_digest(model),
-                of("created_at"),
+                summary.name.clone(),
+                summary.version.to_string(),
+                state.as_str().to_owned(),
+                bytes(summary.bytes),
+                runs_on.map(|engine| engine.to_string()).unwrap_or_default(),
+                engines(&summary.checked.engines),
+                short_digest(&summary.digest),
+                summary.created_at.clone(),
             ]
         };
-        let models = items(&value, "models");
-        let rows: Vec<_> = models.iter().map(row).collect();
+        let rows: Vec<_> = value.models.iter().map(row).collect();
         let titles = ["NAME", "VERSION", "STATE", "SIZE", "RUNS ON", "PASSED ON", "DIGEST", "CREATED"];
-        print(&(table(&titles, &rows) + &models.iter().map(refusals).collect::<String>()))
+        let refused = value.models.iter().map(|model| refusals(&model.summary.name, &model.summary.checked.engines));
+        print(&(table(&titles, &rows) + &refused.collect::<String>()))
     }
 }
 
@@ -153,79 +152,88 @@ fn source(path: &Path, onnx: Option<&Path>) -> Result<Source> {
 }
 
 /// The engines whose check a model passed, and by how much they differ: `onnxruntime, rten (differs by 1.2e-6)`.
-fn engines(model: &Value) -> String {
-    let passed = items(model, "engines").iter().filter(|verdict| verdict.get("passed") == Some(&Value::Bool(true)));
-    let told = passed.map(|verdict| {
-        let name = printable(&field(verdict, "engine"));
-        match verdict.get("difference").and_then(Value::as_f64) {
-            Some(difference) => format!("{name} (differs by {difference:.1e})"),
-            None => name,
-        }
+fn engines(verdicts: &[Verdict]) -> String {
+    let passed = verdicts.iter().filter(|verdict| verdict.passed).map(|verdict| match verdict.difference {
+        Some(difference) => format!("{} (differs by {difference:.1e})", verdict.engine),
+        None => verdict.engine.to_string(),
     });
-    told.collect::<Vec<_>>().join(", ")
+    passed.collect::<Vec<_>>().join(", ")
 }
 
 /// Why the other engines are refused, and what the passed ones fail of, one line each.
-fn refusals(model: &Value) -> String {
-    let told = items(model, "engines").iter().filter_map(|verdict| {
-        let of = |key| printable(&field(verdict, key));
-        let (name, engine) = (printable(&field(model, "name")), of("engine"));
-        match (verdict.get("passed").and_then(Value::as_bool), verdict.get("failure")) {
-            (Some(false), _) => Some(format!("\n{name} cannot run on {engine}: {}\n", of("reason"))),
-            (_, Some(_)) => Some(format!("\n{name} on {engine}: {}\n", of("failure"))),
-            (_, None) => None,
+fn refusals(name: &str, verdicts: &[Verdict]) -> String {
+    let name = printable(name);
+    let lines = verdicts.iter().filter_map(|Verdict { engine, passed, reason, failure, .. }| match (passed, failure) {
+        (false, _) => {
+            let reason = printable(reason.as_deref().unwrap_or_default());
+            Some(format!("\n{name} cannot run on {engine}: {reason}\n"))
         }
+        (true, Some(failure)) => Some(format!("\n{name} on {engine}: {}\n", printable(failure))),
+        (true, None) => None,
     });
-    told.collect()
+    lines.collect()
 }
 
 /// What a model takes and gives, one line each: `input  image  f32 [batch, 3, ?]`.
-fn signature(signature: &Value) -> String {
+fn signature(Signature { inputs, outputs }: &Signature) -> String {
     let line = |way: &'static str| {
-        move |tensor: &Value| {
-            let dims = items(tensor, "shape").iter().map(|dim| if dim.is_null() { "?".to_owned() } else { word(dim) });
-            let shape = format!("{} [{}]", field(tensor, "dtype"), dims.collect::<Vec<_>>().join(", "));
-            vec![way.to_owned(), field(tensor, "name"), shape]
+        move |tensor: &TensorSignature| {
+            let dims = tensor.shape.iter().map(|dim| match dim {
+                Dim::Fixed(length) => length.to_string(),
+                Dim::Symbol(name) => name.clone(),
+                Dim::Dynamic => "?".to_owned(),
+            });
+            let shape = format!("{} [{}]", tensor.dtype.as_str(), dims.collect::<Vec<_>>().join(", "));
+            vec![way.to_owned(), tensor.name.clone(), shape]
         }
     };
-    let inputs = items(signature, "inputs").iter().map(line("input"));
-    let rows: Vec<_> = inputs.chain(items(signature, "outputs").iter().map(line("output"))).collect();
+    let rows: Vec<_> = inputs.iter().map(line("input")).chain(outputs.iter().map(line("output"))).collect();
     if rows.is_empty() { String::new() } else { table(&["", "NAME", "TENSOR"], &rows) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::api::EngineName;
+    use crate::device::DType;
+
+    fn verdict(engine: EngineName, passed: bool) -> Verdict {
+        let version = String::new();
+        Verdict {
+            engine,
+            version,
+            passed,
+            reason: None,
+            runs: 1,
+            samples: 0,
+            compared: 0,
+            difference: None,
+            fails: 0,
+            failure: None,
+        }
+    }
 
     #[test]
     fn engines_are_told_with_their_difference_and_the_reason_against_them() {
-        let value = json!({"name": "m", "engines": [
-            {"engine": "onnxruntime", "passed": true},
-            {"engine": "rten", "passed": true, "difference": 1.24e-6},
-        ]});
-        assert_eq!(engines(&value), "onnxruntime, rten (differs by 1.2e-6)");
-        assert_eq!(refusals(&value), "");
-        let value = json!({"name": "m", "engines": [
-            {"engine": "onnxruntime", "passed": true},
-            {"engine": "rten", "passed": false, "reason": "no LRN"},
-        ]});
-        assert_eq!(
-            (engines(&value).as_str(), refusals(&value).as_str()),
-            ("onnxruntime", "\nm cannot run on rten: no LRN\n")
-        );
-        let value = json!({"name": "m", "engines": [{"engine": "rten", "passed": true, "fails": 1, "failure": "odd"}]});
-        assert_eq!((engines(&value).as_str(), refusals(&value).as_str()), ("rten", "\nm on rten: odd\n"));
+        let onnxruntime = verdict(EngineName::Onnxruntime, true);
+        let rten = verdict(EngineName::Rten, true);
+        let differs = [onnxruntime.clone(), Verdict { difference: Some(1.24e-6), ..rten.clone() }];
+        assert_eq!(engines(&differs), "onnxruntime, rten (differs by 1.2e-6)");
+        assert_eq!(refusals("m", &differs), "");
+        let refused = [onnxruntime, Verdict { passed: false, reason: Some("no LRN".to_owned()), ..rten.clone() }];
+        assert_eq!(engines(&refused), "onnxruntime");
+        assert_eq!(refusals("m", &refused), "\nm cannot run on rten: no LRN\n");
+        let fails = [Verdict { fails: 1, failure: Some("odd".to_owned()), ..rten }];
+        assert_eq!((engines(&fails).as_str(), refusals("m", &fails).as_str()), ("rten", "\nm on rten: odd\n"));
     }
 
     #[test]
     fn signatures_are_printed_as_in_messages() {
-        let value = json!({
-            "inputs": [{"name": "image", "dtype": "f32", "shape": ["batch", 3, null], "batch_axis": 0}],
-            "outputs": [{"name": "y", "dtype": "s64", "shape": [], "batch_axis": null}],
-        });
-        let text = signature(&value);
+        let shape = vec![Dim::Symbol("batch".to_owned()), Dim::Fixed(3), Dim::Dynamic];
+        let image = TensorSignature { name: "image".to_owned(), dtype: DType::F32, shape, batch_axis: Some(0) };
+        let y = TensorSignature { name: "y".to_owned(), dtype: DType::S64, shape: Vec::new(), batch_axis: None };
+        let text = signature(&Signature { inputs: vec![image], outputs: vec![y] });
         assert_eq!(text, "        NAME   TENSOR\ninput   image  f32 [batch, 3, ?]\noutput  y      s64 []\n");
-        assert_eq!(signature(&Value::Null), "");
+        assert_eq!(signature(&Signature { inputs: Vec::new(), outputs: Vec::new() }), "");
     }
 }

@@ -1,7 +1,7 @@
 //! Prints results: JSON, aligned tables, sizes for people; it never asks a server.
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde::Serialize;
 use std::io::{ErrorKind, Write};
 
 /// Prints to stdout. A reader that has gone away (`| head`) is no failure.
@@ -13,9 +13,9 @@ pub(super) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a JSON value, indented.
-pub(super) fn print_json(value: &Value) -> Result<()> {
-    print(&format!("{value:#}\n"))
+/// Prints a value as JSON, indented.
+pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Rows of text in aligned columns below their titles; numbers are aligned to the right.
@@ -44,31 +44,6 @@ pub(super) fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// The text of a field, or nothing.
-pub(super) fn field(value: &Value, key: &str) -> String {
-    match value.get(key) {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(items)) => items.iter().map(word).collect::<Vec<_>>().join(", "),
-        Some(other) => other.to_string(),
-    }
-}
-
-/// A value without quotes.
-pub(super) fn word(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// The items of a list, or none.
-pub(super) fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-/// A field that counts bytes, as `1.2 MiB`.
-pub(super) fn size(value: &Value, key: &str) -> String {
-    value.get(key).and_then(Value::as_u64).map(bytes).unwrap_or_default()
-}
-
 /// A count of bytes, as `1.2 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -89,8 +64,8 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// The first digits of a digest: enough to tell versions apart.
-pub(super) fn short_digest(value: &Value) -> String {
-    field(value, "digest").chars().take(12).collect()
+pub(super) fn short_digest(digest: &str) -> String {
+    digest.chars().take(12).collect()
 }
 
 /// Text of a server, without what could command a terminal.
@@ -101,7 +76,6 @@ pub(super) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn columns_are_aligned_and_numbers_to_the_right() {
@@ -126,12 +100,5 @@ mod tests {
         ] {
             assert_eq!(bytes(count), text);
         }
-    }
-
-    #[test]
-    fn fields_of_any_kind_are_text() {
-        let value = json!({"s": "text", "n": 3, "a": ["x", 1], "z": null});
-        let all: Vec<_> = ["s", "n", "a", "z", "missing"].iter().map(|key| field(&value, key)).collect();
-        assert_eq!(all, ["text", "3", "x, 1", "", ""]);
     }
 }

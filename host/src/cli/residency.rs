@@ -2,10 +2,12 @@
 
 use super::Target;
 use super::client::{Client, encode, full};
-use super::output::{field, print, print_json, printable};
+use super::output::{print, print_json, printable};
+use crate::api::{ModelLoaded, ModelPinned, ModelUnloaded, PinModel};
 use anyhow::Result;
-use http::{HeaderMap, HeaderValue, Method, header};
-use serde_json::{Value, json};
+use http::{HeaderMap, Method};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Arguments of `hearth model load` and `unload`.
 #[derive(Debug, clap::Args)]
@@ -33,41 +35,39 @@ pub struct Pin {
 
 impl Named {
     pub(super) async fn load(self) -> Result<()> {
-        let value = self.post("load").await?;
-        self.tell(&value, &format!("is {}", printable(&field(&value, "state"))))
+        let value: ModelLoaded = self.post("load").await?;
+        self.tell(&value, value.version, &format!("is {}", value.state.as_str()))
     }
 
     pub(super) async fn unload(self) -> Result<()> {
-        let value = self.post("unload").await?;
-        let is = |key: &str| value.get(key) == Some(&Value::Bool(true));
-        let what = match (is("unloaded"), is("pinned")) {
+        let value: ModelUnloaded = self.post("unload").await?;
+        let what = match (value.unloaded, value.pinned) {
             (true, _) => "is unloaded",
             (false, true) => "stays in memory: a model with the same bytes, of another name or tenant, is pinned",
             (false, false) => "is unloaded as soon as the calls that use it have ended",
         };
-        self.tell(&value, what)
+        self.tell(&value, value.version, what)
     }
 
-    async fn post(&self, what: &str) -> Result<Value> {
+    async fn post<T: DeserializeOwned>(&self, what: &str) -> Result<T> {
         let path = format!("/v1/models/{}/{what}", encode(&self.name));
         Client::new(&self.target)?.call(Method::POST, &path, HeaderMap::new(), full(Vec::new())).await
     }
 
-    fn tell(&self, value: &Value, what: &str) -> Result<()> {
+    fn tell(&self, value: &impl Serialize, version: u64, what: &str) -> Result<()> {
         if self.target.json {
             return print_json(value);
         }
-        print(&format!("{}@{} {what}\n", printable(&field(value, "name")), field(value, "version")))
+        print(&format!("{}@{version} {what}\n", printable(&self.name)))
     }
 }
 
 impl Pin {
     pub(super) async fn run(self) -> Result<()> {
-        let body = json!({ "pinned": !self.off, "priority": self.priority }).to_string();
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let body = PinModel { pinned: !self.off, priority: self.priority };
         let path = format!("/v1/models/{}/pin", encode(&self.name));
-        let value = Client::new(&self.target)?.call(Method::POST, &path, headers, full(body)).await?;
+        let value: ModelPinned = Client::new(&self.target)?.send_json(Method::POST, &path, &body).await?;
         let what = if self.off { "makes room for others again" } else { "stays in memory" };
-        Named { name: self.name, target: self.target }.tell(&value, what)
+        Named { name: self.name, target: self.target }.tell(&value, value.version, what)
     }
 }

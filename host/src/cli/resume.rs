@@ -3,10 +3,10 @@
 use super::client::{Client, Refused, encode, full};
 use super::source::Source;
 use super::upload::{rest, waiting};
+use crate::api::{ModelPut, UploadStatus};
 use anyhow::{Context, Result, anyhow, bail};
 use http::{HeaderMap, HeaderValue, Method, header};
 use indicatif::ProgressBar;
-use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,15 +46,13 @@ impl<'a> Resumable<'a> {
         }
         let mut headers = HeaderMap::new();
         headers.insert(LENGTH, HeaderValue::from(source.bytes()));
-        let begun = client.call(Method::POST, "/v1/uploads", headers, full("")).await?;
-        let id =
-            begun.get("id").and_then(Value::as_str).context("the server began an upload without an id")?.to_owned();
-        Ok(Resumable { client, source, progress, id })
+        let begun: UploadStatus = client.call(Method::POST, "/v1/uploads", headers, full("")).await?;
+        Ok(Resumable { client, source, progress, id: begun.id })
     }
 
     /// Sends all of it, then stores it as a model, with more of a query, and gives the server's answer. What cannot succeed is
     /// removed there.
-    pub(super) async fn store_as(self, model: &str, query: &str, working: &'static str) -> Result<Value> {
+    pub(super) async fn store_as(self, model: &str, query: &str, working: &'static str) -> Result<ModelPut> {
         let source = self.source.clone();
         let digest = tokio::task::spawn_blocking(move || source.sha256());
         self.send().await?;
@@ -131,9 +129,8 @@ impl<'a> Resumable<'a> {
 
     /// Where the server says the upload stands, and how long it will be.
     async fn status(&self) -> Result<(u64, Option<u64>)> {
-        let status = self.client.get(&self.path()).await?;
-        let number = |key| status.get(key).and_then(Value::as_u64);
-        Ok((number("offset").context("the server did not say where the upload stands")?, number("length")))
+        let UploadStatus { offset, length, .. } = self.client.get(&self.path()).await?;
+        Ok((offset, length))
     }
 
     fn path(&self) -> String {

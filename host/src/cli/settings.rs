@@ -1,12 +1,13 @@
 //! `hearth settings`: shows and changes what a function may use and how much; it never shows or takes a secret as an argument.
 
 use super::Target;
-use super::client::{Client, encode, full};
-use super::output::{field, items, print, print_json, printable, table, word};
+use super::client::{Client, encode};
+use super::output::{print, print_json, printable, table};
+use crate::api::{self, GrantNames, SettingsPatch};
 use crate::config::Limits;
 use anyhow::{Context, Result, bail};
-use http::{HeaderMap, HeaderValue, Method, header};
-use serde_json::{Map, Value, json};
+use http::Method;
+use std::collections::BTreeMap;
 use std::io::Read;
 
 /// Arguments of `hearth settings`.
@@ -53,13 +54,9 @@ impl Settings {
         let client = Client::new(&self.target)?;
         let path = format!("/v1/functions/{}/settings", encode(&self.name));
         let patch = self.patch(|name| std::env::var(name).ok(), std::io::stdin())?;
-        let value = match patch.is_empty() {
+        let value: api::Settings = match patch == SettingsPatch::default() {
             true => client.get(&path).await?,
-            false => {
-                let mut headers = HeaderMap::new();
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                client.call(Method::PATCH, &path, headers, full(Value::Object(patch).to_string())).await?
-            }
+            false => client.send_json(Method::PATCH, &path, &patch).await?,
         };
         match self.target.json {
             true => print_json(&value),
@@ -67,30 +64,37 @@ impl Settings {
         }
     }
 
-    /// The body of the change; empty where nothing is to be changed.
-    fn patch(&self, environment: impl Fn(&str) -> Option<String>, mut stdin: impl Read) -> Result<Map<String, Value>> {
-        let mut patch = Map::new();
-        let mut lists = |member: &str, models: &[String], hosts: &[String]| {
-            if !models.is_empty() || !hosts.is_empty() {
-                patch.insert(member.to_owned(), json!({ "models": models, "hosts": hosts }));
-            }
-        };
-        lists("grants", &self.grant_model, &self.grant_host);
-        lists("revoke", &self.revoke_model, &self.revoke_host);
-        let mut values = |member: &str, set: Vec<(String, Value)>, removed: &[String]| {
-            let removed = removed.iter().map(|key| (key.clone(), Value::Null));
-            let all: Map<String, Value> = removed.chain(set).collect();
-            if !all.is_empty() {
-                patch.insert(member.to_owned(), Value::Object(all));
-            }
+    /// The body of the change; the default where nothing is to be changed.
+    fn patch(&self, environment: impl Fn(&str) -> Option<String>, mut stdin: impl Read) -> Result<SettingsPatch> {
+        let names = |models: &[String], hosts: &[String]| {
+            let [models, hosts] = [models, hosts].map(|names| names.iter().cloned().collect());
+            let names = GrantNames { models, hosts, ..GrantNames::default() };
+            (!names.is_empty()).then_some(names)
         };
         let pair = |text: &String| match text.split_once('=') {
-            Some((key, value)) => Ok((key.to_owned(), json!(value))),
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
             None => bail!("--config '{text}' is not KEY=VALUE"),
         };
-        values("config", self.config.iter().map(pair).collect::<Result<_>>()?, &self.remove_config);
-        let limit = |text: &String| Limits::parse(text).map(|(name, value)| (name, json!(value)));
-        values("limits", self.limits.iter().map(limit).collect::<Result<_, _>>()?, &self.remove_limit);
+        let config = self.config.iter().map(pair).collect::<Result<Vec<_>>>()?;
+        let limits = self.limits.iter().map(|text| Limits::parse(text));
+        let limits = limits.map(|limit| limit.map(|(name, value)| (name.to_string(), value)));
+        let limits = limits.collect::<Result<Vec<_>, _>>()?;
+        let secrets = self.secrets(environment, &mut stdin)?;
+        Ok(SettingsPatch {
+            grants: names(&self.grant_model, &self.grant_host),
+            revoke: names(&self.revoke_model, &self.revoke_host),
+            config: values(config, &self.remove_config),
+            secrets: values(secrets, &self.remove_secret),
+            limits: values(limits, &self.remove_limit),
+        })
+    }
+
+    /// The secrets that are set, by name.
+    fn secrets(
+        &self,
+        environment: impl Fn(&str) -> Option<String>,
+        stdin: &mut impl Read,
+    ) -> Result<Vec<(String, String)>> {
         let mut secrets = Vec::new();
         let mut from_stdin: Option<&str> = None;
         for name in &self.secret {
@@ -111,39 +115,41 @@ impl Settings {
                         .unwrap_or(text)
                 }
             };
-            secrets.push((name.clone(), json!(value)));
+            secrets.push((name.clone(), value));
         }
-        values("secrets", secrets, &self.remove_secret);
-        Ok(patch)
+        Ok(secrets)
     }
 }
 
+/// What is set and removed, where there is any.
+fn values<V>(set: Vec<(String, V)>, removed: &[String]) -> Option<BTreeMap<String, Option<V>>> {
+    let removed = removed.iter().map(|key| (key.clone(), None));
+    let all: BTreeMap<_, _> = removed.chain(set.into_iter().map(|(key, value)| (key, Some(value)))).collect();
+    (!all.is_empty()).then_some(all)
+}
+
 /// The settings as a table, and what is missing below it.
-fn shown(value: &Value) -> String {
+fn shown(settings: &api::Settings) -> String {
+    let api::Settings { grants, config, secrets, unreadable_secrets, limits, missing_grants, .. } = settings;
     let mut rows = Vec::new();
-    let grants = value.get("grants").unwrap_or(&Value::Null);
-    for (kind, list) in [("model", "models"), ("host", "hosts"), ("config", "config"), ("secret", "secrets")] {
-        rows.extend(items(grants, list).iter().map(|name| vec![format!("{kind} granted"), word(name), String::new()]));
+    let granted =
+        [("model", &grants.models), ("host", &grants.hosts), ("config", &grants.config), ("secret", &grants.secrets)];
+    for (kind, names) in granted {
+        rows.extend(names.iter().map(|name| vec![format!("{kind} granted"), name.clone(), String::new()]));
     }
-    for (kind, member) in [("config", "config"), ("limit", "limits")] {
-        for (key, value) in value.get(member).and_then(Value::as_object).into_iter().flatten() {
-            rows.push(vec![kind.to_owned(), key.clone(), word(value)]);
-        }
-    }
-    let unreadable: Vec<String> = items(value, "unreadable_secrets").iter().map(word).collect();
-    for name in items(value, "secrets").iter().map(word) {
-        let note = if unreadable.contains(&name) { "cannot be read; set it again" } else { "set" };
-        rows.push(vec!["secret".to_owned(), name, note.to_owned()]);
+    rows.extend(config.iter().map(|(key, value)| vec!["config".to_owned(), key.clone(), value.clone()]));
+    rows.extend(limits.iter().map(|(name, value)| vec!["limit".to_owned(), name.clone(), value.to_string()]));
+    for name in secrets {
+        let note = if unreadable_secrets.contains(name) { "cannot be read; set it again" } else { "set" };
+        rows.push(vec!["secret".to_owned(), name.clone(), note.to_owned()]);
     }
     let mut text = match rows.is_empty() {
         true => "nothing is set\n".to_owned(),
         false => table(&["KIND", "NAME", "VALUE"], &rows),
     };
-    let missing = value.get("missing_grants").unwrap_or(&Value::Null);
-    for kind in ["models", "config", "secrets", "hosts"] {
-        if !items(missing, kind).is_empty() {
-            text.push_str(&format!("it cannot run before it is granted {kind} {}\n", printable(&field(missing, kind))));
-        }
+    for (kind, names) in missing_grants.lists().into_iter().filter(|(_, names)| !names.is_empty()) {
+        let names = names.iter().cloned().collect::<Vec<_>>().join(", ");
+        text.push_str(&format!("it cannot run before it is granted {kind} {}\n", printable(&names)));
     }
     text
 }
@@ -152,6 +158,7 @@ fn shown(value: &Value) -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+    use serde_json::{Value, json};
 
     #[derive(Parser)]
     struct Program {
@@ -162,7 +169,7 @@ mod tests {
     fn patch(arguments: &str, stdin: &str) -> Result<Value> {
         let all = ["settings", "f"].into_iter().chain(arguments.split_whitespace());
         let environment = |name: &str| (name == "IN_ENV").then(|| "from env".to_owned());
-        Program::parse_from(all).settings.patch(environment, stdin.as_bytes()).map(Value::Object)
+        Ok(serde_json::to_value(Program::parse_from(all).settings.patch(environment, stdin.as_bytes())?)?)
     }
 
     #[test]
@@ -171,7 +178,8 @@ mod tests {
         let all = "--grant-model m --grant-host h --revoke-host g --config a=b=c --limit tensor-bytes=2KiB \
                    --remove-config d --remove-limit log_bytes --secret IN_ENV --secret KEY --remove-secret OLD";
         let expected = json!({
-            "grants": {"models": ["m"], "hosts": ["h"]}, "revoke": {"models": [], "hosts": ["g"]},
+            "grants": {"models": ["m"], "hosts": ["h"], "config": [], "secrets": []},
+            "revoke": {"models": [], "hosts": ["g"], "config": [], "secrets": []},
             "config": {"a": "b=c", "d": null}, "limits": {"tensor_bytes": 2048, "log_bytes": null},
             "secrets": {"IN_ENV": "from env", "KEY": "from stdin", "OLD": null},
         });
@@ -188,13 +196,13 @@ mod tests {
 
     #[test]
     fn settings_are_shown_without_secrets() {
-        let value = json!({
+        let settings = serde_json::from_value(json!({
             "grants": {"models": ["m"]}, "config": {"a": "b"}, "limits": {"log_bytes": 5}, "secrets": ["K", "L"],
-            "unreadable_secrets": ["L"], "missing_grants": {"models": [], "hosts": ["h"]},
-        });
-        let text = shown(&value);
+            "unreadable_secrets": ["L"], "grants_requested": {}, "missing_grants": {"models": [], "hosts": ["h"]},
+        }));
+        let text = shown(&settings.unwrap());
         assert!(text.contains("L          cannot be read; set it again\n"), "{text}");
         assert!(text.ends_with("it cannot run before it is granted hosts h\n"), "{text}");
-        assert_eq!(shown(&json!({})), "nothing is set\n");
+        assert_eq!(shown(&api::Settings::default()), "nothing is set\n");
     }
 }
