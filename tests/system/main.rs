@@ -15,6 +15,7 @@ mod images;
 mod lifecycle;
 mod model_folders;
 mod onnx_file;
+mod openapi;
 mod preparing;
 mod settings;
 mod small_dtypes;
