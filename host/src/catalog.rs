@@ -57,11 +57,12 @@ use crate::node_key::NodeKey;
 use blobs::{BlobFile, BlobStore, blocking};
 use cache::Cache;
 use folder::Folder;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -197,7 +198,7 @@ impl Catalog {
     }
 
     async fn stop_collecting(&self) {
-        let collector = self.inner.collector.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let collector = self.inner.collector.lock().take();
         if let Some(Collector { task, stop }) = collector {
             drop(stop);
             if let Err(error) = task.await {

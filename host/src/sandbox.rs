@@ -10,11 +10,11 @@ mod output;
 mod places;
 mod snapshot;
 
-pub use builds::Making;
+pub use builds::Lifetime;
 pub use compile::COMPILE;
 pub use invocation::{Invocation, Outcome, Receipt};
 pub use places::{Places, Slot};
-pub use snapshot::{Preparation, SNAPSHOT, snapshot_obstacle};
+pub use snapshot::{InitInputs, SNAPSHOT, snapshot_obstacle};
 
 use crate::config::{Config, Limits};
 use crate::confined::Confined;
@@ -156,42 +156,42 @@ impl Runtime {
     /// Callers that ask at the same time wait for one compilation.
     ///
     /// Errors: `InvalidArgument` where the bytes are no component of this contract; the message says what to change.
-    pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf, how_long: Making) -> Result<Arc<Function>> {
+    pub async fn function(self: &Arc<Self>, digest: &str, path: PathBuf, lifetime: Lifetime) -> Result<Arc<Function>> {
         let (runtime, of) = (self.clone(), digest.to_owned());
-        self.functions.get_or_build(digest, how_long, async move { runtime.load(&of, path).await }).await
+        self.functions.get_or_build(digest, lifetime, async move { runtime.load(&of, path).await }).await
     }
 
-    /// The function of a component, with `init` run and its memory kept, where it has one. What was prepared alike before
+    /// The function of a component, with `init` run and its memory kept, where it has one. What ran with the same inputs before
     /// comes from memory or disk. `log` gets what init logged, where it ran now.
     ///
     /// Errors: those of [`Runtime::function`]; `InvalidArgument` where init fails.
-    pub async fn prepared(
+    pub async fn initialised(
         self: &Arc<Self>,
         digest: &str,
         path: PathBuf,
-        preparation: Preparation,
-        how_long: Making,
+        inputs: InitInputs,
+        lifetime: Lifetime,
         log: impl FnOnce(Vec<LogLine>) + Send + 'static,
     ) -> Result<Arc<Function>> {
-        let plain = self.function(digest, path.clone(), how_long).await?;
+        let plain = self.function(digest, path.clone(), lifetime).await?;
         if !plain.has_init() {
             return Ok(plain);
         }
-        let key = preparation.key(digest);
+        let key = inputs.key(digest);
         let make = {
             let (runtime, key) = (self.clone(), key.clone());
-            async move { runtime.prepare(&key, path, preparation, &plain, log).await }
+            async move { runtime.initialise(&key, path, inputs, &plain, log).await }
         };
-        let function = self.functions.get_or_build(&key, how_long, make).await?;
+        let function = self.functions.get_or_build(&key, lifetime, make).await?;
         self.functions.sweep(&key);
         Ok(function)
     }
 
-    async fn prepare(
+    async fn initialise(
         self: &Arc<Self>,
         key: &str,
         path: PathBuf,
-        preparation: Preparation,
+        inputs: InitInputs,
         plain: &Function,
         log: impl FnOnce(Vec<LogLine>),
     ) -> Result<Function> {
@@ -201,10 +201,10 @@ impl Runtime {
             return self.blocking(key, check).await;
         }
         let models = &self.services.models;
-        let assets = preparation.models.values().flat_map(|model| model.package.assets());
+        let assets = inputs.models.values().flat_map(|model| model.package.assets());
         let assets = assets.map(|file| (file.digest.clone(), models.blob(&file.digest))).collect();
-        let limits = self.services.limits.lowered(&preparation.limits);
-        let request = snapshot::Request { component: path, preparation, assets, limits };
+        let limits = self.services.limits.lowered(&inputs.limits);
+        let request = snapshot::Request { component: path, inputs, assets, limits };
         let folder = self.artefacts.folder();
         let snapshot::Made { ending, log: lines } = snapshot::make(&self.confined, &request, folder).await?;
         log(lines);
@@ -298,11 +298,11 @@ impl Runtime {
         self.blocking(digest, link).await
     }
 
-    /// A component that was not prepared: its `init`, if it has one, runs in every instance.
+    /// A component as it was uploaded: its `init`, if it has one, runs in every instance.
     fn plain(&self, component: &Component, manifest: serde_json::Value) -> Result<Function> {
         let function = self.checked(component, Init::Absent, manifest)?;
         let init = match function.program.world().has_init() {
-            true => Init::EachTime("it was not prepared".to_owned()),
+            true => Init::EachTime("it has no snapshot yet".to_owned()),
             false => Init::Absent,
         };
         Ok(Function { init, ..function })

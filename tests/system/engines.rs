@@ -9,9 +9,10 @@ use hearth::error::{Error, Result};
 use hearth::model::{
     Blobs, Checked, Directory, EngineChoice, EngineName, Models, Package, PackageFile, Resolved, Signature,
 };
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Folders of models; the digest is the folder. `NAME@ENGINE` runs on that engine.
 #[derive(Default)]
@@ -21,8 +22,8 @@ struct Shelf(Mutex<Shelved>);
 type Shelved = BTreeMap<String, (Package, Option<(Signature, Checked)>)>;
 
 impl Shelf {
-    fn models(&self) -> std::sync::MutexGuard<'_, Shelved> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn models(&self) -> parking_lot::MutexGuard<'_, Shelved> {
+        self.0.lock()
     }
 }
 
@@ -334,7 +335,7 @@ async fn node_tests_of_onnx_get_no_wrong_answer_from_a_model_that_the_check_lets
         tokio::spawn(async move {
             let mut seen = Vec::new();
             loop {
-                let Some(test) = tests.lock().unwrap().pop() else { return seen };
+                let Some(test) = tests.lock().pop() else { return seen };
                 seen.push(became(&house, &out, &test).await);
             }
         })

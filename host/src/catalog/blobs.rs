@@ -3,11 +3,12 @@
 use super::folder::{Folder, sync_folder};
 use crate::bulk;
 use crate::error::{Error, Result};
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tempfile::NamedTempFile;
 use tokio::sync::Notify;
 
@@ -42,7 +43,7 @@ impl BlobStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Keeps a digest (of a blob or a package) from being collected.

@@ -1,8 +1,9 @@
 //! What selectors resolved to lately, so that an invocation reads no database; it never outlives a change.
 
 use super::names::Selector;
+use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// Entries of one cache. Beyond, it starts anew: an entry costs some 20 µs to read again and about 1 KiB to keep.
 const ENTRIES: usize = 10_000;
@@ -28,14 +29,14 @@ impl<V> Cache<V> {
 
     /// The cached value, or else the generation to pass to [`Cache::insert`], to be taken before the database is read.
     pub(super) fn get(&self, tenant: &str, selector: &Selector) -> Result<Arc<V>, u64> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read();
         let found = entries.by_tenant.get(tenant).and_then(|selectors| selectors.get(selector));
         found.map(Arc::clone).ok_or(entries.generation)
     }
 
     /// Keeps a value, unless the catalog changed since `generation`.
     pub(super) fn insert(&self, generation: u64, tenant: &str, selector: &Selector, value: &Arc<V>) {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.write();
         if entries.generation != generation {
             return;
         }
@@ -51,7 +52,7 @@ impl<V> Cache<V> {
 
     /// Forgets everything about a name, after it changed.
     pub(super) fn forget(&self, tenant: &str, name: &str) {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.write();
         entries.generation += 1;
         if let Some(selectors) = entries.by_tenant.get_mut(tenant) {
             let before = selectors.len();

@@ -15,6 +15,7 @@ use crate::bulk;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{Error, Result};
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
@@ -150,7 +151,7 @@ impl UploadFolder {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -317,11 +318,11 @@ impl Entry {
     }
 
     fn charged(&self) -> MutexGuard<'_, u64> {
-        self.charged.lock().unwrap_or_else(PoisonError::into_inner)
+        self.charged.lock()
     }
 
     fn writer(&self) -> MutexGuard<'_, Option<CancellationToken>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 }
 

@@ -9,9 +9,10 @@ use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
 use crate::interface::{Grant, GrantNames};
 use crate::sandbox::{Function, Places, Slot};
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// One version of a function, ready to be called.
 pub struct Deployed {
@@ -100,14 +101,14 @@ impl DeployedFunctions {
 
     /// The log of a function; it outlives its versions.
     pub(super) fn log(&self, tenant: &str, name: &str, lines: u64) -> Arc<FunctionLog> {
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logs = self.logs.lock();
         let log = logs.entry((tenant.to_owned(), name.to_owned()));
         log.or_insert_with(|| Arc::new(FunctionLog::new(lines, self.log_bytes))).clone()
     }
 
     /// The versions in use of a tenant's functions, of those that `wanted` picks.
     pub(super) fn of(&self, tenant: &str, wanted: impl Fn(&Deployed) -> bool) -> Vec<Arc<Deployed>> {
-        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let ready = self.ready.read();
         let versions =
             ready.by_tenant.get(tenant).into_iter().flat_map(|names| names.values()).flat_map(HashMap::values);
         versions.filter(|deployed| wanted(deployed)).cloned().collect()
@@ -115,18 +116,18 @@ impl DeployedFunctions {
 
     /// Makes what is being deployed right now read again what it depends on.
     pub(super) fn read_again(&self) {
-        self.ready.write().unwrap_or_else(PoisonError::into_inner).generation += 1;
+        self.ready.write().generation += 1;
     }
 
     /// One version of a function, if it is in use.
     pub(super) fn version(&self, tenant: &str, name: &str, version: u64) -> Option<Arc<Deployed>> {
-        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let ready = self.ready.read();
         ready.by_tenant.get(tenant)?.get(name)?.get(&version).cloned()
     }
 
     /// Makes the next request of a function find its new settings. Invocations that run keep theirs.
     pub(super) fn renew(&self, tenant: &str, name: &str) {
-        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ready = self.ready.write();
         ready.generation += 1;
         if let Some(names) = ready.by_tenant.get_mut(tenant) {
             names.remove(name);
@@ -137,10 +138,10 @@ impl DeployedFunctions {
     pub(super) fn forget(&self, tenant: &str, name: &str) {
         self.renew(tenant, name);
         let key = (tenant.to_owned(), name.to_owned());
-        if let Some(log) = self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key) {
+        if let Some(log) = self.logs.lock().remove(&key) {
             log.close();
         }
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.places.lock().remove(&key);
     }
 
     /// The places that all versions of a function share, as many as its settings say now. Those that are taken count on,
@@ -150,7 +151,7 @@ impl DeployedFunctions {
             most if most >= limits.concurrent_invocations => Places::MOST,
             fewer => fewer,
         };
-        let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.places.lock();
         let places = all.entry((tenant.to_owned(), name.to_owned())).or_insert_with(|| Arc::new(Places::new(most)));
         if places.all() != most {
             places.resize(most);
@@ -166,7 +167,7 @@ impl Deployments {
         loop {
             let found = self.0.catalog.resolve_function(tenant, &selector).await?;
             let generation = {
-                let ready = self.0.functions.ready.read().unwrap_or_else(PoisonError::into_inner);
+                let ready = self.0.functions.ready.read();
                 let versions = ready.by_tenant.get(tenant).and_then(|names| names.get(&selector.name));
                 if let Some(deployed) = versions.and_then(|versions| versions.get(&found.version)) {
                     return Ok(deployed.clone());
@@ -175,7 +176,7 @@ impl Deployments {
             };
             let settings = self.0.catalog.settings(tenant, &found.name).await?;
             let function = self.function_of(&found, &settings).await?;
-            let mut ready = self.0.functions.ready.write().unwrap_or_else(PoisonError::into_inner);
+            let mut ready = self.0.functions.ready.write();
             // Settings that changed since they were read are read again.
             if ready.generation == generation {
                 let deployed = Arc::new(self.deploy(found.clone(), function, settings)?);

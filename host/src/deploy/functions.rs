@@ -7,7 +7,7 @@ use crate::catalog::{self, Blob, Catalog, SettingsChange};
 use crate::error::Result;
 use crate::interface::GrantNames;
 use crate::model::Blobs;
-use crate::sandbox::{Making, Runtime};
+use crate::sandbox::{Lifetime, Runtime};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use std::pin::pin;
@@ -44,9 +44,9 @@ impl Deployments {
 
     async fn put_blob(&self, tenant: &str, name: &str, blob: &Blob) -> Result<FunctionPut> {
         let path = self.0.catalog.path(&blob.digest);
-        let function = self.0.runtime.function(&blob.digest, path, Making::WhileAwaited).await?;
+        let function = self.0.runtime.function(&blob.digest, path, Lifetime::Attached).await?;
         let requested = requested(&function.manifest, self.limits())?;
-        let (function, logged) = self.prepare_upload(tenant, name, &blob.digest, &function).await?;
+        let (function, logged) = self.init_of_upload(tenant, name, &blob.digest, &function).await?;
         let put = self.0.catalog.put_function(tenant, name, blob, function.world(), &function.manifest).await?;
         self.init_log(tenant, name, put.version)(logged);
         let missing_grants = self.missing_grants(tenant, name, &requested).await?;
@@ -148,7 +148,7 @@ impl Deployments {
             let versions = this.0.functions.of(&of, |deployed| *deployed.name == *function);
             this.0.functions.renew(&of, &function);
             tracing::info!(tenant = of, name = function, "settings changed");
-            this.prepare_for_settings(versions, &settings).await;
+            this.init_for_settings(versions, &settings).await;
             Ok(settings)
         });
         let settings = settings.await?;

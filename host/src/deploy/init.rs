@@ -7,8 +7,9 @@ use crate::catalog::{FunctionVersion, Selector, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::interface::{GrantNames, LogLine};
 use crate::model::{Blobs, Resolved};
-use crate::sandbox::{Function, Making, Preparation};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::sandbox::{Function, InitInputs, Lifetime};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// A model that is about to mean another version: the selector that will, and what it will mean.
 pub(super) struct Changed<'a> {
@@ -17,25 +18,27 @@ pub(super) struct Changed<'a> {
 }
 
 impl Deployments {
-    /// The function of a version, prepared under its settings where it has `init` and every grant.
+    /// The function of a version. Where it has `init` and every grant, `init` ran with its settings.
     ///
     /// Errors: those of compiling; `handler-failed` where init fails.
     pub(super) async fn function_of(&self, found: &FunctionVersion, settings: &Settings) -> Result<Arc<Function>> {
         let plain =
-            self.0.runtime.function(&found.digest, self.0.catalog.path(&found.digest), Making::ToTheEnd).await?;
+            self.0.runtime.function(&found.digest, self.0.catalog.path(&found.digest), Lifetime::Detached).await?;
         let log = self.init_log(&found.tenant, &found.name, found.version);
-        self.prepared(found, plain, settings, None, Making::ToTheEnd, log).await.map_err(|error| match error.kind() {
-            // Whoever calls the function can change nothing about it.
-            Kind::InvalidArgument | Kind::TooLarge => Error::handler_failed(error.message()),
-            _ => error,
+        self.initialised(found, plain, settings, None, Lifetime::Detached, log).await.map_err(|error| {
+            match error.kind() {
+                // The caller of the function can change nothing about it.
+                Kind::InvalidArgument | Kind::TooLarge => Error::handler_failed(error.message()),
+                _ => error,
+            }
         })
     }
 
-    /// Prepares what was uploaded before it is live, so that an `init` that fails refuses the upload; and gives what init
+    /// Runs `init` of what was uploaded before it is live, so that one that fails refuses the upload; and gives what it
     /// logged.
     ///
     /// Errors: those of init.
-    pub(super) async fn prepare_upload(
+    pub(super) async fn init_of_upload(
         &self,
         tenant: &str,
         name: &str,
@@ -49,7 +52,7 @@ impl Deployments {
         let found = FunctionVersion {
             tenant: tenant.to_owned(),
             name: name.to_owned(),
-            // It has none before it is live, and preparing looks at none.
+            // It has none before it is live, and `init` does not see it.
             version: 0,
             digest: digest.to_owned(),
             bytes: 0,
@@ -59,38 +62,39 @@ impl Deployments {
         let logged = Arc::new(Mutex::new(Vec::new()));
         let log = {
             let logged = logged.clone();
-            move |lines| *logged.lock().unwrap_or_else(PoisonError::into_inner) = lines
+            move |lines| *logged.lock() = lines
         };
-        let prepared = self.prepared(&found, function.clone(), &settings, None, Making::WhileAwaited, log).await?;
-        let lines = std::mem::take(&mut *logged.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok((prepared, lines))
+        let initialised = self.initialised(&found, function.clone(), &settings, None, Lifetime::Attached, log).await?;
+        let lines = std::mem::take(&mut *logged.lock());
+        Ok((initialised, lines))
     }
 
-    /// Prepares versions of a function for its new settings, which count already. A failure is told to whoever calls the
-    /// function, and logged here.
-    pub(super) async fn prepare_for_settings(&self, versions: Vec<Arc<Deployed>>, settings: &Settings) {
+    /// Runs `init` of versions with their new settings, which count already. A failure is logged here, and told to the next
+    /// call.
+    pub(super) async fn init_for_settings(&self, versions: Vec<Arc<Deployed>>, settings: &Settings) {
         for deployed in versions {
             let (found, function) = (&deployed.found, deployed.function.clone());
             let log = self.init_log(&found.tenant, &found.name, found.version);
-            if let Err(error) = self.prepared(found, function, settings, None, Making::ToTheEnd, log).await {
+            if let Err(error) = self.initialised(found, function, settings, None, Lifetime::Detached, log).await {
                 let (tenant, name, version) = (&deployed.tenant, &deployed.name, deployed.version);
-                tracing::warn!(%tenant, %name, version, "cannot be prepared: {}", error.message());
+                tracing::warn!(%tenant, %name, version, "init fails with the new settings: {}", error.message());
             }
         }
     }
 
-    /// Prepares every function in use whose `init` may see a model that is about to mean another version.
+    /// Runs `init` of every function in use that may see a model which is about to mean another version.
     ///
     /// Errors: `conflict` naming a function whose init fails with it.
-    pub(super) async fn prepare_dependents(&self, tenant: &str, changed: Changed<'_>) -> Result<()> {
+    pub(super) async fn init_dependents(&self, tenant: &str, changed: Changed<'_>) -> Result<()> {
         for deployed in self.dependents(tenant, changed.selector) {
             let settings = self.0.catalog.settings(tenant, &deployed.name).await?;
             let function = deployed.function.clone();
             let log = self.init_log(&deployed.tenant, &deployed.name, deployed.version);
-            let prepared = self.prepared(&deployed.found, function, &settings, Some(&changed), Making::ToTheEnd, log);
-            prepared.await.map_err(|error| {
+            let initialised =
+                self.initialised(&deployed.found, function, &settings, Some(&changed), Lifetime::Detached, log);
+            initialised.await.map_err(|error| {
                 let message = format!(
-                    "function '{}' cannot be prepared with model '{}' as it would be: {}; nothing was changed",
+                    "init of function '{}' fails with model '{}' as it would be: {}; nothing was changed",
                     deployed.name,
                     changed.selector,
                     error.message()
@@ -110,7 +114,7 @@ impl Deployments {
         for deployed in self.0.functions.of(tenant, uses) {
             self.0.functions.renew(tenant, &deployed.name);
         }
-        // One that is being prepared for the first time is not in use yet.
+        // One whose `init` runs for the first time is not in use yet.
         self.0.functions.read_again();
     }
 
@@ -119,13 +123,13 @@ impl Deployments {
         self.0.functions.of(tenant, uses)
     }
 
-    async fn prepared(
+    async fn initialised(
         &self,
         found: &FunctionVersion,
         function: Arc<Function>,
         settings: &Settings,
         changed: Option<&Changed<'_>>,
-        how_long: Making,
+        lifetime: Lifetime,
         log: impl FnOnce(Vec<LogLine>) + Send + 'static,
     ) -> Result<Arc<Function>> {
         if !function.has_init() {
@@ -137,9 +141,9 @@ impl Deployments {
             // It is not called before the grants are there.
             return Ok(function);
         }
-        let preparation = self.preparation(found, &granted, settings, changed).await?;
+        let inputs = self.init_inputs(found, &granted, settings, changed).await?;
         let path = self.0.catalog.path(&found.digest);
-        self.0.runtime.prepared(&found.digest, path, preparation, how_long, log).await
+        self.0.runtime.initialised(&found.digest, path, inputs, lifetime, log).await
     }
 
     /// Keeps what `init` of a version logs.
@@ -152,19 +156,19 @@ impl Deployments {
         }
     }
 
-    async fn preparation(
+    async fn init_inputs(
         &self,
         found: &FunctionVersion,
         granted: &GrantNames,
         settings: &Settings,
         changed: Option<&Changed<'_>>,
-    ) -> Result<Preparation> {
-        let mut preparation = Preparation {
+    ) -> Result<InitInputs> {
+        let mut inputs = InitInputs {
             tenant: found.tenant.clone(),
             function: found.name.clone(),
             config: settings.config.clone(),
             limits: settings.limits.clone(),
-            ..Preparation::default()
+            ..InitInputs::default()
         };
         for name in &granted.models {
             let model = match changed.filter(|changed| changed.selector == name) {
@@ -179,8 +183,8 @@ impl Deployments {
                     }
                 }
             };
-            preparation.models.insert(name.clone(), model);
+            inputs.models.insert(name.clone(), model);
         }
-        Ok(preparation)
+        Ok(inputs)
     }
 }

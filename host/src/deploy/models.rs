@@ -48,7 +48,7 @@ impl Deployments {
         };
         let (of, digest) = (tenant.to_owned(), upload.digest.clone());
         let put = self.change(async move |this| {
-            this.prepare_dependents(&of, Changed { selector: &model.name, model: &model }).await?;
+            this.init_dependents(&of, Changed { selector: &model.name, model: &model }).await?;
             let Resolved { name, signature, checked, .. } = &model;
             let put = this.0.catalog.put_model(&of, name, &upload, &json!(signature), checked).await?;
             this.renew_dependents(&of, &model.name);
@@ -182,7 +182,7 @@ impl Deployments {
         let (tenant, alias) = (tenant.to_owned(), alias.to_owned());
         self.change(async move |this| {
             let selector = format!("{}@{alias}", model.name);
-            this.prepare_dependents(&tenant, Changed { selector: &selector, model: &model }).await?;
+            this.init_dependents(&tenant, Changed { selector: &selector, model: &model }).await?;
             this.0.catalog.set_model_alias(&tenant, &model.name, &alias, version).await?;
             this.renew_dependents(&tenant, &model.name);
             Ok(())

@@ -3,7 +3,8 @@
 use super::bindings::hearth::inference::context;
 use super::{Ctx, Fault};
 use crate::error::Error;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// How much a log line matters, as `context.log-level`; `Stdout` and `Stderr` are what a guest wrote there.
@@ -111,7 +112,7 @@ impl Log {
     }
 
     fn logged(&self) -> MutexGuard<'_, Logged> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::node_key::NodeKey;
 use hmac::{Hmac, Mac};
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -27,7 +28,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 use weights::Weights;
 
@@ -217,7 +218,7 @@ impl Prepared {
     /// then, where it would be passed over.
     fn checked(&self, name: &str) -> Result<Manifest> {
         let doubt = self.doubts().entry(name.to_owned()).or_default().clone();
-        let mut doubt = doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doubt = doubt.lock();
         let doubtful = std::mem::replace(&mut *doubt, true);
         let folder = self.folder.join(name);
         let mut manifest = self.read(name)?;
@@ -366,15 +367,15 @@ impl Prepared {
     }
 
     fn making(&self) -> MutexGuard<'_, ()> {
-        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+        self.making.lock()
     }
 
     fn doubts(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<bool>>>> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.doubts.lock()
     }
 
     fn given_up(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+        self.given_up.lock()
     }
 }
 

@@ -27,7 +27,7 @@ use wasmtime::component::Component;
 const TAG_BYTES: usize = 32;
 /// Changes when the layout of the files does.
 const LAYOUT: u32 = 2;
-/// Files kept of one component: itself, and what was prepared from it under the settings it had lately.
+/// Files kept of one component: itself, and its snapshots under the settings that it had lately.
 const KEPT: usize = 64;
 
 /// The folder of compiled code and the key that authenticates it.
@@ -134,7 +134,7 @@ impl Artefacts {
         Ok(component)
     }
 
-    /// Removes the compiled code of a component, and of all that were prepared from it.
+    /// Removes the compiled code of a component, and of all its snapshots.
     pub(super) fn remove(&self, digest: &str) {
         self.remove_all_but(0, digest);
     }

@@ -1,24 +1,25 @@
-//! Functions that were compiled or prepared, by key, and those that are being built: each is built once for all who ask
+//! Functions that were compiled, with and without a snapshot, by key, and those that are being built: each is built once for all who ask
 //! meanwhile. It never builds anything itself.
 
 use super::Function;
 use crate::error::{Error, Kind, Result};
 use crate::single_flight::{Failure, Flight, WeakFlight, Work};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a failure is told again before it is tried again: a function that fails must not keep a child busy for everybody
 /// who calls it.
 const FAILURES_LAST: Duration = Duration::from_secs(5);
 
-/// How long a build goes on.
+/// Whether a build ends with its callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Making {
-    /// As long as a caller waits for it: for what nobody has deployed yet.
-    WhileAwaited,
-    /// To the end: the next caller finds it built.
-    ToTheEnd,
+pub enum Lifetime {
+    /// It ends when the last caller leaves: for what is not deployed yet.
+    Attached,
+    /// It goes on to its end: the next caller finds it built.
+    Detached,
 }
 
 /// The functions of this process.
@@ -79,7 +80,7 @@ impl Builds {
     pub(super) async fn get_or_build(
         self: &Arc<Self>,
         key: &str,
-        how_long: Making,
+        lifetime: Lifetime,
         build: impl Future<Output = Result<Function>> + Send + 'static,
     ) -> Result<Arc<Function>> {
         let flight = {
@@ -96,9 +97,9 @@ impl Builds {
                 Some(flight) => (flight, kept),
                 None => (self.begin(key, build), None),
             };
-            let kept = match how_long {
-                Making::WhileAwaited => kept,
-                Making::ToTheEnd => Some(flight.clone()),
+            let kept = match lifetime {
+                Lifetime::Attached => kept,
+                Lifetime::Detached => Some(flight.clone()),
             };
             entries.insert(key.to_owned(), Entry::Building { flight: flight.downgrade(), kept });
             flight
@@ -158,7 +159,7 @@ impl Builds {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 }
 
@@ -186,9 +187,9 @@ mod tests {
     }
 
     impl Site {
-        fn ask(&self, how_long: Making, error: fn() -> Error) -> tokio::task::JoinHandle<Kind> {
+        fn ask(&self, lifetime: Lifetime, error: fn() -> Error) -> tokio::task::JoinHandle<Kind> {
             let site = self.clone();
-            let go = self.go.lock().unwrap().get_or_insert_with(|| Arc::new(Semaphore::new(0))).clone();
+            let go = self.go.lock().get_or_insert_with(|| Arc::new(Semaphore::new(0))).clone();
             tokio::spawn(async move {
                 let build = {
                     let site = site.clone();
@@ -199,12 +200,12 @@ mod tests {
                         Err(error())
                     }
                 };
-                site.builds.get_or_build("key", how_long, build).await.map(drop).unwrap_err().kind()
+                site.builds.get_or_build("key", lifetime, build).await.map(drop).unwrap_err().kind()
             })
         }
 
         fn let_on(&self) {
-            self.go.lock().unwrap().as_ref().unwrap().add_permits(1);
+            self.go.lock().as_ref().unwrap().add_permits(1);
         }
 
         async fn until(&self, begun: u64, ended: u64) {
@@ -224,20 +225,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_remembered_where_the_build_was_to_go_on_and_would_fail_again() {
-        for (how_long, error, again) in [
-            (Making::ToTheEnd, wrong as fn() -> Error, 1),
-            (Making::WhileAwaited, wrong, 2),
-            (Making::ToTheEnd, || Error::overloaded("full"), 2),
+        for (lifetime, error, again) in [
+            (Lifetime::Detached, wrong as fn() -> Error, 1),
+            (Lifetime::Attached, wrong, 2),
+            (Lifetime::Detached, || Error::overloaded("full"), 2),
         ] {
             let site = Site::default();
-            let callers: Vec<_> = (0..10).map(|_| site.ask(how_long, error)).collect();
+            let callers: Vec<_> = (0..10).map(|_| site.ask(lifetime, error)).collect();
             site.until(1, 0).await;
             site.let_on();
             for caller in callers {
                 assert_eq!(caller.await.unwrap(), error().kind());
             }
             site.let_on();
-            assert_eq!(site.ask(how_long, error).await.unwrap(), error().kind());
+            assert_eq!(site.ask(lifetime, error).await.unwrap(), error().kind());
             site.until(again, again).await;
         }
     }
@@ -251,16 +252,16 @@ mod tests {
                 caller.await.unwrap_err();
             }
         };
-        let first = site.ask(Making::WhileAwaited, wrong);
+        let first = site.ask(Lifetime::Attached, wrong);
         site.until(1, 0).await;
-        let second = site.ask(Making::WhileAwaited, wrong);
+        let second = site.ask(Lifetime::Attached, wrong);
         leave(vec![first]).await;
         site.until(1, 0).await;
         leave(vec![second]).await;
         site.until(1, 1).await;
 
-        let callers = [Making::WhileAwaited, Making::ToTheEnd, Making::WhileAwaited];
-        let callers = callers.map(|how_long| site.ask(how_long, wrong)).into();
+        let callers = [Lifetime::Attached, Lifetime::Detached, Lifetime::Attached];
+        let callers = callers.map(|lifetime| site.ask(lifetime, wrong)).into();
         site.until(2, 1).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         leave(callers).await;
@@ -277,7 +278,7 @@ mod tests {
     async fn a_build_that_panics_is_an_error_and_is_tried_again() {
         let site = Site::default();
         for number in 1..=2 {
-            let asked = site.ask(Making::ToTheEnd, || panic!("on purpose"));
+            let asked = site.ask(Lifetime::Detached, || panic!("on purpose"));
             site.let_on();
             assert_eq!(asked.await.unwrap(), Kind::Internal);
             site.until(number, number).await;
@@ -287,17 +288,17 @@ mod tests {
     #[tokio::test]
     async fn what_was_forgotten_and_begun_anew_is_not_taken_for_the_new() {
         let site = Site::default();
-        let old = site.ask(Making::ToTheEnd, wrong);
+        let old = site.ask(Lifetime::Detached, wrong);
         site.until(1, 0).await;
         site.builds.forget("key");
-        let old_go = site.go.lock().unwrap().take().unwrap();
-        let new = site.ask(Making::ToTheEnd, || Error::unsupported("new"));
+        let old_go = site.go.lock().take().unwrap();
+        let new = site.ask(Lifetime::Detached, || Error::unsupported("new"));
         site.until(2, 0).await;
         old_go.add_permits(1);
         assert_eq!(old.await.unwrap(), Kind::InvalidArgument);
         site.let_on();
         assert_eq!(new.await.unwrap(), Kind::Unsupported);
-        assert_eq!(site.ask(Making::ToTheEnd, wrong).await.unwrap(), Kind::Unsupported);
+        assert_eq!(site.ask(Lifetime::Detached, wrong).await.unwrap(), Kind::Unsupported);
         site.until(2, 2).await;
     }
 }

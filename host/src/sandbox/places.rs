@@ -1,8 +1,9 @@
 //! A number of places and the queue for them: of the pool of instances, and of one function; it never runs anything.
 
 use crate::error::{Error, Result};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// So many invocations at once; others wait, first come, first served.
@@ -61,7 +62,7 @@ impl Places {
     /// Changes how many places there are. Those that are taken stay taken, and count.
     pub fn resize(&self, all: u64) {
         let Counted { free, owed, changing, .. } = &*self.0;
-        let _changing = changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = changing.lock();
         let all = all.min(Places::MOST);
         let before = self.0.all.swap(all, Ordering::Relaxed);
         if all > before {

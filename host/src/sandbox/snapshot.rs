@@ -27,7 +27,7 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 /// What a snapshot is made of, and so what it is a snapshot for: with anything else it would be another one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Preparation {
+pub struct InitInputs {
     /// Whose function it is. Snapshots are never shared between tenants.
     pub tenant: String,
     /// The function's name, for its log.
@@ -40,7 +40,7 @@ pub struct Preparation {
     pub limits: BTreeMap<String, u64>,
 }
 
-impl Preparation {
+impl InitInputs {
     /// The name of the snapshot of a component: the component's digest, and one over everything else that it depends on.
     pub(super) fn key(&self, digest: &str) -> String {
         let models: BTreeMap<&str, &str> =
@@ -71,7 +71,7 @@ pub const SNAPSHOT: Job = Job { name: "snapshot", work };
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request {
     pub(super) component: PathBuf,
-    pub(super) preparation: Preparation,
+    pub(super) inputs: InitInputs,
     /// The file of each asset of those models, by its digest.
     pub(super) assets: BTreeMap<String, PathBuf>,
     pub(super) limits: Limits,
@@ -103,14 +103,14 @@ struct Reply {
 ///
 /// Errors: `invalid-argument` where init fails, does not end, traps, or takes too much of anything.
 pub(super) async fn make(confined: &Confined, request: &Request, folder: &Path) -> Result<Made> {
-    const KEEPING: &str = "preparing a function";
+    const KEEPING: &str = "keeping a snapshot";
     let output = tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::storage(KEEPING, error))?;
     let output = output.into_temp_path();
     let limits = &request.limits;
     // Its own time is bounded in the child, where it can be told from the compiler's.
     let wall_ms = limits.compile_ms.saturating_add(limits.invocation_ms);
     let caps = Caps {
-        what: "the function's preparation",
+        what: "the function's inputs",
         wall_ms: Cap { value: wall_ms, limit: "compile_ms" },
         reads: request.assets.values().chain([&request.component]).cloned().collect(),
         ..compile::caps(limits)
@@ -207,12 +207,7 @@ fn services(request: &Request) -> Arc<Services> {
     let limits = Arc::new(request.limits.clone());
     let device: Arc<dyn Device> = Cpu::new(Ledger::new(0), request.limits.clone());
     let given = Arc::new(Given {
-        models: request
-            .preparation
-            .models
-            .iter()
-            .map(|(name, model)| (name.clone(), Arc::new(model.clone())))
-            .collect(),
+        models: request.inputs.models.iter().map(|(name, model)| (name.clone(), Arc::new(model.clone()))).collect(),
         assets: request.assets.clone(),
     });
     let models = Arc::new(Models::without_engine(&request.limits, device.clone(), given.clone(), given));
@@ -220,13 +215,13 @@ fn services(request: &Request) -> Arc<Services> {
 }
 
 fn call(request: &Request, deadline: Instant) -> Call {
-    let preparation = &request.preparation;
-    let models = preparation.models.keys().cloned().collect();
-    let grant = Grant { config: preparation.config.clone(), models, ..Grant::default() };
+    let inputs = &request.inputs;
+    let models = inputs.models.keys().cloned().collect();
+    let grant = Grant { config: inputs.config.clone(), models, ..Grant::default() };
     Call {
         request_id: "init".into(),
-        tenant: preparation.tenant.as_str().into(),
-        function: preparation.function.as_str().into(),
+        tenant: inputs.tenant.as_str().into(),
+        function: inputs.function.as_str().into(),
         grant: Arc::new(grant),
         limits: Arc::new(request.limits.clone()),
         phase: Phase::Init,

@@ -7,9 +7,10 @@
 //! back a block for each step of a model, so an event is recorded only when somebody wants it, or for many blocks at once.
 
 use super::driver::{Driver, Event, Failure, Outcome, Stream};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// The smallest block, which is also the alignment of blocks.
 const LEAST_BYTES: u64 = 512;
@@ -135,7 +136,7 @@ impl Allocator {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Gives kept blocks back, the largest first, until there are at least so many bytes less.
@@ -199,7 +200,7 @@ impl State {
 impl Drop for Allocator {
     fn drop(&mut self) {
         if !*self.lost.get_mut() {
-            let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+            let mut state = std::mem::take(self.state.get_mut());
             self.give_back(&mut state, u64::MAX);
         }
     }

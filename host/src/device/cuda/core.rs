@@ -9,9 +9,10 @@ use super::units::Unit;
 use crate::device::{Charge, Ledger, Owner};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// A device that is in use.
 pub(super) struct Core {
@@ -181,8 +182,8 @@ impl Core {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
+    mutex.lock()
 }
 
 /// Blocks for so many threads.

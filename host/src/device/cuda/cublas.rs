@@ -4,9 +4,9 @@
 use super::driver::{Failure, Multiplication, Outcome};
 use super::libraries;
 use libloading::Library;
+use parking_lot::Mutex;
 use std::ffi::{c_int, c_longlong, c_void};
 use std::path::Path;
-use std::sync::Mutex;
 
 /// Names of the library in the loader's path, newest first.
 const NAMES: [&str; 3] = ["libcublas.so.13", "libcublas.so.12", "libcublas.so"];
@@ -128,7 +128,7 @@ impl Cublas {
     /// The memory stays taken as long as products are queued.
     #[allow(unsafe_code)]
     pub(super) unsafe fn use_workspace(&self, address: u64, bytes: u64) -> Outcome<()> {
-        let handle = self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let handle = self.handle.lock();
         // SAFETY: the handle is there, and the caller vouches for the memory.
         done(unsafe { (self.set_workspace)(handle.0, address as usize as *mut c_void, bytes as usize) })
     }
@@ -155,7 +155,7 @@ impl Cublas {
             COMPUTE_64F => ((&raw const double[0]).cast(), (&raw const double[1]).cast()),
             _ => ((&raw const single[0]).cast(), (&raw const single[1]).cast()),
         };
-        let handle = self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let handle = self.handle.lock();
         // Its matrices are column-major: read so, ours are transposed, and c' = b' a'.
         // SAFETY: the handle is there, alpha and beta are of the type that is computed in, and the caller vouches for the rest.
         let code = unsafe {
@@ -208,7 +208,7 @@ fn done(code: c_int) -> Outcome<()> {
 
 impl Drop for Cublas {
     fn drop(&mut self) {
-        let handle = self.handle.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let handle = self.handle.get_mut();
         // SAFETY: the handle was made by this library, which is still loaded, and is used no more.
         #[allow(unsafe_code)]
         let code = unsafe { (self.destroy)(handle.0) };

@@ -10,12 +10,13 @@ use super::memory::CudaMemory;
 use super::staging::Source;
 use crate::device::{Account, Buffer, Charge, DType, Shape, Tensor};
 use crate::error::{Error, Result};
+use parking_lot::{Mutex, MutexGuard};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 /// What a thread was lent.
 #[derive(Clone)]
@@ -76,7 +77,7 @@ impl Lending {
 }
 
 fn taken() -> MutexGuard<'static, HashMap<usize, Taken>> {
-    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
+    TAKEN.lock()
 }
 
 impl Cuda {
@@ -95,7 +96,7 @@ impl Cuda {
                 address as *mut c_void
             }
             Err(error) => {
-                lending.refusal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                lending.refusal.lock().get_or_insert(error);
                 std::ptr::null_mut()
             }
         }
@@ -178,7 +179,7 @@ impl Lent<'_> {
 
     /// Why the engine was refused memory, if it was; told once.
     pub fn refusal(&self) -> Option<Error> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.refusal.lock().take()
     }
 
     /// Takes over what the engine left at an address: the engine's own block where it was taken under this lending, else a

@@ -2,9 +2,9 @@
 //! more of them in the whole process than the machine has cores.
 
 use super::driver::{Failure, Outcome};
+use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Bytes for which a thread is worth its start, of some 50 microseconds.
 const WORTH_BYTES: usize = 4 << 20;
@@ -45,7 +45,7 @@ impl Helpers {
     /// Errors: one of any part; parts that nobody had begun by then are left.
     pub(super) fn share<T: Send>(&self, parts: Vec<T>, work: &(dyn Fn(T) -> Outcome<()> + Sync)) -> Outcome<()> {
         let parts = Mutex::new(parts.into_iter());
-        let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let next = || parts.lock().next();
         let lane = || std::iter::from_fn(next).try_for_each(work);
         if self.0 == 0 {
             return lane();

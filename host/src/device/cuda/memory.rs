@@ -6,8 +6,9 @@ use super::fused::Fused;
 use crate::device::op::index_out_of_range;
 use crate::device::{Charge, DType, DeviceMemory, Tensor};
 use crate::error::{Error, Kind, Result};
+use parking_lot::{Mutex, MutexGuard};
 use std::any::Any;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// A tensor's memory.
 pub(super) struct CudaMemory {
@@ -66,7 +67,7 @@ impl CudaMemory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Fused>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// The address of a tensor's first element.

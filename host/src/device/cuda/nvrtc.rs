@@ -4,9 +4,9 @@
 use super::libraries;
 use super::units::Unit;
 use libloading::Library;
+use parking_lot::Mutex;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
-use std::sync::Mutex;
 
 /// Names of the library in the loader's path, newest first.
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
@@ -117,7 +117,7 @@ impl Nvrtc {
     ///
     /// Errors: the compiler's log.
     pub(super) fn compile(&self, unit: Unit, architecture: u32, verbose: bool) -> Result<Compiled, String> {
-        let _one = self.one.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = self.one.lock();
         let text = |value: String| CString::new(value).map_err(|error| error.to_string());
         let (source, name) = (text(unit.source())?, text(format!("{}.cu", unit.name()))?);
         let mut options = OPTIONS.map(str::to_owned).to_vec();

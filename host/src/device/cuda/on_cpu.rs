@@ -6,11 +6,12 @@ use super::driver::{Driver, Failure, Multiplication, Outcome, Pinned, Stream};
 use super::units::{Unit, every};
 use crate::config::Limits;
 use crate::device::Ledger;
+use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 type Kernel = unsafe extern "C" fn(*const c_void, usize, u32) -> c_int;
 
@@ -107,7 +108,7 @@ pub(super) fn build_all() -> Result<(), String> {
     let build = || {
         let left = Mutex::new(every());
         let work = || {
-            let next = || left.lock().unwrap().pop();
+            let next = || left.lock().pop();
             std::iter::from_fn(next).try_for_each(|unit| built(unit).map(drop))
         };
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -140,16 +141,16 @@ impl OnCpu {
 
     /// Lets the allocation after `count` others fail, and all after it, pinned ones too; none with `None`.
     pub(crate) fn fail_after(&self, count: Option<u64>) {
-        *self.fail_after.lock().unwrap() = count.map(|count| count + 1);
+        *self.fail_after.lock() = count.map(|count| count + 1);
     }
 
     /// Whether an allocation failed since [`OnCpu::fail_after`].
     pub(crate) fn has_failed(&self) -> bool {
-        matches!(*self.fail_after.lock().unwrap(), Some(0))
+        matches!(*self.fail_after.lock(), Some(0))
     }
 
     fn may_fail(&self) -> Outcome<()> {
-        match &mut *self.fail_after.lock().unwrap() {
+        match &mut *self.fail_after.lock() {
             Some(left) if *left <= 1 => {
                 *left = 0;
                 Err(Failure::OutOfMemory)
@@ -170,22 +171,22 @@ impl OnCpu {
 
     /// Everything fails from now on, as on a device that fell off its bus.
     pub(super) fn lose(&self, why: &str) {
-        self.state.lock().unwrap().lost = Some(why.to_owned());
+        self.state.lock().lost = Some(why.to_owned());
     }
 
     /// Kernels that were queued.
     pub(super) fn launches(&self) -> usize {
-        self.state.lock().unwrap().launches
+        self.state.lock().launches
     }
 
     /// Blocks of device memory and pieces of pinned memory that are taken.
     pub(crate) fn taken(&self) -> (usize, usize) {
-        let state = self.state.lock().unwrap();
+        let state = self.state.lock();
         (state.blocks.len(), state.pinned.len())
     }
 
-    fn state(&self) -> Outcome<std::sync::MutexGuard<'_, State>> {
-        let state = self.state.lock().unwrap();
+    fn state(&self) -> Outcome<parking_lot::MutexGuard<'_, State>> {
+        let state = self.state.lock();
         match &state.lost {
             Some(why) => Err(Failure::Lost(why.clone())),
             None => Ok(state),
@@ -236,7 +237,7 @@ impl State {
                 // Aligned as the kernel's struct is.
                 let mut aligned = vec![0u64; parameters.len().div_ceil(8)];
                 bytemuck::cast_slice_mut(&mut aligned)[..parameters.len()].copy_from_slice(&parameters);
-                let _one = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+                let _one = RUNNING.lock();
                 // SAFETY: `function` is the address of a kernel's function in a library that is never unloaded.
                 #[allow(unsafe_code)]
                 let fits = unsafe {
@@ -379,7 +380,7 @@ impl Driver for OnCpu {
 
     fn forget(&self, event: u64) {
         // Queues may still hold waits for it, so only events that are done are dropped.
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         if state.events.get(&event).is_some_and(|(_, done)| *done) {
             state.events.remove(&event);
         }

@@ -3,11 +3,12 @@
 
 use super::driver::{Driver, Event, Failure, Outcome, Pinned, Stream};
 use super::helpers::{Helpers, sections};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of the chunks: for small tensors, whose copies end soon, and for large ones.
 const CHUNK_BYTES: [usize; 2] = [64 << 10, 2 << 20];
@@ -225,7 +226,7 @@ impl Staging {
 
 impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// A chunk that nothing uses; waits for one.
@@ -234,12 +235,12 @@ impl Pool {
             if let Some(chunk) = self.try_take(driver)? {
                 return Ok(chunk);
             }
-            let state = self.state();
+            let mut state = self.state();
             // Whoever holds a chunk gives it back without taking another, so one comes.
             if state.free.is_empty() && state.under_way.is_empty() {
                 // Looked at again now and then: memory for another chunk may come from elsewhere.
                 let patience = std::time::Duration::from_millis(50);
-                drop(self.returned.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner));
+                self.returned.wait_for(&mut state, patience);
             }
         }
     }
@@ -310,7 +311,7 @@ impl Drop for Chunk<'_> {
 impl Drop for Staging {
     fn drop(&mut self) {
         for pool in &mut self.pools {
-            let state = std::mem::take(pool.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+            let state = std::mem::take(pool.state.get_mut());
             let under_way =
                 state.under_way.into_iter().filter_map(|(chunk, event)| event.synchronize().ok().map(|()| chunk));
             for chunk in state.free.into_iter().chain(under_way) {

@@ -5,8 +5,9 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The file's name, which on Linux a version may follow.
 const NAME: &str = "libonnxruntime.so";
@@ -33,7 +34,7 @@ impl Library {
     ///
     /// Errors: `unavailable` where there is none that works; its source says what was tried.
     pub(super) fn get(config: &Config) -> Result<Library> {
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = LOADED.lock();
         if let Some(library) = &*loaded {
             return match &config.ort_lib {
                 Some(named) if named.canonicalize().ok() != library.path.canonicalize().ok() => match version(named) {

@@ -7,8 +7,9 @@
 
 use super::glue::RawSession;
 use crate::error::{Error, Kind, Result};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// Shapes that are remembered although there is no plan for them.
 const REMEMBERED: usize = 64;
@@ -66,7 +67,7 @@ struct Plan {
 impl Plan {
     /// Calls `run` with its session, made now if it was not.
     fn run<T>(&self, make: Option<&Make>, planning: Planning, run: impl FnOnce(&Arc<RawSession>) -> T) -> Result<T> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock();
         if let Some(session) = self.session.get() {
             return Ok(run(session));
         }
@@ -117,7 +118,7 @@ impl Plans {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

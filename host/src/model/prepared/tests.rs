@@ -24,7 +24,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -115,7 +115,7 @@ impl Shop {
         let log = self.log.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || log.clone()).with_ansi(false).finish();
         let done = tracing::subscriber::with_default(subscriber, work);
-        let text = std::mem::take(&mut *self.log.0.lock().unwrap());
+        let text = std::mem::take(&mut *self.log.0.lock());
         (done, String::from_utf8(text).unwrap())
     }
 

@@ -7,13 +7,13 @@
 
 use super::pages::Pages;
 use crate::error::{Error, Kind, Result};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Bytes of one part.
@@ -90,13 +90,13 @@ impl Weights {
         let bytes = checked.bytes;
         let parts = Mutex::new(vec![String::new(); bytes.div_ceil(PART_BYTES) as usize]);
         each_part(path, bytes, &|_| true, &|part, digest| {
-            if let Some(place) = parts.lock().unwrap_or_else(PoisonError::into_inner).get_mut(part) {
+            if let Some(place) = parts.lock().get_mut(part) {
                 *place = digest;
             }
             true
         })
         .map_err(failed)?;
-        Ok(Weights { bytes, parts: parts.into_inner().unwrap_or_else(PoisonError::into_inner), checked })
+        Ok(Weights { bytes, parts: parts.into_inner(), checked })
     }
 
     /// Checks a file, `all` of it or what may be otherwise than before. True where it is right although it was touched, or the

@@ -11,8 +11,9 @@ use crate::model::package::{Blobs, Package, Resolved};
 use crate::model::prepared::Prepared;
 use crate::model::queue::Lanes;
 use crate::single_flight::{Failure, Flight, Work};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
@@ -45,7 +46,7 @@ struct Staging {
 
 impl Staging {
     fn waiting(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 

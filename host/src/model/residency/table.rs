@@ -8,9 +8,10 @@ use crate::model::engine::Session;
 use crate::model::queue::Queue;
 use crate::model::{EngineName, Resolved};
 use crate::single_flight::{Failure, Flight};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 /// A model's digest, and the engine it runs on.
 pub(super) type Key = (String, EngineName);
@@ -36,7 +37,7 @@ pub(super) struct Rows {
 
 impl Table {
     pub(super) fn rows(&self) -> MutexGuard<'_, Rows> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rows.lock()
     }
 
     /// How often a model left memory.

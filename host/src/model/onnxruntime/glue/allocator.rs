@@ -6,9 +6,9 @@ use ort::AsPointer;
 use ort::environment::Environment;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::sys::{OrtAllocator, OrtMemoryInfo};
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
 
 /// Takes so many bytes; null where there is no room.
 type Allocate = fn(usize) -> *mut c_void;
@@ -41,7 +41,7 @@ pub(in super::super) fn lend_memory(
     free: Free,
 ) -> Result<(), String> {
     static LENT: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
-    let mut lent = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lent = LENT.lock();
     if !lent.contains(&ordinal) {
         let number = i32::try_from(ordinal).map_err(|error| error.to_string())?;
         let place = MemoryInfo::new(AllocationDevice::CUDA, number, AllocatorType::Device, MemoryType::Default);
