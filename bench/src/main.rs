@@ -28,7 +28,7 @@ use std::time::Instant;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A payload, and the microseconds that DESIGN.md's reference machine takes for it in bare wasmtime.
+/// A payload, and the microseconds that the machine of the first measurements takes for it in bare wasmtime.
 struct Row {
     bytes: usize,
     reference_us: f64,

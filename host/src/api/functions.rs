@@ -19,7 +19,8 @@ pub struct FunctionItem {
     /// What the catalog knows of it.
     #[serde(flatten)]
     pub summary: FunctionSummary,
-    /// Why `init` of the live version runs for each request; null where it does not, or the version was not called yet.
+    /// Why `init` of the live version runs for each request; not there where it does not, or the version was not called yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_snapshot: Option<String>,
 }
 
@@ -31,7 +32,8 @@ pub struct Function {
     pub detail: FunctionDetail,
     /// What the live version asks for and was not granted. While there is any, calls answer 409.
     pub missing_grants: GrantNames,
-    /// Why `init` of the live version runs for each request; null where it does not, or the version was not called yet.
+    /// Why `init` of the live version runs for each request; not there where it does not, or the version was not called yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_snapshot: Option<String>,
 }
 

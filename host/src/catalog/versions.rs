@@ -8,7 +8,8 @@ use sqlx::{FromRow, Row as _, SqlitePool};
 use std::collections::BTreeMap;
 
 /// What has names, versions and aliases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub(super) enum Kind {
     Function,
     Model,
@@ -17,10 +18,7 @@ pub(super) enum Kind {
 impl Kind {
     /// The word in the schema and in messages.
     pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Kind::Function => "function",
-            Kind::Model => "model",
-        }
+        self.into()
     }
 }
 

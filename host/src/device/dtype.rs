@@ -3,7 +3,20 @@
 use std::fmt;
 
 /// The type of a tensor's elements, as in `wit/tensors.wit`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::EnumCount,
+)]
+#[strum(serialize_all = "lowercase")]
 pub enum DType {
     /// One byte, 0 or 1.
     Boolean,
@@ -37,41 +50,12 @@ pub enum DType {
 
 impl DType {
     /// Every type, in the order of declaration.
-    pub const ALL: [DType; 14] = [
-        DType::Boolean,
-        DType::U8,
-        DType::S8,
-        DType::U16,
-        DType::S16,
-        DType::U32,
-        DType::S32,
-        DType::U64,
-        DType::S64,
-        DType::F16,
-        DType::BF16,
-        DType::F32,
-        DType::F64,
-        DType::Text,
-    ];
+    pub const ALL: [DType; <DType as strum::EnumCount>::COUNT] =
+        *<DType as strum::VariantArray>::VARIANTS.first_chunk().unwrap();
 
     /// The word for this type in WIT, JSON and messages.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            DType::Boolean => "boolean",
-            DType::U8 => "u8",
-            DType::S8 => "s8",
-            DType::U16 => "u16",
-            DType::S16 => "s16",
-            DType::U32 => "u32",
-            DType::S32 => "s32",
-            DType::U64 => "u64",
-            DType::S64 => "s64",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            DType::F32 => "f32",
-            DType::F64 => "f64",
-            DType::Text => "text",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The type that a word names.

@@ -34,7 +34,8 @@ impl Owner {
 }
 
 /// The kinds of owners, for totals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray, strum::EnumCount)]
+#[strum(serialize_all = "lowercase")]
 pub enum OwnerKind {
     /// [`Owner::Invocation`].
     Invocation,
@@ -46,15 +47,12 @@ pub enum OwnerKind {
 
 impl OwnerKind {
     /// Every kind, in the order of declaration.
-    pub const ALL: [OwnerKind; 3] = [OwnerKind::Invocation, OwnerKind::Model, OwnerKind::Workspace];
+    pub const ALL: [OwnerKind; <OwnerKind as strum::EnumCount>::COUNT] =
+        *<OwnerKind as strum::VariantArray>::VARIANTS.first_chunk().unwrap();
 
     /// The word for this kind in JSON and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            OwnerKind::Invocation => "invocation",
-            OwnerKind::Model => "model",
-            OwnerKind::Workspace => "workspace",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// How much a log line matters, as `context.log-level`; `Stdout` and `Stderr` are what a guest wrote there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum LogLevel {
     /// Every step.
     Trace,
@@ -28,16 +29,8 @@ pub enum LogLevel {
 
 impl LogLevel {
     /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            LogLevel::Trace => "trace",
-            LogLevel::Debug => "debug",
-            LogLevel::Info => "info",
-            LogLevel::Warn => "warn",
-            LogLevel::Error => "error",
-            LogLevel::Stdout => "stdout",
-            LogLevel::Stderr => "stderr",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

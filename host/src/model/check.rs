@@ -138,7 +138,6 @@ async fn try_on(
             | Kind::DeadlineExceeded
             | Kind::Cancelled
             | Kind::Internal
-            | Kind::Unauthenticated
             | Kind::HandlerFailed
             | Kind::StorageFull => return Err(error),
         },

@@ -8,11 +8,27 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::sync::Arc;
 
 /// An engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::EnumCount,
+    strum::Display,
+)]
+#[strum(serialize_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum EngineName {
     /// The library ONNX Runtime, where it is installed.
@@ -23,20 +39,12 @@ pub enum EngineName {
 
 impl EngineName {
     /// Every engine, in the order in which `auto` prefers them.
-    pub const ALL: [EngineName; 2] = [EngineName::Onnxruntime, EngineName::Rten];
+    pub const ALL: [EngineName; <EngineName as strum::EnumCount>::COUNT] =
+        *<EngineName as strum::VariantArray>::VARIANTS.first_chunk().unwrap();
 
     /// The word for it in JSON and settings.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            EngineName::Onnxruntime => "onnxruntime",
-            EngineName::Rten => "rten",
-        }
-    }
-}
-
-impl fmt::Display for EngineName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

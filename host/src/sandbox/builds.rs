@@ -62,7 +62,6 @@ fn would_fail_again(kind: Kind) -> bool {
         | Kind::TooLarge
         | Kind::LimitExceeded
         | Kind::Malformed
-        | Kind::Unauthenticated
         | Kind::HandlerFailed => true,
         Kind::Overloaded
         | Kind::DeadlineExceeded

@@ -3,7 +3,10 @@
 use crate::model::EngineName;
 
 /// Where a model is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema, strum::IntoStaticStr,
+)]
+#[strum(serialize_all = "kebab-case")]
 #[serde(rename_all = "kebab-case")]
 pub enum Residency {
     /// On disk only.
@@ -18,13 +21,8 @@ pub enum Residency {
 
 impl Residency {
     /// The word for it in JSON and tables.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Residency::Stored => "stored",
-            Residency::Staged => "staged",
-            Residency::Loading => "loading",
-            Residency::Resident => "resident",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
