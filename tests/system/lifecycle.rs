@@ -167,3 +167,27 @@ async fn pins_and_priorities_outlive_kill_9_and_go_with_the_model() {
     assert_eq!(told(&server).await, (false, 0, "stored".into()));
     assert!(server.client.get("/v1/status").await.expect(200).json()["models"].as_array().unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_run_is_traced_within_its_invocation_and_request() {
+    let data = tempfile::tempdir().unwrap();
+    let log = data.path().join("log");
+    let mut command = command();
+    command.env("HEARTH_LOG", "hearth=debug").stderr(std::fs::File::create(&log).unwrap());
+    let server = Process::start_as(command, &data.path().join("data"));
+    server.client.put("/t/acme/v1/models/magika", model_tar("magika")).await.expect(201);
+    server.client.put("/t/acme/v1/functions/file-type", component("file-type")).await.expect(201);
+    let reply = server.client.post("/t/acme/fn/file-type", "#!/bin/sh\n").await.expect(200);
+    let id = reply.headers["hearth-request-id"].to_str().unwrap().to_owned();
+    drop(server);
+    let log = std::fs::read_to_string(log).unwrap();
+    let line = log.lines().find(|line| line.contains("model_us=")).unwrap_or_else(|| panic!("no run in {log}"));
+    let places = [
+        format!("request{{id=\"{id}\" tenant=\"acme\" method=POST path=\"/fn/file-type\"}}"),
+        "invocation{function=\"file-type\" version=1}".to_owned(),
+        "model_run{model=\"magika\" version=1}".to_owned(),
+    ];
+    let at: Vec<_> =
+        places.iter().map(|part| line.find(part).unwrap_or_else(|| panic!("{part} is not in {line}"))).collect();
+    assert!(at.is_sorted(), "{line}");
+}

@@ -7,6 +7,7 @@ use crate::interface::{Call, Log, Phase, Request, Response};
 use crate::sandbox::{Invocation, Outcome, Receipt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::Instrument;
 
 /// An invocation that ran.
 pub struct Invoked<T> {
@@ -71,7 +72,9 @@ impl Deployments {
             ended: false,
         };
         let invocation = Invocation { call, request, slot, waited };
-        let Outcome { result, receipt } = self.0.runtime.invoke(&deployed.function, invocation).await;
+        let (function, version) = (&*deployed.name, deployed.version);
+        let span = tracing::debug_span!("invocation", function, version);
+        let Outcome { result, receipt } = self.0.runtime.invoke(&deployed.function, invocation).instrument(span).await;
         running.ended = true;
         drop(running);
         let answer = result.and_then(answer);

@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tracing::Instrument;
 
 /// How often a waiting caller looks whether it was stopped. Looking costs a microsecond.
 const LOOK: Duration = Duration::from_millis(5);
@@ -37,6 +38,11 @@ impl Lease {
     /// the graph refuses the inputs; `overloaded` where more than `queued_model_runs` wait for this model; `cancelled` and
     /// `deadline-exceeded` by `stop`; those of `account`; `internal`.
     pub async fn infer(&self, account: &Arc<Account>, inputs: Vec<(String, Tensor)>, stop: &Stop) -> Result<Run> {
+        let span = tracing::debug_span!("model_run", model = self.name(), version = self.version());
+        self.run(account, inputs, stop).instrument(span).await
+    }
+
+    async fn run(&self, account: &Arc<Account>, inputs: Vec<(String, Tensor)>, stop: &Stop) -> Result<Run> {
         let asked = Instant::now();
         let inputs = self.in_order(inputs)?;
         stop.check()?;
@@ -62,11 +68,9 @@ impl Lease {
         drop(abandoned);
         let outputs = outputs.map_err(|error| error.context(format_args!("model '{}'", self.name())))?;
         let names = self.signature().outputs.iter().map(|output| output.name.clone());
-        Ok(Run {
-            outputs: names.zip(outputs).collect(),
-            model_us: worked.as_micros() as u64,
-            queue_us: queued.as_micros() as u64,
-        })
+        let (model_us, queue_us) = (worked.as_micros() as u64, queued.as_micros() as u64);
+        tracing::debug!(model_us, queue_us, "ran");
+        Ok(Run { outputs: names.zip(outputs).collect(), model_us, queue_us })
     }
 
     /// Whether these are the inputs that a run takes.
