@@ -12,13 +12,18 @@ use tracing::Instrument;
 
 pub(super) type Request = http::Request<DrainOnDrop>;
 
-/// Gives each request an identity, and makes the answers of refusals with it.
-pub(super) fn identify<S>(
-    inner: S,
-) -> impl Service<Request, Response = Answer, Error = Infallible, Future: Send> + Clone + Send
-where
-    S: Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send,
+/// What answers requests, or refuses them.
+pub(super) trait Answers:
+    Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send
 {
+}
+
+impl<S> Answers for S where S: Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send {}
+
+/// Gives each request an identity, and makes the answers of refusals with it.
+pub(super) fn identify(
+    inner: impl Answers,
+) -> impl Service<Request, Response = Answer, Error = Infallible, Future: Send> + Clone + Send {
     service_fn(move |mut request: Request| {
         let mut inner = inner.clone();
         async move {
@@ -34,13 +39,7 @@ where
 }
 
 /// On a loopback listener, refuses requests that pages of other sites send; see [`origin`].
-pub(super) fn check_origin<S>(
-    is_loopback: bool,
-    inner: S,
-) -> impl Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send
-where
-    S: Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send,
-{
+pub(super) fn check_origin(is_loopback: bool, inner: impl Answers) -> impl Answers {
     service_fn(move |request: Request| {
         let mut inner = inner.clone();
         async move {
@@ -53,12 +52,7 @@ where
 }
 
 /// Takes `/t/{tenant}` off the path.
-pub(super) fn read_tenant<S>(
-    inner: S,
-) -> impl Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send
-where
-    S: Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send,
-{
+pub(super) fn read_tenant(inner: impl Answers) -> impl Answers {
     let default: Arc<str> = "default".into();
     service_fn(move |mut request: Request| {
         let mut inner = inner.clone();
@@ -75,12 +69,7 @@ where
 }
 
 /// Covers the work for each request with a span, which the spans of invocation and model runs lie in.
-pub(super) fn trace<S>(
-    inner: S,
-) -> impl Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send
-where
-    S: Service<Request, Response = Answer, Error = Refusal, Future: Send> + Clone + Send,
-{
+pub(super) fn trace(inner: impl Answers) -> impl Answers {
     service_fn(move |request: Request| {
         let mut inner = inner.clone();
         let extensions = request.extensions();
