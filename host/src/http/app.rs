@@ -1,12 +1,13 @@
 //! What every request needs, and what it is answered with; it answers none itself.
 
 use super::body::BodyBudget;
-use super::connection::Content;
+use super::connection::Answer;
 use super::followers::Followers;
 use super::status;
 use crate::config::Limits;
 use crate::deploy::Deployments;
 use crate::error::{Error, Kind};
+use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use std::sync::Arc;
@@ -29,8 +30,8 @@ impl App {
     }
 }
 
-/// An answer on its way to the client.
-pub(super) type Answer = http::Response<Content>;
+/// What a handler of the control plane answers with.
+pub(super) type Reply<T> = Result<Json<T>, Refusal>;
 
 /// The identity of a request, in its extensions.
 #[derive(Clone)]

@@ -22,6 +22,9 @@ const PART_BYTES: usize = 64 << 10;
 /// In place of a time: what is waited for is not the client's to do.
 const NEVER: u64 = u64::MAX;
 
+/// An answer on its way to the client.
+pub(super) type Answer = http::Response<Content>;
+
 /// What an answer carries.
 pub(super) enum Content {
     /// Bytes, and their share of the budget.

@@ -1,8 +1,7 @@
 //! Functions over HTTP: uploads, lists, aliases; what a change takes is `deploy`'s.
 
-use super::app::{App, Refusal};
+use super::app::{App, Refusal, Reply};
 use super::extract::{Named, OfTenant, json_bytes, limited, parsed, parts};
-use super::routes::Reply;
 use crate::api::{
     AliasPut, AliasRemoved, Deleted, ErrorBody, Function, FunctionList, FunctionPut, FunctionVersions, PutAlias,
 };

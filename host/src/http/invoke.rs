@@ -1,8 +1,8 @@
 //! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never passes through the control plane.
 
-use super::app::{Answer, App, Refusal, RequestId, Tenant};
+use super::app::{App, Refusal, RequestId, Tenant};
 use super::body::{BodyShare, Limited};
-use super::connection::Content;
+use super::connection::{Answer, Content};
 use super::layers;
 use crate::config::Limits;
 use crate::deploy::Invoked;

@@ -1,8 +1,9 @@
 //! What happens to every request before it is answered, as layers in front of the router and of functions: it gets an identity,
 //! its origin is checked, its tenant is read from the path, and a span covers it.
 
-use super::app::{Answer, Refusal, RequestId, Tenant};
+use super::app::{Refusal, RequestId, Tenant};
 use super::body::DrainOnDrop;
+use super::connection::Answer;
 use super::origin;
 use http::{HeaderValue, Uri};
 use std::convert::Infallible;

@@ -1,9 +1,8 @@
 //! Models over HTTP: uploads, lists, aliases, places in memory; what a change takes is `deploy`'s.
 
-use super::app::{App, Refusal};
+use super::app::{App, Refusal, Reply};
 use super::extract::{Named, OfTenant, Selected, json_bytes, limited, parsed, parts};
 use super::functions::alias_version;
-use super::routes::Reply;
 use crate::api::{
     AliasPut, AliasRemoved, Deleted, ErrorBody, ModelDetail, ModelList, ModelLoaded, ModelPinned, ModelPut,
     ModelUnloaded, ModelVersions, PinModel, PutAlias,

@@ -4,7 +4,6 @@ use super::app::{App, Refusal};
 use super::{functions, logs, models, settings, system, uploads};
 use crate::api::ErrorBody;
 use crate::error::Error;
-use axum::Json;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::IntoResponse;
@@ -15,9 +14,6 @@ use utoipa::OpenApi;
 use utoipa::openapi::{ServerBuilder, ServerVariableBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-
-/// What a handler answers with.
-pub(super) type Reply<T> = Result<Json<T>, Refusal>;
 
 /// What the description says beside the routes.
 #[derive(OpenApi)]

@@ -1,8 +1,7 @@
 //! Settings of functions over HTTP: read, replaced, changed; it never shows the value of a secret.
 
-use super::app::App;
+use super::app::{App, Reply};
 use super::extract::{Named, json_bytes};
-use super::routes::Reply;
 use crate::api::{ErrorBody, Settings, SettingsPatch};
 use crate::catalog::SettingsChange;
 use crate::error::{Error, Kind, Result};

@@ -1,7 +1,6 @@
 //! The one table from error kinds to HTTP statuses, and the JSON of an error; it never decides what an error is.
 
-use super::app::Answer;
-use super::connection::Content;
+use super::connection::{Answer, Content};
 use crate::api::{ErrorBody, ErrorDetail};
 use crate::error::{Error, Kind};
 use bytes::Bytes;

@@ -1,7 +1,6 @@
 //! The server itself over HTTP: whether it lives, is ready, what it does; it changes nothing.
 
-use super::app::{App, Refusal};
-use super::routes::Reply;
+use super::app::{App, Refusal, Reply};
 use crate::api::{ErrorBody, Status};
 use axum::Json;
 use axum::extract::State;

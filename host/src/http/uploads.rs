@@ -3,9 +3,8 @@
 //! The core of tus 1.0 (https://tus.io/protocols/resumable-upload): `POST` makes an upload, `HEAD` tells its `Upload-Offset`,
 //! `PATCH` goes on from there, `DELETE` gives it up. It becomes a model by `PUT /v1/models/{name}?upload={id}`.
 
-use super::app::{App, Refusal};
+use super::app::{App, Refusal, Reply};
 use super::extract::{OfTenant, OfUpload, limited};
-use super::routes::Reply;
 use crate::api::{ErrorBody, UploadList, UploadStatus};
 use crate::error::{Error, Result};
 use axum::Json;
