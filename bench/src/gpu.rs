@@ -1,6 +1,8 @@
 //! Copies and operators on a GPU beside what its hardware does: pinned copies, and copies within the device. It prints a table,
 //! and judges nothing but whether results are right where it looks.
 
+mod baseline;
+
 use anyhow::{Result, ensure};
 use hearth::config::{Limits, RawConfig};
 use hearth::device::{
@@ -32,7 +34,7 @@ pub(crate) fn run(ordinal: u32, megabytes: u64, folder: &Path) -> Result<()> {
     let config = raw.resolve()?;
     let device = Cuda::open(ordinal, &config)?;
     let account = device.ledger().account(Owner::Workspace, u64::MAX, 1_000);
-    let baseline = device.baseline(bytes)?;
+    let baseline = baseline::measure(ordinal, bytes)?;
     let giga = |rate: f64| rate / 1e9;
     println!("tensors of {megabytes} MiB, GB/s (10^9 bytes)");
     println!("{:34} {:>8} {:>9} {:>8}", "copy", "hearth", "hardware", "ratio");

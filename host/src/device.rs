@@ -22,7 +22,7 @@ mod text;
 
 pub use cpu::Cpu;
 #[cfg(feature = "server")]
-pub use cuda::{Baseline, Claimed, Copied, Cuda, DeviceWeights, Lent, MemoryUse, preload};
+pub use cuda::{Claimed, Copied, Cuda, DeviceWeights, Lent, MemoryUse, preload};
 #[cfg(all(test, feature = "server"))]
 pub(crate) use cuda::{OnCpu, gpu_if_there};
 pub use decode::decode_image;

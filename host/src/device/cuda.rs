@@ -7,7 +7,6 @@
 //! that was made with it.
 
 mod allocator;
-mod baseline;
 mod core;
 mod cublas;
 mod driver;
@@ -30,7 +29,6 @@ mod on_cpu;
 mod tests;
 
 pub use allocator::MemoryUse;
-pub use baseline::Baseline;
 pub use engine::{Claimed, Lent};
 pub use libraries::preload;
 #[cfg(test)]
@@ -113,13 +111,6 @@ impl Cuda {
     /// What the allocator holds.
     pub fn memory_use(&self) -> MemoryUse {
         self.core.allocator.counts()
-    }
-
-    /// Measures plain copies of so many bytes, for benchmarks to compare with. It takes twice as much of the device, uncharged.
-    ///
-    /// Errors: `overloaded` where there is no room; `unavailable`.
-    pub fn baseline(&self, bytes: u64) -> Result<Baseline> {
-        self.core.told(baseline::measure(&self.core, bytes))
     }
 
     /// Bytes that went between host and device so far.
