@@ -9,6 +9,7 @@ use hearth::device::{
     Account, Arithmetic, Coordinates, Cuda, DType, Device, ImageLayout, Interpolation, Op, Owner, Reduction, Resize,
     Shape, Stop, Tensor, Unary,
 };
+use hearth::node_key::NodeKey;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,7 +25,8 @@ struct Bench {
     within: f64,
 }
 
-/// Measures GPU number `ordinal`, with tensors of `megabytes`. Compiled kernels are kept in `folder`.
+/// Measures GPU number `ordinal`, with tensors of `megabytes`. Compiled kernels are kept in `folder`,
+/// signed with a key that is made there.
 pub(crate) fn run(ordinal: u32, megabytes: u64, folder: &Path) -> Result<()> {
     ensure!((8..=1_024).contains(&megabytes), "--megabytes takes 8 to 1024");
     let bytes = megabytes << 20;
@@ -32,7 +34,7 @@ pub(crate) fn run(ordinal: u32, megabytes: u64, folder: &Path) -> Result<()> {
     let nvrtc_lib = std::env::var_os("HEARTH_NVRTC_LIB").map(Into::into);
     let raw = RawConfig { data: Some(folder.to_owned()), nvrtc_lib, limits, ..RawConfig::default() };
     let config = raw.resolve()?;
-    let device = Cuda::open(ordinal, &config)?;
+    let device = Cuda::open(ordinal, &config, &NodeKey::open(folder)?)?;
     let account = device.ledger().account(Owner::Workspace, u64::MAX, 1_000);
     let baseline = baseline::measure(ordinal, bytes)?;
     let giga = |rate: f64| rate / 1e9;

@@ -7,6 +7,7 @@ use hearth::error::{Error, Result};
 use hearth::model::{
     Blobs, Checked, Directory, EngineChoice, EngineName, Models, Package, PackageFile, Resolved, Signature, Verdict,
 };
+use hearth::node_key::NodeKey;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub(crate) fn models(
     let limits: &Limits = &config.limits;
     let device: Arc<dyn Device> = match gpu {
         None => Cpu::new(Ledger::new(limits.device_bytes), limits.clone()),
-        Some(ordinal) => Cuda::open(ordinal, config)?,
+        Some(ordinal) => Cuda::open(ordinal, config, &NodeKey::open(&config.data)?)?,
     };
     let shelf = Arc::new(Shelf { folder: folder.to_owned(), engine });
     let confined = Arc::new(Confined::new(config)?);

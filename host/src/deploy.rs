@@ -59,7 +59,7 @@ impl Deployments {
         let confined = Arc::new(Confined::new(&config)?);
         let catalog = Catalog::open(&config.data, &config.limits, confined.clone(), clock.clone()).await?;
         let catalog = Arc::new(catalog);
-        let device = crate::device::open(&config)?;
+        let device = crate::device::open(&config, &crate::node_key::NodeKey::open(&config.data)?)?;
         let (blobs, directory) = (catalog.clone(), catalog.clone());
         let models = Arc::new(Models::new(&config, device.clone(), blobs, directory, confined.clone())?);
         models::remove_leftovers(&catalog, &models).await?;

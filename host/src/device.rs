@@ -46,19 +46,20 @@ use std::sync::Arc;
 // Sizes are u64 in plans and usize in host memory; a shape that was checked fits both.
 const _: () = assert!(usize::BITS == 64, "hearth needs a 64-bit host");
 
-/// Opens the device that the configuration asks for, with a ledger of its own.
+/// Opens the device that the configuration asks for, with a ledger of its own. `key` is that of the data folder, with which the
+/// kernels of a GPU are signed.
 ///
 /// With `auto` the first GPU is taken where there is one that works, and otherwise the CPU.
 ///
 /// Errors: `unavailable` when a GPU was asked for by name and something is missing; the message says what.
 #[cfg(feature = "server")]
-pub fn open(config: &crate::config::Config) -> Result<Arc<dyn Device>> {
+pub fn open(config: &crate::config::Config, key: &crate::node_key::NodeKey) -> Result<Arc<dyn Device>> {
     use crate::config::DeviceChoice;
     let cpu = || Cpu::new(Ledger::new(config.limits.device_bytes), config.limits.clone()) as Arc<dyn Device>;
     match config.device {
         DeviceChoice::Cpu => Ok(cpu()),
-        DeviceChoice::Cuda(ordinal) => Ok(Cuda::open(ordinal, config)?),
-        DeviceChoice::Auto => match Cuda::open(0, config) {
+        DeviceChoice::Cuda(ordinal) => Ok(Cuda::open(ordinal, config, key)?),
+        DeviceChoice::Auto => match Cuda::open(0, config, key) {
             Ok(cuda) => Ok(cuda),
             Err(error) => {
                 tracing::info!("tensors lie in host memory: {}", error.message());

@@ -33,6 +33,8 @@ pub mod node_key;
 #[cfg(feature = "server")]
 pub mod sandbox;
 #[cfg(feature = "server")]
+mod signed_cache;
+#[cfg(feature = "server")]
 mod single_flight;
 
 /// The limits alone.

@@ -50,7 +50,7 @@ impl NodeKey {
     }
 
     /// HMAC-SHA-256 with this key, nothing hashed yet.
-    pub fn hmac(&self) -> Hmac<Sha256> {
+    pub(crate) fn hmac(&self) -> Hmac<Sha256> {
         // HMAC pads a key that is shorter than SHA-256's block with zeros (RFC 2104).
         let mut block = [0; 64];
         block[..KEY_BYTES].copy_from_slice(&self.0);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The modules of host/src from left to right; each may use those further right only.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["main", "allocator"],
     &["cli", "http"],
     &["deploy"],
@@ -17,18 +17,20 @@ const LAYERS: [&[&str]; 11] = [
     &["model"],
     &["device"],
     &["confined"],
+    &["signed_cache"],
     &["config", "node_key", "bulk", "clock", "detached", "single_flight"],
     &["error"],
 ];
 
 /// Words that host/src may only have below the named places.
-const KEPT_TO: [(&str, &[&str]); 8] = [
+const KEPT_TO: [(&str, &[&str]); 9] = [
     ("wasmtime", &["interface", "sandbox"]),
     ("hyper", &["http", "cli"]),
     ("ort", &["model"]),
     ("rten", &["model"]),
     ("sqlx", &["catalog"]),
     ("cudarc", &["device/cuda", "model/onnxruntime"]),
+    ("hmac", &["node_key", "signed_cache"]),
     ("StatusCode", &["http", "cli"]),
     ("interface::bindings", &["interface"]),
 ];

@@ -15,6 +15,7 @@ mod fused;
 mod gpu;
 mod helpers;
 mod libraries;
+mod machine_code;
 mod memory;
 mod nvrtc;
 mod parameters;
@@ -46,6 +47,7 @@ use self::task::Task;
 use super::{Account, Buffer, Cpu, DType, Device, HostMemory, Ledger, Plan, Shape, Stop, Tensor, Work};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Kind, Result};
+use crate::node_key::NodeKey;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
@@ -66,14 +68,13 @@ pub struct Cuda {
 const LEFT_BYTES: u64 = 512 << 20;
 
 impl Cuda {
-    /// Opens the GPU of this number, from 0. Compiled kernels are kept in the data folder.
+    /// Opens the GPU of this number, from 0. Compiled kernels are kept in the data folder, signed with its key.
     ///
     /// Errors: `unavailable` saying what is missing: the driver, the GPU, or NVRTC.
-    pub fn open(ordinal: u32, config: &Config) -> Result<Arc<Cuda>> {
+    pub fn open(ordinal: u32, config: &Config, key: &NodeKey) -> Result<Arc<Cuda>> {
         let name = format!("cuda:{ordinal}");
         let missing = |why: String| Error::unavailable(format!("{name} cannot be used: {why}"));
-        let (cache, libraries) = (config.data.join("kernels"), config.data.join("lib"));
-        let gpu = Gpu::open(ordinal, &cache, config.nvrtc_lib.as_deref(), &libraries).map_err(missing)?;
+        let gpu = Gpu::open(ordinal, config, key).map_err(missing)?;
         let told = gpu.describe().map_err(|failure: Failure| missing(failure.to_string()))?;
         let wanted = config.limits.device_bytes;
         let budget = wanted.min(told.free_bytes.saturating_sub(LEFT_BYTES));
@@ -283,5 +284,10 @@ pub(crate) fn gpu_if_there(config: &Config) -> Option<Arc<Cuda>> {
         assert!(std::env::var_os("HEARTH_REQUIRE_GPU").is_none_or(|value| value != "1"), "{error}");
         eprintln!("skipped, no GPU: {error}");
     };
-    Cuda::open(0, config).inspect_err(tell).ok()
+    // Tests share a folder, and the first of them makes its key.
+    static OPENING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _opening = OPENING.lock();
+    let made = std::fs::create_dir_all(&config.data).map_err(|error| Error::storage("making a data folder", error));
+    let key = made.and_then(|()| NodeKey::open(&config.data));
+    key.and_then(|key| Cuda::open(0, config, &key)).inspect_err(tell).ok()
 }

@@ -4,9 +4,9 @@
 //! A form is what an engine made of a model at its first load: the optimised graph, and the weights as the engine wants them,
 //! page-aligned and one after another in one file that every session maps and shares. It lies in a folder of its own below
 //! `prepared/`, whose name holds the model's digest and a fingerprint of all else it depends on (engine, version, machine,
-//! settings). The manifest beside it holds the digests and is authenticated with the node key. Nothing is synced: what a loss
-//! of power leaves behind does not verify, and is made anew. The weights file of another version or machine that holds the
-//! same bytes stays, by a link.
+//! settings). The manifest beside it holds the digests and is a signed file ([`crate::signed_cache`]). Nothing is synced: what a
+//! loss of power leaves behind does not verify, and is made anew. The weights file of another version or machine that holds
+//! the same bytes stays, by a link.
 
 mod pages;
 mod staged;
@@ -19,13 +19,13 @@ use super::signature::Signature;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::node_key::NodeKey;
-use hmac::{Hmac, Mac};
+use crate::signed_cache::{self, Signer, private_folder};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,9 +38,8 @@ pub use staged::Staged;
 const SMALLEST_BYTES: u64 = 16 << 20;
 /// Changes when the layout of the files does.
 const LAYOUT: u32 = 1;
-/// The file that says what the others hold: tag (32 bytes), then JSON.
+/// The signed file that says, in JSON, what the others hold.
 const MANIFEST: &str = "manifest";
-const TAG_BYTES: usize = 32;
 /// How the names of folders begin that are being written.
 const UNFINISHED: &str = ".making-";
 
@@ -55,10 +54,10 @@ struct Manifest {
     weights: Weights,
 }
 
-/// The folder of prepared forms and the key that authenticates them.
+/// The folder of prepared forms, and what signs their manifests.
 pub(super) struct Prepared {
     folder: PathBuf,
-    key: NodeKey,
+    signer: Signer,
     most_bytes: u64,
     smallest_bytes: u64,
     staged_bytes: u64,
@@ -86,7 +85,7 @@ impl Prepared {
                 _ => Ok(None),
             };
         }
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+        private_folder(&folder).map_err(failed)?;
         let mut given_up = HashSet::new();
         for entry in fs::read_dir(&folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -96,11 +95,11 @@ impl Prepared {
             tracing::warn!(form = name, "the last process ended while it made a prepared form; this one does without");
             given_up.insert(name.to_owned());
         }
-        let key = NodeKey::open(&config.data)?;
+        let signer = Signer::new(&NodeKey::open(&config.data)?, signed_cache::Kind::Prepared);
         let (smallest_bytes, making, given_up) = (SMALLEST_BYTES, Mutex::default(), Mutex::new(given_up));
         let staged_bytes = config.limits.staged_bytes;
         let doubts = Mutex::default();
-        Ok(Some(Prepared { folder, key, most_bytes, smallest_bytes, staged_bytes, doubts, making, given_up }))
+        Ok(Some(Prepared { folder, signer, most_bytes, smallest_bytes, staged_bytes, doubts, making, given_up }))
     }
 
     /// Loads a model on an engine: from its prepared form where there is one that is whole; else from its package in
@@ -337,33 +336,18 @@ impl Prepared {
 
     /// The manifest of a form, where this data folder wrote it.
     fn read(&self, name: &str) -> Result<Manifest> {
-        let bytes = fs::read(self.folder.join(name).join(MANIFEST)).map_err(unread)?;
-        let wrong = |what| Error::new(Kind::Internal, format!("the manifest {what}"));
-        let (tag, json) = bytes.split_at_checked(TAG_BYTES).ok_or_else(|| wrong("is cut off"))?;
-        self.mac(name, json).verify_slice(tag).map_err(|_| wrong("does not verify"))?;
-        serde_json::from_slice(json).map_err(|_| wrong("cannot be read"))
+        let wrong =
+            |what: String| Error::new(Kind::Internal, format!("the manifest is not the one that was written: {what}"));
+        let verified = self.signer.read(&self.folder.join(name).join(MANIFEST), name).map_err(|error| {
+            if error.kind() == ErrorKind::InvalidData { wrong(error.to_string()) } else { unread(error) }
+        })?;
+        serde_json::from_slice(verified.content()).map_err(|error| wrong(error.to_string()))
     }
 
     fn write(&self, name: &str, folder: &Path, manifest: &Manifest) -> Result<()> {
         let json = serde_json::to_vec(manifest).map_err(|error| Error::host(KEEPING, error))?;
-        let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(&self.mac(name, &json).finalize().into_bytes())?;
-            file.write_all(&json)?;
-            file.persist(folder.join(MANIFEST))?;
-            Ok(())
-        };
-        write().map_err(|error| Error::storage(KEEPING, error))
-    }
-
-    fn mac(&self, name: &str, json: &[u8]) -> Hmac<Sha256> {
-        let mut mac = self.key.hmac();
-        // Compiled code is authenticated with the same key, and its names are digests.
-        mac.update(b"prepared model ");
-        mac.update(name.as_bytes());
-        mac.update(b"\0");
-        mac.update(json);
-        mac
+        let written = self.signer.write(&folder.join(MANIFEST), name, &[&json]);
+        written.map_err(|error| Error::storage(KEEPING, error))
     }
 
     fn making(&self) -> MutexGuard<'_, ()> {

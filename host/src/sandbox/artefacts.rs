@@ -1,101 +1,69 @@
 //! Compiled code on disk, so that a restart does not compile again; it never takes code that this node did not write.
 //!
-//! wasmtime trusts compiled code blindly. Files are therefore local, in a folder of mode 0700, and each is preceded by an
-//! HMAC-SHA-256 with a key that only this data folder has. A file that does not verify is ignored and compiled anew.
+//! wasmtime trusts compiled code blindly, so each file is signed for the digest of its component ([`signed_cache`]). One that
+//! does not verify is ignored and compiled anew.
 //!
 //! What was read of a component when it was compiled lies in the same file, so that a restart does not read the component,
-//! which is untrusted, either: tag (32 bytes), length of the manifest (4 bytes, little-endian), manifest, code.
+//! which is untrusted, either. The content of a file: length of the manifest (4 bytes, little-endian), manifest, code.
+//!
+//! [`signed_cache`]: crate::signed_cache
 #![allow(unsafe_code)]
 
 use super::compile::Compiled;
-use crate::bulk;
 use crate::error::{Error, Result};
 use crate::interface;
 use crate::node_key::NodeKey;
-use hmac::{Hmac, Mac};
+use crate::signed_cache::{Kind, SignedCache, Signer};
 use serde_json::Value;
-use sha2::Sha256;
 use std::collections::BTreeSet;
-use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-const TAG_BYTES: usize = 32;
 /// Changes when the layout of the files does.
 const LAYOUT: u32 = 2;
 /// Files kept of one component: itself, and its snapshots under the settings that it had lately.
 const KEPT: usize = 64;
 
-/// The folder of compiled code and the key that authenticates it.
-pub(super) struct Artefacts {
-    folder: PathBuf,
-    key: NodeKey,
-    fingerprint: String,
-}
+/// The signed files of compiled code.
+pub(super) struct Artefacts(SignedCache);
 
 impl Artefacts {
-    /// Opens the folder `compiled` and the node key below `data`, making both where they are not there yet.
+    /// Opens the folder `compiled` and the node key below `data`, making both where they are not there yet. What another
+    /// version compiled is removed.
     pub(super) fn open(data: &Path, engine: &Engine) -> Result<Artefacts> {
-        let folder = data.join("compiled");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|error| Error::storage("making the folder for compiled code", error))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         (env!("CARGO_PKG_VERSION"), LAYOUT).hash(&mut hasher);
-        let artefacts =
-            Artefacts { key: NodeKey::open(data)?, folder, fingerprint: format!("{:016x}", hasher.finish()) };
-        artefacts.tidy().map_err(|error| Error::storage("tidying the folder for compiled code", error))?;
-        Ok(artefacts)
-    }
-
-    /// Removes what a process that was killed had not finished, and what another version compiled. Only one process uses a
-    /// data folder.
-    fn tidy(&self) -> std::io::Result<()> {
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().ends_with(&self.suffix()) {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
+        let ending = format!("-{:016x}.cwasm", hasher.finish());
+        let signer = Signer::new(&NodeKey::open(data)?, Kind::Component);
+        SignedCache::open(data.join("compiled"), &ending, signer).map(Artefacts)
     }
 
     /// The digests of the components whose code is here.
     pub(super) fn digests(&self) -> std::io::Result<BTreeSet<String>> {
-        let names = fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        names.map(|name: std::io::Result<String>| Ok(name?.split('-').next().unwrap_or_default().to_owned())).collect()
+        let digest = |name: String| name.split('-').next().unwrap_or_default().to_owned();
+        Ok(self.0.names()?.into_iter().map(digest).collect())
     }
 
     /// Where compiled code lies, on its way too.
     pub(super) fn folder(&self) -> &Path {
-        &self.folder
+        self.0.folder()
     }
 
     /// A compiled component and its manifest, if they are there, whole, and made by this version on this machine.
     pub(super) fn load(&self, engine: &Engine, digest: &str) -> Option<(Component, Value)> {
-        let path = self.path(digest);
-        let bytes = bulk::read(&path).ok()?;
-        let (tag, kept) = bytes.split_at_checked(TAG_BYTES)?;
-        if self.mac(digest, &[kept]).verify_slice(tag).is_err() {
-            tracing::warn!(file = %path.display(), "compiled code does not verify; compiling anew");
-            return None;
-        }
-        let (length, kept) = kept.split_first_chunk()?;
+        let verified = self.0.load(digest)?;
+        let (length, kept) = verified.content().split_first_chunk()?;
         let (manifest, code) = kept.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         let manifest = serde_json::from_slice(manifest).ok()?;
-        // SAFETY: the tag proves that this process, or an earlier one with the key of this data folder, wrote exactly
+        // SAFETY: the signature proves that this process, or an earlier one with the key of this data folder, wrote exactly
         // these bytes in `keep`; the fingerprint in the name ties them to this wasmtime and its settings.
         match unsafe { Component::deserialize(engine, code) } {
             Ok(component) => Some((component, manifest)),
             Err(error) => {
-                tracing::warn!(file = %path.display(), "compiled code does not load; compiling anew: {error}");
+                tracing::warn!(digest, "compiled code does not load; compiling anew: {error}");
                 None
             }
         }
@@ -113,68 +81,28 @@ impl Artefacts {
             let causes = interface::causes(&error);
             Error::invalid_argument(format!("no instance of the component can be made here: {causes}"))
         })?;
-        let write = || -> Result<(), Box<dyn std::error::Error>> {
-            let manifest = serde_json::to_vec(manifest)?;
-            let length = u32::try_from(manifest.len())?.to_le_bytes();
-            let parts: [&[u8]; 3] = [&length, &manifest, code];
-            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            file.write_all(&self.mac(digest, &parts).finalize().into_bytes())?;
-            for part in parts {
-                bulk::write(&mut file, part)?;
-            }
-            file.persist(self.path(digest))?;
-            if let Some((component, _)) = digest.split_once('-') {
-                self.remove_all_but(KEPT, component);
-            }
-            Ok(())
-        };
-        if let Err(error) = write() {
-            tracing::warn!("compiled code was not kept: {error}");
+        let manifest = manifest.to_string().into_bytes();
+        match u32::try_from(manifest.len()) {
+            Ok(length) => self.0.keep(digest, &[&length.to_le_bytes(), &manifest, code]),
+            Err(_) => tracing::warn!(digest, "compiled code is not kept: its manifest has {} bytes", manifest.len()),
+        }
+        if let Some((component, _)) = digest.split_once('-') {
+            self.0.remove(component, KEPT);
         }
         Ok(component)
     }
 
     /// Removes the compiled code of a component, and of all its snapshots.
     pub(super) fn remove(&self, digest: &str) {
-        self.remove_all_but(0, digest);
-    }
-
-    /// Removes those whose names begin with `digest`, but for the newest.
-    fn remove_all_but(&self, kept: usize, digest: &str) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(digest));
-        let written = |entry: &fs::DirEntry| entry.metadata().and_then(|metadata| metadata.modified()).ok();
-        let mut ours: Vec<_> = ours.map(|entry| (written(&entry), entry.path())).collect();
-        ours.sort();
-        for (_, path) in ours.iter().rev().skip(kept) {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!("compiled code stays: {error}"),
-                _ => {}
-            }
-        }
-    }
-
-    fn path(&self, digest: &str) -> PathBuf {
-        self.folder.join(format!("{digest}{}", self.suffix()))
-    }
-
-    fn suffix(&self) -> String {
-        format!("-{}.cwasm", self.fingerprint)
-    }
-
-    fn mac(&self, digest: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
-        let mut mac = self.key.hmac();
-        mac.update(digest.as_bytes());
-        for part in parts {
-            mac.update(part);
-        }
-        mac
+        self.0.remove(digest, 0);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signed_cache::tests::damages;
+    use std::fs;
 
     #[test]
     fn only_code_that_this_folder_wrote_is_loaded() {
@@ -192,23 +120,26 @@ mod tests {
         assert!(left.iter().all(|path| !path.exists()), "half a file, and one of another version");
         assert_eq!(artefacts.digests().unwrap(), BTreeSet::from(["aa".to_owned()]));
 
-        let file = artefacts.path("aa");
-        fs::copy(&file, artefacts.path("bb")).unwrap();
-        assert!(artefacts.load(&engine, "bb").is_none(), "code of another component");
-        let mut bytes = fs::read(&file).unwrap();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        fs::write(&file, &bytes).unwrap();
-        assert!(artefacts.load(&engine, "aa").is_none(), "a flipped bit");
-        fs::write(&file, b"short").unwrap();
-        assert!(artefacts.load(&engine, "aa").is_none(), "a truncated file");
-
-        let other = tempfile::tempdir().unwrap();
-        let stranger = Artefacts::open(other.path(), &engine).unwrap();
+        let others = tempfile::tempdir().unwrap();
+        let stranger = Artefacts::open(others.path(), &engine).unwrap();
         stranger.keep(&engine, "aa", &compiled).unwrap();
-        fs::copy(stranger.path("aa"), &file).unwrap();
-        assert!(artefacts.load(&engine, "aa").is_none(), "code of another node");
+        artefacts.keep(&engine, "bb", &compiled).unwrap();
+        let file = |artefacts: &Artefacts, name: &str| {
+            let beginning = format!("{name}-");
+            let files = fs::read_dir(artefacts.folder()).unwrap().map(|entry| entry.unwrap().path());
+            let mut files = files.filter(|file| file.file_name().unwrap().to_str().unwrap().starts_with(&beginning));
+            files.next().unwrap()
+        };
+        let bytes = |artefacts: &Artefacts, name: &str| fs::read(file(artefacts, name)).unwrap();
+        let (whole, own) = (bytes(&artefacts, "aa"), file(&artefacts, "aa"));
+        for (what, damaged) in damages(&whole, &bytes(&artefacts, "bb"), &bytes(&stranger, "aa")) {
+            fs::write(&own, damaged).unwrap();
+            assert!(artefacts.load(&engine, "aa").is_none(), "{what}");
+            artefacts.keep(&engine, "aa", &compiled).unwrap();
+            assert!(artefacts.load(&engine, "aa").is_some(), "{what}: it was replaced");
+        }
+        assert!(artefacts.load(&engine, "bb").is_some());
         artefacts.remove("aa");
-        assert!(!file.exists());
+        assert!(!own.exists());
     }
 }

@@ -3,12 +3,13 @@
 
 use super::cublas::Cublas;
 use super::driver::{Driver, Failure, Multiplication, Outcome, Pinned, Stream, THREADS};
+use super::machine_code::MachineCode;
 use super::nvrtc::Nvrtc;
 use super::units::Unit;
+use crate::config::Config;
+use crate::node_key::NodeKey;
 use cudarc::driver::{result, sys};
-use sha2::{Digest, Sha256};
 use std::ffi::{CString, c_void};
-use std::path::{Path, PathBuf};
 
 /// A GPU's context and queues.
 pub(super) struct Gpu {
@@ -19,8 +20,8 @@ pub(super) struct Gpu {
     architecture: u32,
     nvrtc: Nvrtc,
     cublas: Option<Cublas>,
-    /// Where compiled units are kept.
-    cache: PathBuf,
+    /// What was compiled.
+    machine_code: MachineCode,
 }
 
 /// A pointer of the driver's.
@@ -82,10 +83,10 @@ fn done<T>(result: Result<T, result::DriverError>) -> Outcome<T> {
 }
 
 impl Gpu {
-    /// Opens GPU number `ordinal`. Compiled kernels are kept in `cache`; NVRTC is looked for in `nvrtc` and `libraries`.
+    /// Opens GPU number `ordinal`. Compiled kernels are kept in the data folder, signed with its `key`.
     ///
     /// Errors: a message that says what is missing.
-    pub(super) fn open(ordinal: u32, cache: &Path, nvrtc: Option<&Path>, libraries: &Path) -> Result<Gpu, String> {
+    pub(super) fn open(ordinal: u32, config: &Config, key: &NodeKey) -> Result<Gpu, String> {
         // SAFETY: it only tries to load the library, whose initialisers NVIDIA's driver brings.
         #[allow(unsafe_code)]
         if !unsafe { sys::is_culib_present() } {
@@ -100,7 +101,8 @@ impl Gpu {
         if number >= count {
             return Err(format!("there is no GPU of this number; the machine has {count}, counted from 0"));
         }
-        let nvrtc = Nvrtc::load(nvrtc, Some(libraries))?;
+        let libraries = config.data.join("lib");
+        let nvrtc = Nvrtc::load(config.nvrtc_lib.as_deref(), Some(&libraries))?;
         let device = result::device::get(number).map_err(|error| told("opening the GPU", error))?;
         let attribute = |attribute| {
             // SAFETY: `device` was just opened.
@@ -127,15 +129,16 @@ impl Gpu {
             made.map(Handle).map_err(|error| told("making a stream", error))
         };
         let streams = [stream()?, stream()?, stream()?];
-        let cublas = match Cublas::load(libraries, streams[0].0.cast()) {
+        let cublas = match Cublas::load(&libraries, streams[0].0.cast()) {
             Ok(cublas) => Some(cublas),
             Err(why) => {
                 tracing::warn!("cuBLAS cannot be loaded ({why}); matmul takes hearth's own kernel, which is slower");
                 None
             }
         };
-        std::fs::create_dir_all(cache).map_err(|error| format!("{}: {error}", cache.display()))?;
-        Ok(Gpu { device, context: Handle(context), streams, architecture, nvrtc, cublas, cache: cache.to_owned() })
+        let machine_code = MachineCode::open(config.data.join("kernels"), key, architecture, nvrtc.version())
+            .map_err(|error| error.chain())?;
+        Ok(Gpu { device, context: Handle(context), streams, architecture, nvrtc, cublas, machine_code })
     }
 
     /// What this GPU is.
@@ -168,31 +171,12 @@ impl Gpu {
         }
     }
 
-    /// A unit's machine code, from the cache or the compiler.
-    fn code(&self, unit: Unit) -> Outcome<Vec<u8>> {
-        let (major, minor) = self.nvrtc.version();
-        let key = format!("{}\n{}\n{:?}\n", self.architecture, unit.source(), super::nvrtc::OPTIONS);
-        let digest = hex::encode(Sha256::digest(key));
-        let name = format!("{}-sm{}-nvrtc{major}.{minor}-{digest}.cubin", unit.name(), self.architecture);
-        let path = self.cache.join(name);
-        if let Ok(kept) = std::fs::read(&path)
-            && let Some((code, tail)) = kept.split_last_chunk::<32>().map(|(code, tail)| (code, *tail))
-            && <[u8; 32]>::from(Sha256::digest(code)) == tail
-        {
-            return Ok(code.to_vec());
-        }
+    fn compile(&self, unit: Unit) -> Outcome<Vec<u8>> {
         let started = std::time::Instant::now();
         let compiled = self.nvrtc.compile(unit, self.architecture, false).map_err(Failure::Failed)?;
         tracing::info!(unit = unit.name(), ms = started.elapsed().as_millis(), "compiled kernels");
         if !compiled.log.is_empty() {
             tracing::debug!("NVRTC on {}: {}", unit.name(), compiled.log);
-        }
-        // The digest at the end tells a file that was not written whole.
-        let digest: [u8; 32] = Sha256::digest(&compiled.code).into();
-        let partial = path.with_extension(format!("partial-{}", std::process::id()));
-        let kept = [&compiled.code[..], &digest].concat();
-        if let Err(error) = std::fs::write(&partial, kept).and_then(|()| std::fs::rename(&partial, &path)) {
-            tracing::warn!("compiled kernels are not kept: {}: {error}", path.display());
         }
         Ok(compiled.code)
     }
@@ -226,9 +210,9 @@ impl Driver for Gpu {
     }
 
     fn load(&self, unit: Unit) -> Outcome<u64> {
-        let code = self.code(unit)?;
+        let code = self.machine_code.of(unit, || self.compile(unit))?;
         self.enter()?;
-        // SAFETY: the context is current, and `code` is a whole cubin: NVRTC's, or a kept one whose digest is right.
+        // SAFETY: the context is current, and `code` is a whole cubin of NVRTC's: it was compiled now, or this node signed it.
         let module = done(unsafe { result::module::load_data(code.as_ptr().cast()) })?;
         Ok(module.addr() as u64)
     }

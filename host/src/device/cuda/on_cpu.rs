@@ -3,6 +3,7 @@
 
 use super::Cuda;
 use super::driver::{Driver, Failure, Multiplication, Outcome, Pinned, Stream};
+use super::machine_code::MachineCode;
 use super::units::{Unit, every};
 use crate::config::Limits;
 use crate::device::Ledger;
@@ -11,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 type Kernel = unsafe extern "C" fn(*const c_void, usize, u32) -> c_int;
@@ -29,6 +31,9 @@ pub(crate) struct OnCpu {
     eager_copies: bool,
     /// Allocations until one fails, if one shall: the next with 1.
     fail_after: Mutex<Option<u64>>,
+    /// Where units are kept as a GPU's are, and how many were not there.
+    machine_code: Option<MachineCode>,
+    compiled: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -37,6 +42,8 @@ struct State {
     lengths: HashMap<usize, usize>,
     pinned: HashMap<usize, Vec<u64>>,
     libraries: Vec<libloading::Library>,
+    /// The files of libraries from kept code: the system takes a library for one that it has loaded if their files are the same.
+    files: Vec<tempfile::NamedTempFile>,
     queues: [VecDeque<Job>; 3],
     events: HashMap<u64, (usize, bool)>,
     next_event: u64,
@@ -60,11 +67,15 @@ fn number(stream: Stream) -> usize {
     }
 }
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kernels-on-cpu")
+}
+
 /// Compiles a unit into a library, unless it is there.
 fn built(unit: Unit) -> Result<PathBuf, String> {
     use sha2::{Digest, Sha256};
     const HEADER: &str = include_str!("kernels/on_cpu.h");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kernels-on-cpu");
+    let folder = folder();
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     let source = format!("{HEADER}\n{}", unit.source());
     let digest = hex::encode(&Sha256::digest(&source)[..8]);
@@ -136,7 +147,22 @@ impl OnCpu {
     }
 
     pub(super) fn new(eager_copies: bool) -> Arc<OnCpu> {
-        Arc::new(OnCpu { state: Mutex::default(), eager_copies, fail_after: Mutex::default() })
+        OnCpu::with(eager_copies, None)
+    }
+
+    /// Keeps units as a GPU's are kept, and takes them from there.
+    pub(super) fn keeping(machine_code: MachineCode) -> Arc<OnCpu> {
+        OnCpu::with(false, Some(machine_code))
+    }
+
+    fn with(eager_copies: bool, machine_code: Option<MachineCode>) -> Arc<OnCpu> {
+        let (state, fail_after, compiled) = (Mutex::default(), Mutex::default(), AtomicUsize::default());
+        Arc::new(OnCpu { state, eager_copies, fail_after, machine_code, compiled })
+    }
+
+    /// Units that were not taken from where they are kept.
+    pub(super) fn compiled(&self) -> usize {
+        self.compiled.load(Ordering::Relaxed)
     }
 
     /// Lets the allocation after `count` others fail, and all after it, pinned ones too; none with `None`.
@@ -315,10 +341,23 @@ impl Driver for OnCpu {
     }
 
     fn load(&self, unit: Unit) -> Outcome<u64> {
-        let path = built(unit).map_err(Failure::Failed)?;
+        let failed = |error: std::io::Error| Failure::Failed(error.to_string());
+        let (path, file) = match &self.machine_code {
+            None => (built(unit).map_err(Failure::Failed)?, None),
+            Some(machine_code) => {
+                let code = machine_code.of(unit, || {
+                    self.compiled.fetch_add(1, Ordering::Relaxed);
+                    std::fs::read(built(unit).map_err(Failure::Failed)?).map_err(failed)
+                })?;
+                let mut file = tempfile::NamedTempFile::new_in(folder()).map_err(failed)?;
+                std::io::Write::write_all(&mut file, &code).map_err(failed)?;
+                (file.path().to_owned(), Some(file))
+            }
+        };
         // SAFETY: it was compiled from this repository's kernels, and runs nothing when it is loaded.
         let library = unsafe { libloading::Library::new(path) }.map_err(|error| Failure::Failed(error.to_string()))?;
         let mut state = self.state()?;
+        state.files.extend(file);
         state.libraries.push(library);
         Ok(state.libraries.len() as u64 - 1)
     }

@@ -1,6 +1,7 @@
 //! The device over the kernels on the CPU: order of queues, what is counted, what fails; results of operators are the table's.
 
 mod fused;
+mod kept;
 
 use super::on_cpu::OnCpu;
 use super::*;
@@ -271,9 +272,10 @@ fn a_lost_device_answers_everything_with_unavailable() {
 
 #[test]
 fn a_gpu_that_is_not_there_is_named() {
-    let data = std::env::temp_dir();
-    let raw = crate::config::RawConfig { device: Some("cuda:63".to_owned()), data: Some(data), ..Default::default() };
-    let error = crate::device::open(&raw.resolve().unwrap()).err().unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let (key, data) = (NodeKey::open(data.path()).unwrap(), Some(data.path().to_owned()));
+    let raw = crate::config::RawConfig { device: Some("cuda:63".to_owned()), data, ..Default::default() };
+    let error = crate::device::open(&raw.resolve().unwrap(), &key).err().unwrap();
     assert_eq!(error.kind(), Kind::Unavailable);
     let named = ["driver", "no GPU of this number", "finds no GPU", "NVRTC"];
     assert!(error.message().starts_with("cuda:63 cannot be used"), "{error}");

@@ -7,6 +7,7 @@ use crate::device::{Cpu, DType, Device, Ledger, Owner, Shape, gpu_if_there};
 use crate::model::engines::{EngineName, Engines};
 use crate::model::signature::Dim;
 use crate::model::tests::{package, wanted};
+use crate::signed_cache::tests::damages;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
@@ -273,6 +274,41 @@ fn on_gpu_outputs_from_the_prepared_form_are_those_of_the_model_and_its_weights_
 }
 
 #[test]
+fn a_manifest_that_was_not_signed_for_its_form_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |data: &str| {
+        let data = Some(folder.path().join(data));
+        fs::create_dir_all(data.as_ref().unwrap()).unwrap();
+        Prepared::open(&RawConfig { data, ..RawConfig::default() }.resolve().unwrap()).unwrap().unwrap()
+    };
+    let (prepared, stranger) = (open("data"), open("stranger"));
+    let weights = folder.path().join("weights");
+    fs::write(&weights, b"weights").unwrap();
+    let signature = Signature { inputs: Vec::new(), outputs: Vec::new() };
+    let manifest = Manifest { signature, graph: "0f".repeat(32), weights: Weights::of(&weights).unwrap() };
+    let write = |prepared: &Prepared, name: &str| {
+        let form = prepared.folder.join(name);
+        fs::create_dir_all(&form).unwrap();
+        prepared.write(name, &form, &manifest).unwrap();
+        form.join(MANIFEST)
+    };
+    let whole = write(&prepared, "m-0123456789abcdef");
+    let read = |path: &Path| fs::read(path).unwrap();
+    let others =
+        [write(&prepared, "n-0123456789abcdef"), write(&stranger, "m-0123456789abcdef")].map(|path| read(&path));
+    for (what, damaged) in damages(&read(&whole), &others[0], &others[1]) {
+        fs::write(&whole, damaged).unwrap();
+        let error = prepared.read("m-0123456789abcdef").map(drop).unwrap_err();
+        assert!(error.message().starts_with("the manifest is not the one that was written: it "), "{what}: {error}");
+        write(&prepared, "m-0123456789abcdef");
+        prepared.read("m-0123456789abcdef").unwrap();
+    }
+    let modes =
+        [prepared.folder.as_path(), &whole].map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
+    assert_eq!(modes, [0o700, 0o600]);
+}
+
+#[test]
 fn a_damaged_form_is_told_and_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let Some(models) = generated(&folder.path().join("models")) else { return };
@@ -404,8 +440,8 @@ fn a_form_of_another_version_is_not_used_and_its_weights_stay() {
     let old = prepared.folder.join("m-0123456789abcdef");
     fs::rename(&current, &old).unwrap();
     let name = current.file_name().unwrap().to_str().unwrap().to_owned();
-    let json = fs::read(old.join(MANIFEST)).unwrap().split_off(TAG_BYTES);
-    let manifest: Manifest = serde_json::from_slice(&json).unwrap();
+    let manifest = prepared.signer.read(&old.join(MANIFEST), &name).unwrap();
+    let manifest: Manifest = serde_json::from_slice(manifest.content()).unwrap();
     prepared.write("m-0123456789abcdef", &old, &manifest).unwrap();
     let (outputs, log) = shop.logged(|| shop.outputs("m", package));
     assert!(outputs == expected);
