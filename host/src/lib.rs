@@ -26,6 +26,8 @@ pub mod error;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod interface;
+#[cfg(all(test, feature = "server"))]
+mod interleaving;
 #[cfg(feature = "server")]
 pub mod model;
 #[cfg(feature = "server")]

@@ -7,8 +7,6 @@
 
 mod flight;
 #[cfg(test)]
-pub(crate) mod interleaving;
-#[cfg(test)]
 mod tests;
 
 /// What `flight` is made of. Its tests compile the same source with loom's types in place of these.

@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 12] = [
     &["confined"],
     &["signed_cache"],
     &["config", "node_key", "bulk", "clock", "detached", "single_flight"],
-    &["error"],
+    &["error", "interleaving"],
 ];
 
 /// Words that host/src may only have below the named places.

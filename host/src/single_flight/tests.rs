@@ -7,7 +7,7 @@ mod sync {
 #[allow(dead_code, clippy::duplicate_mod, reason = "the same source on loom's types")]
 mod on_loom;
 
-use super::interleaving::{block_on, every_order};
+use crate::interleaving::{block_on, every_order};
 use loom::thread;
 use on_loom::{Flight, WeakFlight, Work};
 use std::future::{pending, poll_fn};

@@ -9,7 +9,7 @@ mod on_loom;
 
 use super::WaitingRun;
 use super::lanes::{Full, Lane, Lanes, Place, Queue};
-use crate::single_flight::interleaving::{block_on, every_order};
+use crate::interleaving::{block_on, every_order};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::future::poll_fn;
