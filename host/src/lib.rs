@@ -23,6 +23,8 @@ mod detached;
 pub mod device;
 pub mod error;
 #[cfg(feature = "server")]
+pub mod gate;
+#[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]
 pub mod interface;

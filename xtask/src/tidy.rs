@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 12] = [
     &["device"],
     &["confined"],
     &["signed_cache"],
-    &["config", "node_key", "bulk", "clock", "detached", "single_flight"],
+    &["config", "node_key", "bulk", "clock", "detached", "single_flight", "gate"],
     &["error", "interleaving"],
 ];
 
