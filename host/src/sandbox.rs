@@ -7,18 +7,17 @@ mod compile;
 mod invocation;
 mod lookout;
 mod output;
-mod places;
 mod snapshot;
 
 pub use builds::Lifetime;
 pub use compile::COMPILE;
 pub use invocation::{Invocation, Outcome, Receipt};
-pub use places::{Places, Slot};
 pub use snapshot::{InitInputs, SNAPSHOT, snapshot_obstacle};
 
 use crate::config::{Config, Limits};
 use crate::confined::Confined;
 use crate::error::{Error, Result};
+use crate::gate::{Full, Gate, Pass};
 use crate::interface::{self, LogLine, Program, Services};
 use artefacts::Artefacts;
 use builds::Builds;
@@ -40,7 +39,7 @@ pub struct Runtime {
     artefacts: Artefacts,
     confined: Arc<Confined>,
     functions: Arc<Builds>,
-    slots: Arc<Places>,
+    gate: Gate,
     _ticker: Ticker,
 }
 
@@ -143,13 +142,13 @@ impl Runtime {
         let mut linker = Linker::new(&engine);
         link(&mut linker)?;
         let artefacts = Artefacts::open(&config.data, &engine)?;
-        let slots = Arc::new(Places::new(limits.concurrent_invocations));
+        let gate = Gate::new(limits.concurrent_invocations);
         let busy = {
-            let slots = slots.clone();
-            move || slots.load_now().0 > 0
+            let gate = gate.clone();
+            move || gate.load().0 > 0
         };
         let ticker = Ticker::start(&engine, Duration::from_millis(limits.yield_ms), busy)?;
-        Ok(Runtime { slots, functions: Arc::default(), engine, linker, services, artefacts, confined, _ticker: ticker })
+        Ok(Runtime { gate, functions: Arc::default(), engine, linker, services, artefacts, confined, _ticker: ticker })
     }
 
     /// The function of a component by its digest: from memory, from compiled code on disk, or compiled from `path` now.
@@ -259,24 +258,22 @@ impl Runtime {
     /// A place for one invocation. Waits while all are taken.
     ///
     /// Errors: `Overloaded` when too many wait already.
-    pub async fn slot(&self) -> Result<Slot> {
-        let limits = &self.services.limits;
-        let full = |waiting| {
-            let running = limits.concurrent_invocations;
-            Error::overloaded(format!("{running} invocations run and {waiting} wait already; try again later"))
+    pub async fn enter(&self) -> Result<Pass> {
+        let full = |Full { most, waiting }| {
+            Error::overloaded(format!("{most} invocations run and {waiting} wait already; try again later"))
         };
-        self.slots.take(limits.queued_invocations, full).await
+        self.gate.enter(self.services.limits.queued_invocations).await.map_err(full)
     }
 
     /// A place for the second half of a pipeline: it is never refused, since its request was
     /// let in before.
-    async fn slot_for_the_rest(&self) -> Result<Slot> {
-        self.slots.take(u64::MAX, |_| Error::overloaded("no place became free")).await
+    async fn enter_again(&self) -> Pass {
+        self.gate.wait().await
     }
 
     /// Invocations that run, and that wait for a place, right now.
     pub fn load_now(&self) -> (u64, u64) {
-        self.slots.load_now()
+        self.gate.load()
     }
 
     /// What every invocation shares.

@@ -7,8 +7,9 @@ use super::metrics::FunctionMetrics;
 use crate::catalog::{FunctionVersion, Selector, Settings, check_grants};
 use crate::config::{Config, Limits};
 use crate::error::{Error, Result};
+use crate::gate::{Full, Gate, Pass};
 use crate::interface::{Grant, GrantNames};
-use crate::sandbox::{Function, Places, Slot};
+use crate::sandbox::Function;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ pub struct Deployed {
     fetched: AtomicU64,
     /// Why it cannot run: a grant that is missing, a secret that cannot be read.
     refusal: Option<String>,
-    /// Its own places, which all its versions share.
-    places: Arc<Places>,
+    /// Its own gate, which all its versions share.
+    gate: Gate,
 }
 
 impl Deployed {
@@ -56,16 +57,15 @@ impl Deployed {
     /// The function's own leave to run one more invocation at once.
     ///
     /// Errors: `overloaded` when too many wait for it already.
-    pub(super) async fn turn(&self) -> Result<Slot> {
-        let full = |waiting| {
+    pub(super) async fn enter(&self) -> Result<Pass> {
+        let full = |Full { most, waiting }| {
             Error::overloaded(format!(
-                "{} invocations of '{}' run and {waiting} wait already (function_concurrency, function_queue); try again \
+                "{most} invocations of '{}' run and {waiting} wait already (function_concurrency, function_queue); try again \
                  later",
-                self.places.all(),
                 self.name
             ))
         };
-        self.places.take(self.limits.function_queue, full).await
+        self.gate.enter(self.limits.function_queue).await.map_err(full)
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) struct DeployedFunctions {
     logs: Mutex<HashMap<Key, Arc<FunctionLog>>>,
     /// Bytes of each of these.
     log_bytes: u64,
-    places: Mutex<HashMap<Key, Arc<Places>>>,
+    gates: Mutex<HashMap<Key, Gate>>,
 }
 
 #[derive(Default)]
@@ -96,7 +96,7 @@ struct Ready {
 impl DeployedFunctions {
     /// None so far, whose logs will keep `log_bytes` bytes each.
     pub(super) fn new(log_bytes: u64) -> DeployedFunctions {
-        DeployedFunctions { ready: RwLock::default(), logs: Mutex::default(), log_bytes, places: Mutex::default() }
+        DeployedFunctions { ready: RwLock::default(), logs: Mutex::default(), log_bytes, gates: Mutex::default() }
     }
 
     /// The log of a function; it outlives its versions.
@@ -141,22 +141,20 @@ impl DeployedFunctions {
         if let Some(log) = self.logs.lock().remove(&key) {
             log.close();
         }
-        self.places.lock().remove(&key);
+        self.gates.lock().remove(&key);
     }
 
-    /// The places that all versions of a function share, as many as its settings say now. Those that are taken count on,
-    /// so functions that only the pool bounds have them too.
-    fn places(&self, tenant: &str, name: &str, limits: &Limits) -> Arc<Places> {
+    /// The gate that all versions of a function share, with as many passes as its settings say now. Passes that are taken
+    /// count on, so functions that only the pool bounds have a gate too.
+    fn gate(&self, tenant: &str, name: &str, limits: &Limits) -> Gate {
         let most = match limits.function_concurrency {
-            most if most >= limits.concurrent_invocations => Places::MOST,
+            most if most >= limits.concurrent_invocations => u64::MAX,
             fewer => fewer,
         };
-        let mut all = self.places.lock();
-        let places = all.entry((tenant.to_owned(), name.to_owned())).or_insert_with(|| Arc::new(Places::new(most)));
-        if places.all() != most {
-            places.resize(most);
-        }
-        places.clone()
+        let mut gates = self.gates.lock();
+        let gate = gates.entry((tenant.to_owned(), name.to_owned())).or_insert_with(|| Gate::new(most));
+        gate.resize(most);
+        gate.clone()
     }
 }
 
@@ -222,7 +220,7 @@ impl Deployments {
             metrics: self.0.metrics.function(tenant, name),
             refusal: refusal(tenant, name, &requested.missing_from(&granted), &settings),
             fetched: AtomicU64::new(u64::MAX),
-            places: self.0.functions.places(tenant, name, &limits),
+            gate: self.0.functions.gate(tenant, name, &limits),
             grant: Arc::new(grant(granted, settings)),
             limits,
             found,

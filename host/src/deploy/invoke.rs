@@ -47,10 +47,10 @@ impl Deployments {
         let limits = &*deployed.limits;
         let arrived = Instant::now();
         let deadline = arrived + Duration::from_millis(limits.invocation_ms);
-        let places = async { Ok((deployed.turn().await?, self.0.runtime.slot().await?)) };
-        let places: Result<Result<_>, _> = tokio::time::timeout_at(deadline.into(), places).await;
-        let (_turn, slot) =
-            places.map_err(|_| Error::overloaded("no place became free within the deadline; try again later"))??;
+        let passes = async { Ok((deployed.enter().await?, self.0.runtime.enter().await?)) };
+        let passes: Result<Result<_>, _> = tokio::time::timeout_at(deadline.into(), passes).await;
+        let (_of_function, pass) =
+            passes.map_err(|_| Error::overloaded("no place became free within the deadline; try again later"))??;
         let waited = arrived.elapsed();
         let call = Call {
             request_id: request_id.clone(),
@@ -71,7 +71,7 @@ impl Deployments {
             began: Instant::now(),
             ended: false,
         };
-        let invocation = Invocation { call, request, slot, waited };
+        let invocation = Invocation { call, request, pass, waited };
         let (function, version) = (&*deployed.name, deployed.version);
         let span = tracing::debug_span!("invocation", function, version);
         let Outcome { result, receipt } = self.0.runtime.invoke(&deployed.function, invocation).instrument(span).await;

@@ -1,8 +1,9 @@
 //! One request through one fresh instance, under its limits; it never outlives its deadline or its caller.
 
 use super::output::Output;
-use super::{Function, Runtime, Slot};
+use super::{Function, Runtime};
 use crate::error::{Error, Kind, Result};
+use crate::gate::Pass;
 use crate::interface::{Answer, Call, Ctx, Log, LogLevel, Request, Response, Turn, Usage};
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -128,7 +129,7 @@ pub struct Invocation {
     /// What the client sent.
     pub request: Request,
     /// The place it runs in.
-    pub slot: Slot,
+    pub pass: Pass,
     /// How long it waited for that place.
     pub waited: Duration,
 }
@@ -156,11 +157,11 @@ impl Runtime {
     /// Runs one invocation to its end, its deadline, or until the future is dropped, which ends guest and host work.
     pub async fn invoke(&self, function: &Function, invocation: Invocation) -> Outcome {
         let started = Instant::now();
-        let Invocation { call, request, slot, waited } = invocation;
+        let Invocation { call, request, pass, waited } = invocation;
         let ending = EndOnDrop(call.stop.clone());
         let request_bytes = request.body.len() as u64;
         let mut ctx = Ctx::new(self.services.clone(), call);
-        ctx.hold(Some(Arc::new(slot)));
+        ctx.hold(Some(Arc::new(pass)));
         let progress = Progress { ctx, polled: Duration::ZERO, waited, memory_bytes: 0 };
         let (mut progress, result) = self.answer(function, progress, request).await;
         progress.ctx.hold(None);
@@ -190,16 +191,16 @@ impl Runtime {
         let between = async {
             let finished = progress.ctx.run(call).await?;
             let asked = Instant::now();
-            let slot = self.slot_for_the_rest().await?;
+            let pass = self.enter_again().await;
             progress.waited += asked.elapsed();
-            Ok((finished, slot))
+            Ok((finished, pass))
         };
-        let (finished, slot) = match tokio::time::timeout_at(deadline.into(), between).await {
+        let (finished, pass) = match tokio::time::timeout_at(deadline.into(), between).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => return (progress, Err(error)),
             Err(_) => return (progress, Err(too_late(limit_ms))),
         };
-        progress.ctx.hold(Some(Arc::new(slot)));
+        progress.ctx.hold(Some(Arc::new(pass)));
         let (progress, answer) = self.turn(function, progress, Turn::Finish(finished)).await;
         let answer = answer.and_then(|answer| match answer {
             Answer::Respond(response) => Ok(response),
