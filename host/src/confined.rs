@@ -15,7 +15,6 @@ mod child;
 mod filter;
 mod frame;
 mod launchers;
-mod places;
 mod reading;
 mod verdict;
 
@@ -24,9 +23,9 @@ pub use reading::reading_is_confined;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::gate::{Gate, Pass};
 use frame::{Envelope, Frame, Reply};
 use launchers::{LOOK, Launchers, Mortal, Standing, starves};
-use places::Places;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -37,7 +36,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -93,9 +91,11 @@ pub struct Caps {
 #[derive(Debug)]
 pub struct Confined {
     how: How,
-    heavy: Places,
-    checks: Places,
-    streaming: Places,
+    heavy: Gate,
+    checks: Gate,
+    streaming: Gate,
+    /// How many may wait for each of these.
+    queue: u64,
 }
 
 #[derive(Debug)]
@@ -118,20 +118,20 @@ impl Confined {
             );
         }
         let limits = &config.limits;
-        let places = |running| Places::new(running, limits.queued_processes);
         Ok(Confined {
             how: How::Program(config.program.clone(), Launchers::new()?),
-            heavy: places(limits.confined_processes),
-            checks: places(limits.checking_processes),
-            streaming: places(limits.unpacking_processes),
+            heavy: Gate::new(limits.confined_processes),
+            checks: Gate::new(limits.checking_processes),
+            streaming: Gate::new(limits.unpacking_processes),
+            queue: limits.queued_processes,
         })
     }
 
     /// Runs jobs in this process, for unit tests.
     #[cfg(test)]
     pub(crate) fn here() -> std::sync::Arc<Confined> {
-        let places = || Places::new(4, 64);
-        Confined { how: How::Here, heavy: places(), checks: places(), streaming: places() }.into()
+        Confined { how: How::Here, heavy: Gate::new(4), checks: Gate::new(4), streaming: Gate::new(4), queue: 64 }
+            .into()
     }
 
     /// Runs a job to its end and gives its reply. `output` is a file that the job may write; it is there and empty. The
@@ -192,12 +192,18 @@ impl Confined {
     }
 
     async fn place(&self, caps: &Caps) -> Result<Place> {
-        let places = match caps.queue {
+        let gate = match caps.queue {
             Queue::Heavy => &self.heavy,
             Queue::Checks => &self.checks,
             Queue::Streaming => &self.streaming,
         };
-        Ok(Arc::new(places.take(caps.what).await?))
+        let (what, most) = (caps.what, self.queue);
+        let pass = gate.enter(most).await.map_err(|_| {
+            Error::overloaded(format!(
+                "{what} cannot wait: {most} others do already (limit queued_processes); try again later"
+            ))
+        })?;
+        Ok(Arc::new(pass))
     }
 
     async fn start(
@@ -234,7 +240,7 @@ impl Confined {
 }
 
 /// A place among those of a queue. A child that is started again keeps it.
-type Place = Arc<OwnedSemaphorePermit>;
+type Place = Arc<Pass>;
 
 const STARTING: &str = "starting a child process";
 
@@ -387,5 +393,45 @@ impl Parts {
             tracing::warn!(what = self.caps.what, "a child process said: {said}");
         }
         said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use futures_util::FutureExt;
+
+    fn caps(what: &'static str, queue: Queue) -> Caps {
+        let cap = Cap { value: 1, limit: "" };
+        Caps { what, queue, wall_ms: cap, memory_bytes: cap, file_bytes: cap, threads: 1, reads: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn so_many_run_so_many_wait_and_more_are_overloaded() {
+        let gate = || Gate::new(1);
+        let confined = Confined { how: How::Here, heavy: gate(), checks: gate(), streaming: gate(), queue: 1 };
+        let (check, other) = (caps("the model's check", Queue::Checks), caps("another", Queue::Heavy));
+        let first = confined.place(&check).await.unwrap();
+        let mut second = Box::pin(confined.place(&check));
+        assert!((&mut second).now_or_never().is_none());
+        let error = confined.place(&check).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Overloaded);
+        assert_eq!(
+            error.message(),
+            "the model's check cannot wait: 1 others do already (limit queued_processes); try again later"
+        );
+        // Another queue has places of its own.
+        drop(confined.place(&other).await.unwrap());
+        drop(first);
+        let second = second.await.unwrap();
+        // No job waits any more, so one may.
+        let mut third = Box::pin(confined.place(&check));
+        assert!((&mut third).now_or_never().is_none());
+        // A job that gives up waiting leaves its place to the next.
+        drop(third);
+        assert!(confined.place(&check).now_or_never().is_none());
+        drop(second);
+        drop(confined.place(&check).await.unwrap());
     }
 }
