@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::deploy::Deployments;
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 use app::{App, Refusal, RequestId, Tenant};
 use body::DrainOnDrop;
 use connection::{Answer, Connection, Content};
@@ -34,7 +35,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tower::{Service, ServiceExt, service_fn};
 
 /// A server that listens, ready to serve.
@@ -77,16 +77,15 @@ impl Server {
         let Server { listener, app, is_loopback, .. } = self;
         let limits = app.limits().clone();
         let requests = requests(app.clone(), is_loopback);
-        let places = Arc::new(Semaphore::new(limits.connections as usize));
+        let gate = Gate::new(limits.connections);
         let graceful = hyper_util::server::graceful::GracefulShutdown::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let next = async {
-                // The semaphore is never closed, so this only waits.
-                let place = places.clone().acquire_owned().await;
-                (listener.accept().await, place)
+                let pass = gate.wait().await;
+                (listener.accept().await, pass)
             };
-            let (accepted, place) = tokio::select! {
+            let (accepted, pass) = tokio::select! {
                 accepted = next => accepted,
                 () = &mut shutdown => break,
             };
@@ -130,7 +129,7 @@ impl Server {
                         tracing::debug!("a connection was ended, because its client did nothing: {stalled:?}");
                     }
                 }
-                drop(place);
+                drop(pass);
             });
         }
         drop(listener);

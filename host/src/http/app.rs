@@ -1,12 +1,12 @@
 //! What every request needs, and what it is answered with; it answers none itself.
 
-use super::body::BodyBudget;
 use super::connection::Answer;
 use super::followers::Followers;
 use super::status;
 use crate::config::Limits;
 use crate::deploy::Deployments;
 use crate::error::{Error, Kind};
+use crate::gate::Budget;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -16,13 +16,14 @@ use std::sync::Arc;
 pub(super) struct App {
     pub(super) deployments: Deployments,
     pub(super) followers: Followers,
-    pub(super) bodies: Arc<BodyBudget>,
+    /// The bytes of all bodies that are being read or answered, and of answers that are being taken.
+    pub(super) bodies: Budget,
 }
 
 impl App {
     pub(super) fn new(deployments: Deployments) -> App {
         let limits = deployments.limits();
-        App { followers: Followers::new(limits), bodies: BodyBudget::new(limits.all_bodies_bytes), deployments }
+        App { followers: Followers::new(limits), bodies: Budget::new(limits.all_bodies_bytes), deployments }
     }
 
     pub(super) fn limits(&self) -> &Limits {

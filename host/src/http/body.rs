@@ -1,14 +1,13 @@
 //! Reads request bodies under their limits; it never buffers more than the caller allows.
 
 use crate::error::{Error, Result};
+use crate::gate::{Over, Share};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -75,53 +74,13 @@ async fn discard(mut body: Incoming) {
     }
 }
 
-/// The bytes of all bodies that are being read or answered, and of answers that are being taken, so that many clients together cannot fill the memory.
-pub(super) struct BodyBudget {
-    used: AtomicU64,
-    most: u64,
-}
-
-impl BodyBudget {
-    /// A budget for so many bytes at once.
-    pub(super) fn new(most: u64) -> Arc<BodyBudget> {
-        Arc::new(BodyBudget { used: AtomicU64::new(0), most })
-    }
-
-    /// A share of it, empty yet.
-    pub(super) fn share(self: &Arc<BodyBudget>) -> BodyShare {
-        BodyShare { budget: self.clone(), bytes: 0 }
-    }
-}
-
-/// The bytes of one body; given back when dropped.
-pub(super) struct BodyShare {
-    budget: Arc<BodyBudget>,
-    bytes: u64,
-}
-
-impl BodyShare {
-    /// Takes so many bytes more of the budget.
-    ///
-    /// Errors: `overloaded` where it has no room.
-    pub(super) fn grow(&mut self, bytes: u64) -> Result<()> {
-        let most = self.budget.most;
-        let sum = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
-        match self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum) {
-            Ok(_) => {
-                self.bytes += bytes;
-                Ok(())
-            }
-            Err(used) => Err(Error::overloaded(format!(
-                "{used} bytes of bodies and answers are under way; all_bodies_bytes allows {most} at once; try again later"
-            ))),
-        }
-    }
-}
-
-impl Drop for BodyShare {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+/// Why a body or an answer has no room among the bytes of all of them, which are bounded so that many clients together cannot
+/// fill the memory.
+pub(super) fn no_room(over: Over) -> Error {
+    let Over { used, most } = over;
+    Error::overloaded(format!(
+        "{used} bytes of bodies and answers are under way; all_bodies_bytes allows {most} at once; try again later"
+    ))
 }
 
 /// A body read part by part, with a limit on all its bytes and on the time between two parts.
@@ -179,8 +138,8 @@ where
     /// The whole body, out of a budget that many share.
     ///
     /// Errors: also `overloaded` where the budget has no room.
-    pub(super) async fn collect_within(self, share: &mut BodyShare) -> Result<Vec<u8>> {
-        self.read(|bytes| share.grow(bytes)).await
+    pub(super) async fn collect_within(self, share: &mut Share) -> Result<Vec<u8>> {
+        self.read(|bytes| share.try_grow(bytes).map_err(no_room)).await
     }
 
     /// The whole body.
@@ -209,6 +168,7 @@ where
 mod tests {
     use super::*;
     use crate::error::Kind;
+    use crate::gate::Budget;
     use http_body_util::{Full, StreamBody};
 
     #[tokio::test]
@@ -225,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_bodies_share_a_budget() {
-        let budget = BodyBudget::new(10);
+        let budget = Budget::new(10);
         let body = |text: &'static str| {
             Limited::new(Full::new(Bytes::from_static(text.as_bytes())), "body_bytes", 100, 1000).unwrap()
         };

@@ -4,7 +4,7 @@
 //! A connection whose socket takes no byte is stuck. Over HTTP/2 a client can also take one answer and leave another, so there
 //! each answer tells by itself whose turn it is: the server's while it has nothing to give, else the client's.
 
-use super::body::BodyShare;
+use crate::gate::Share;
 use bytes::Bytes;
 use http::Version;
 use http_body::{Body, Frame, SizeHint};
@@ -28,7 +28,7 @@ pub(super) type Answer = http::Response<Content>;
 /// What an answer carries.
 pub(super) enum Content {
     /// Bytes, and their share of the budget.
-    Bytes(Bytes, Option<BodyShare>),
+    Bytes(Bytes, Option<Share>),
     /// What the control plane makes.
     Stream(axum::body::Body),
 }
@@ -190,7 +190,7 @@ impl Drop for Turn {
 struct Owner {
     bytes: Bytes,
     _turn: Option<Arc<Turn>>,
-    _share: Option<BodyShare>,
+    _share: Option<Share>,
 }
 
 impl AsRef<[u8]> for Owner {

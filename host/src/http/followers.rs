@@ -3,13 +3,14 @@
 use crate::config::Limits;
 use crate::deploy::{FunctionLog, Line, LogPart};
 use crate::error::{Error, Result};
+use crate::gate::{Budget, Over, Share};
 use axum::body::Body;
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// An empty line is sent after this silence, so that a client that vanished without a word is noticed.
@@ -19,10 +20,8 @@ const PART_BYTES: u64 = 64 << 10;
 
 /// Places for the clients that read and follow logs, and the followers' common end.
 pub(super) struct Followers {
-    most: u64,
-    places: Arc<Semaphore>,
-    most_readers: u64,
-    readers: Arc<Semaphore>,
+    places: Budget,
+    readers: Budget,
     end: CancellationToken,
     /// How long a client may leave a part untaken.
     idle: Duration,
@@ -31,12 +30,9 @@ pub(super) struct Followers {
 impl Followers {
     /// With the places that the limits say.
     pub(super) fn new(limits: &Limits) -> Followers {
-        let (most, most_readers) = (limits.log_followers, limits.log_readers);
         Followers {
-            most,
-            places: Arc::new(Semaphore::new(most as usize)),
-            most_readers,
-            readers: Arc::new(Semaphore::new(most_readers as usize)),
+            places: Budget::new(limits.log_followers),
+            readers: Budget::new(limits.log_readers),
             end: CancellationToken::new(),
             idle: Duration::from_millis(limits.body_idle_ms),
         }
@@ -47,18 +43,16 @@ impl Followers {
         self.end.cancel();
     }
 
-    fn place(&self) -> Result<OwnedSemaphorePermit> {
-        self.places.clone().try_acquire_owned().map_err(|_| {
-            let most = self.most;
+    fn place(&self) -> Result<Share> {
+        self.places.take(1).map_err(|Over { most, .. }| {
             Error::overloaded(format!(
                 "{most} clients follow logs already (log_followers); ask without follow, or later"
             ))
         })
     }
 
-    fn place_to_read(&self) -> Result<OwnedSemaphorePermit> {
-        self.readers.clone().try_acquire_owned().map_err(|_| {
-            let most = self.most_readers;
+    fn place_to_read(&self) -> Result<Share> {
+        self.readers.take(1).map_err(|Over { most, .. }| {
             Error::overloaded(format!("{most} clients read logs already (log_readers); try again later"))
         })
     }

@@ -1,12 +1,13 @@
 //! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never passes through the control plane.
 
 use super::app::{App, Refusal, RequestId, Tenant};
-use super::body::{BodyShare, Limited};
+use super::body::{Limited, no_room};
 use super::connection::{Answer, Content};
 use super::layers;
 use crate::config::Limits;
 use crate::deploy::Invoked;
 use crate::error::{Error, Result};
+use crate::gate::Share;
 use crate::interface::{Request, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -40,8 +41,7 @@ pub(super) async fn invoke(
     };
     let answer = |response: Response| {
         drop(share);
-        let mut share = app.bodies.share();
-        share.grow(response.body.len() as u64)?;
+        let share = app.bodies.take(response.body.len() as u64).map_err(no_room)?;
         answer(limits, response, share)
     };
     let Invoked { answer, receipt } = app.deployments.invoke(&function, request_id, request, answer).await?;
@@ -73,7 +73,7 @@ fn hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// Checks what a handler answered and makes it a response, which holds its share of the budget until it was taken.
-fn answer(limits: &Limits, response: Response, share: BodyShare) -> Result<Answer> {
+fn answer(limits: &Limits, response: Response, share: Share) -> Result<Answer> {
     let wrong = |what: String| Error::handler_failed(format!("the handler's response {what}"));
     let status = StatusCode::from_u16(response.status).ok().filter(|status| (200..600).contains(&status.as_u16()));
     let status = status.ok_or_else(|| wrong(format!("has status {}; it takes 200 to 599", response.status)))?;
@@ -110,8 +110,8 @@ fn answer(limits: &Limits, response: Response, share: BodyShare) -> Result<Answe
 
 #[cfg(test)]
 mod tests {
-    use super::super::body::BodyBudget;
     use super::*;
+    use crate::gate::Budget;
 
     fn response(status: u16, headers: &[(&str, &[u8])]) -> Response {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec()));
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_response_that_is_none_says_what_is_wrong() {
         let limits = Limits { response_headers: 2, response_header_bytes: 64, ..Limits::default() };
-        let share = || BodyBudget::new(100).share();
+        let share = || Budget::new(100).share();
         let long = [b'x'; 100];
         type Case<'a> = (u16, &'a [(&'a str, &'a [u8])], &'a str);
         let cases: &[Case<'_>] = &[
