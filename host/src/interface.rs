@@ -128,7 +128,8 @@ pub struct Ctx {
     call: Call,
     account: Arc<Account>,
     table: ResourceTable,
-    submitted: Arc<models::Submitted>,
+    /// None until a run is submitted.
+    submitted: Option<models::Submitted>,
     place: Option<Place>,
     /// What was used so far.
     pub usage: Usage,
@@ -141,12 +142,12 @@ impl Ctx {
         let owner = Owner::Invocation { tenant: call.tenant.clone() };
         let account = services.device.ledger().account(owner, limits.tensor_bytes, limits.tensor_count);
         let table = new_table(limits);
-        Ctx { call, account, table, submitted: Arc::default(), place: None, usage: Usage::default(), services }
+        Ctx { call, account, table, submitted: None, place: None, usage: Usage::default(), services }
     }
 
     /// Everything that was used, submitted runs that are over included.
     pub fn take_usage(&mut self) -> Usage {
-        let (model_us, queue_us) = self.submitted.used_us();
+        let (model_us, queue_us) = self.submitted.as_ref().map_or((0, 0), models::Submitted::used_us);
         let mut usage = std::mem::take(&mut self.usage);
         usage.model_us += model_us;
         usage.queue_us += queue_us;

@@ -5,6 +5,7 @@ use super::tensors::dtype_to_guest;
 use super::{Ctx, Fault, Phase};
 use crate::device::{Stop, Tensor};
 use crate::error::Error;
+use crate::gate::{Budget, Over, Share};
 use crate::model::{Description, Dim, Lease, Run, Signature, TensorSignature};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,19 +56,16 @@ impl models::HostModel for Ctx {
         let (lease, arguments) = self.begin_run(&model, inputs)?;
         lease.check(&arguments)?;
         let most = self.call.limits.submitted_runs;
-        let unfinished = Unfinished::begin(&self.submitted);
-        if unfinished.before >= most {
-            let message = format!("{most} submitted runs are not over yet (submitted_runs); wait for one first");
-            return Err(Error::limit_exceeded(message).into());
-        }
+        let submitted = self.submitted.get_or_insert_with(|| Submitted::new(most));
+        let (unfinished, times) = (submitted.begin()?, submitted.times.clone());
         let (account, stop) = (self.account.clone(), self.call.stop.child());
         let run = {
             let stop = stop.clone();
             tokio::spawn(async move {
                 let run = lease.infer(&account, arguments, &stop).await;
                 if let Ok(run) = &run {
-                    unfinished.submitted.model_us.fetch_add(run.model_us, Ordering::Relaxed);
-                    unfinished.submitted.queue_us.fetch_add(run.queue_us, Ordering::Relaxed);
+                    times.model_us.fetch_add(run.model_us, Ordering::Relaxed);
+                    times.queue_us.fetch_add(run.queue_us, Ordering::Relaxed);
                 }
                 drop(unfinished);
                 run
@@ -166,36 +164,36 @@ impl Opened {
     }
 }
 
-/// What the submitted runs of an invocation came to.
-#[derive(Default)]
+/// The submitted runs of an invocation.
 pub(super) struct Submitted {
-    unfinished: AtomicU64,
+    /// Those that are not over yet.
+    unfinished: Budget,
+    times: Arc<Times>,
+}
+
+/// Microseconds that engines worked, and that runs waited.
+#[derive(Default)]
+struct Times {
     model_us: AtomicU64,
     queue_us: AtomicU64,
 }
 
 impl Submitted {
+    fn new(most: u64) -> Submitted {
+        Submitted { unfinished: Budget::new(most), times: Arc::default() }
+    }
+
+    /// One more run, which is over when this is dropped.
+    fn begin(&self) -> Result<Share, Error> {
+        self.unfinished.take(1).map_err(|Over { most, .. }| {
+            let message = format!("{most} submitted runs are not over yet (submitted_runs); wait for one first");
+            Error::limit_exceeded(message)
+        })
+    }
+
     /// Microseconds that engines worked, and that runs waited.
     pub(super) fn used_us(&self) -> (u64, u64) {
-        (self.model_us.load(Ordering::Relaxed), self.queue_us.load(Ordering::Relaxed))
-    }
-}
-
-/// A submitted run that is not over yet.
-struct Unfinished {
-    submitted: Arc<Submitted>,
-    before: u64,
-}
-
-impl Unfinished {
-    fn begin(submitted: &Arc<Submitted>) -> Unfinished {
-        Unfinished { before: submitted.unfinished.fetch_add(1, Ordering::Relaxed), submitted: submitted.clone() }
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        self.submitted.unfinished.fetch_sub(1, Ordering::Relaxed);
+        (self.times.model_us.load(Ordering::Relaxed), self.times.queue_us.load(Ordering::Relaxed))
     }
 }
 
