@@ -15,6 +15,7 @@ use crate::bulk;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{Error, Result};
+use crate::gate::{Budget, Over, Share};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -54,19 +55,22 @@ pub struct Uploads(Arc<UploadFolder>);
 struct UploadFolder {
     folder: PathBuf,
     clock: Clock,
-    most: u64,
-    most_bytes: u64,
-    /// Of one upload.
+    /// How many there are.
+    count: Budget,
+    /// Bytes of all: those that came or were announced, whatever is more.
+    bytes: Budget,
+    /// Bytes of one upload, at the most.
     longest: u64,
     idle: Duration,
-    state: Mutex<State>,
+    open: Mutex<HashMap<String, Open>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    open: HashMap<String, Arc<Entry>>,
-    /// Bytes of all: those that came or were announced, whatever is more.
-    bytes: u64,
+/// An upload that is open, and what it counts as.
+#[derive(Debug)]
+struct Open {
+    entry: Arc<Entry>,
+    _one: Share,
+    bytes: Share,
 }
 
 #[derive(Debug)]
@@ -74,8 +78,6 @@ struct Entry {
     id: String,
     tenant: String,
     length: Option<u64>,
-    /// Its share of [`State::bytes`].
-    charged: Mutex<u64>,
     turn: Arc<Turn<()>>,
     /// How to ask the request that writes to end. None while nobody writes, or it is being stored.
     writer: Mutex<Option<CancellationToken>>,
@@ -102,7 +104,9 @@ impl UploadFolder {
     fn open(folder: PathBuf, limits: &Limits, clock: Clock) -> Result<Arc<UploadFolder>> {
         let failed = |error| Error::storage("opening the folder of uploads", error);
         private_folder(&folder).map_err(failed)?;
-        let (mut names, mut state) = (Vec::new(), State::default());
+        let &Limits { open_uploads, open_uploads_bytes, upload_idle_ms, model_bytes, .. } = limits;
+        let (count, bytes) = (Budget::new(open_uploads), Budget::new(open_uploads_bytes));
+        let (mut names, mut open) = (Vec::new(), HashMap::new());
         for found in std::fs::read_dir(&folder).map_err(failed)? {
             names.extend(found.map_err(failed)?.file_name().into_string());
         }
@@ -112,24 +116,24 @@ impl UploadFolder {
             let (Some(About { tenant, length }), Ok(found)) = (about, std::fs::metadata(folder.join(id))) else {
                 continue;
             };
-            let entry = Entry::new(id.clone(), tenant, length, found.len().max(length.unwrap_or(0)));
-            state.bytes = state.bytes.saturating_add(*entry.charged());
-            state.open.insert(id.clone(), Arc::new(entry));
+            // More than the limits allow, where they were lowered since.
+            let (_one, bytes) = (count.take_anyway(1), bytes.take_anyway(found.len().max(length.unwrap_or(0))));
+            let entry = Arc::new(Entry::new(id.clone(), tenant, length));
+            open.insert(id.clone(), Open { entry, _one, bytes });
         }
         for name in &names {
-            if !state.open.contains_key(name.strip_suffix(".json").unwrap_or(name)) {
+            if !open.contains_key(name.strip_suffix(".json").unwrap_or(name)) {
                 remove(&folder.join(name)).map_err(failed)?;
             }
         }
-        let &Limits { open_uploads, open_uploads_bytes, upload_idle_ms, model_bytes, .. } = limits;
         let uploads = UploadFolder {
             folder,
             clock,
-            most: open_uploads,
-            most_bytes: open_uploads_bytes,
+            count,
+            bytes,
             longest: model_bytes,
             idle: Duration::from_millis(upload_idle_ms),
-            state: Mutex::new(state),
+            open: Mutex::new(open),
         };
         uploads.sweep();
         Ok(Arc::new(uploads))
@@ -150,10 +154,6 @@ impl UploadFolder {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     fn path(&self, id: &str) -> PathBuf {
         self.folder.join(id)
     }
@@ -163,7 +163,7 @@ impl UploadFolder {
     }
 
     fn sweep(&self) {
-        let open: Vec<Arc<Entry>> = self.state().open.values().cloned().collect();
+        let open: Vec<Arc<Entry>> = self.open.lock().values().map(|open| open.entry.clone()).collect();
         let mut removed = 0;
         for entry in open {
             let Ok(turn) = entry.turn.clone().try_lock_owned() else { continue };
@@ -182,8 +182,8 @@ impl UploadFolder {
 
     /// How many there are, and the bytes that they count as.
     fn used(&self) -> (usize, u64) {
-        let state = self.state();
-        (state.open.len(), state.bytes)
+        let open = self.open.lock();
+        (open.len(), self.bytes.used())
     }
 
     /// Begins an upload.
@@ -193,17 +193,16 @@ impl UploadFolder {
             return Err(self.too_long());
         }
         let id = format!("{:032x}", rand::random::<u128>());
-        let entry = Arc::new(Entry::new(id.clone(), tenant.to_owned(), length, announced));
+        let entry = Arc::new(Entry::new(id.clone(), tenant.to_owned(), length));
         {
-            let mut state = self.state();
-            if state.open.len() as u64 >= self.most {
-                return Err(Error::overloaded(format!(
-                    "{} uploads are open already (open_uploads); finish or delete one, or try again later",
-                    self.most
-                )));
-            }
-            state.bytes = self.sum(&state, announced)?;
-            state.open.insert(id.clone(), entry.clone());
+            let mut open = self.open.lock();
+            let _one = self.count.take(1).map_err(|Over { most, .. }| {
+                Error::overloaded(format!(
+                    "{most} uploads are open already (open_uploads); finish or delete one, or try again later"
+                ))
+            })?;
+            let bytes = self.bytes.take(announced).map_err(too_many_bytes)?;
+            open.insert(id.clone(), Open { entry: entry.clone(), _one, bytes });
         }
         let about = About { tenant: tenant.to_owned(), length };
         let made = serde_json::to_vec(&about).map_err(io::Error::other).and_then(|about| {
@@ -222,22 +221,25 @@ impl UploadFolder {
     }
 
     fn list(&self, tenant: &str) -> Vec<UploadStatus> {
-        let mine = |entry: &&Arc<Entry>| entry.tenant == tenant;
-        let open: Vec<Arc<Entry>> = self.state().open.values().filter(mine).cloned().collect();
+        let mine = |open: &Open| (open.entry.tenant == tenant).then(|| open.entry.clone());
+        let open: Vec<Arc<Entry>> = self.open.lock().values().filter_map(mine).collect();
         let mut all: Vec<UploadStatus> = open.iter().filter_map(|entry| self.status(entry).ok()).collect();
         all.sort_by(|one, other| one.id.cmp(&other.id));
         all
     }
 
     fn find(&self, tenant: &str, id: &str) -> Result<Arc<Entry>> {
-        let found = self.state().open.get(id).filter(|entry| entry.tenant == tenant).cloned();
-        found.ok_or_else(|| {
-            let id: String = id.chars().take(64).collect();
-            Error::not_found(format!(
-                "there is no upload '{id}': it was finished, deleted, idle for {} ms (upload_idle_ms), or never begun",
-                self.idle.as_millis()
-            ))
-        })
+        let open = self.open.lock();
+        let found = open.get(id).filter(|open| open.entry.tenant == tenant);
+        found.map(|open| open.entry.clone()).ok_or_else(|| self.not_found(id))
+    }
+
+    fn not_found(&self, id: &str) -> Error {
+        let id: String = id.chars().take(64).collect();
+        Error::not_found(format!(
+            "there is no upload '{id}': it was finished, deleted, idle for {} ms (upload_idle_ms), or never begun",
+            self.idle.as_millis()
+        ))
     }
 
     fn status(&self, entry: &Entry) -> Result<UploadStatus> {
@@ -252,23 +254,9 @@ impl UploadFolder {
         if length > self.longest {
             return Err(self.too_long());
         }
-        let mut state = self.state();
-        let mut charged = entry.charged();
-        let more = length.saturating_sub(*charged);
-        state.bytes = self.sum(&state, more)?;
-        *charged += more;
-        Ok(())
-    }
-
-    fn sum(&self, state: &State, more: u64) -> Result<u64> {
-        let most = self.most_bytes;
-        state.bytes.checked_add(more).filter(|bytes| *bytes <= most).ok_or_else(|| {
-            let there = state.bytes;
-            Error::overloaded(format!(
-                "open uploads have {there} bytes and {most} are allowed (open_uploads_bytes); finish or delete one, or try \
-                 again later"
-            ))
-        })
+        let mut open = self.open.lock();
+        let Open { bytes, .. } = open.get_mut(&entry.id).ok_or_else(|| self.not_found(&entry.id))?;
+        bytes.try_grow(length.saturating_sub(bytes.amount())).map_err(too_many_bytes)
     }
 
     fn too_long(&self) -> Error {
@@ -285,10 +273,7 @@ impl UploadFolder {
     }
 
     fn forget(&self, entry: &Entry) {
-        let mut state = self.state();
-        if state.open.remove(&entry.id).is_some() {
-            state.bytes = state.bytes.saturating_sub(*entry.charged());
-        }
+        self.open.lock().remove(&entry.id);
     }
 
     /// Has an upload alone, from whoever writes to it.
@@ -312,13 +297,8 @@ impl UploadFolder {
 }
 
 impl Entry {
-    fn new(id: String, tenant: String, length: Option<u64>, charged: u64) -> Entry {
-        let charged = Mutex::new(charged);
-        Entry { id, tenant, length, charged, turn: Arc::default(), writer: Mutex::default() }
-    }
-
-    fn charged(&self) -> MutexGuard<'_, u64> {
-        self.charged.lock()
+    fn new(id: String, tenant: String, length: Option<u64>) -> Entry {
+        Entry { id, tenant, length, turn: Arc::default(), writer: Mutex::default() }
     }
 
     fn writer(&self) -> MutexGuard<'_, Option<CancellationToken>> {
@@ -537,6 +517,13 @@ impl Uploads {
         let held = uploads.take(uploads.find(tenant, id)?).await?;
         blocking(move || uploads.remove(&held)).await
     }
+}
+
+fn too_many_bytes(over: Over) -> Error {
+    let Over { used, most } = over;
+    Error::overloaded(format!(
+        "open uploads have {used} bytes and {most} are allowed (open_uploads_bytes); finish or delete one, or try again later"
+    ))
 }
 
 fn create(path: &Path) -> io::Result<File> {

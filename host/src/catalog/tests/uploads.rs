@@ -288,3 +288,31 @@ async fn packages_are_laid_out_once_by_many() {
     }
     assert_eq!(incoming(&catalog), 0);
 }
+
+#[tokio::test]
+async fn uploads_of_an_earlier_process_count_where_the_limits_are_lower_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = open(&folder).await;
+    let first = catalog.uploads().begin("a", Some(100)).await.unwrap();
+    let second = catalog.uploads().begin("b", Some(200)).await.unwrap();
+    catalog.close().await;
+    let limits = Limits { open_uploads: 1, open_uploads_bytes: 150, ..Limits::default() };
+    let catalog = open_with(&folder, &limits).await;
+    let uploads = catalog.uploads();
+    assert_eq!(uploads.used(), (2, 300));
+    let mut part = uploads.append("a", &first.id, 0).await.unwrap();
+    let refused = part.write(&[0; 10]).await.unwrap_err();
+    assert!(refused.message().contains("have 300 bytes and 150 are allowed (open_uploads_bytes)"), "{refused}");
+    drop(part);
+    uploads.delete("b", &second.id).await.unwrap();
+    assert_eq!(uploads.used(), (1, 100));
+    let refused = uploads.begin("b", None).await.unwrap_err();
+    assert!(refused.kind() == Kind::Overloaded && refused.message().starts_with("1 uploads are open"), "{refused}");
+    let mut part = uploads.append("a", &first.id, 0).await.unwrap();
+    part.write(&[0; 100]).await.unwrap();
+    part.finish().await.unwrap();
+    uploads.delete("a", &first.id).await.unwrap();
+    assert_eq!(uploads.used(), (0, 0));
+    uploads.begin("b", Some(150)).await.unwrap();
+    assert_eq!(uploads.used(), (1, 150));
+}
