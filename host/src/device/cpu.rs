@@ -1,4 +1,4 @@
-//! Host memory and operators on one core; it never starts threads, because invocations run beside each other.
+//! Host memory and operators on one core; it never starts threads, because invocations run in parallel already.
 
 mod arithmetic;
 mod boxes;
@@ -91,7 +91,7 @@ impl Device for Cpu {
         let range = tensor.buffer_range(range)?;
         let bytes = tensor.host_bytes().unwrap_or_default();
         let found = bytes.get((range.start - offset) as usize..(range.end - offset) as usize);
-        found.map(<[u8]>::to_vec).ok_or_else(|| Error::new(Kind::Internal, "the tensor does not lie on the CPU device"))
+        found.map(<[u8]>::to_vec).ok_or_else(|| Error::new(Kind::Internal, "the tensor is not on the CPU device"))
     }
 
     fn execute(&self, account: &Arc<Account>, plan: &Plan, inputs: &[&Tensor], stop: &Stop) -> Result<Vec<Tensor>> {
@@ -99,7 +99,7 @@ impl Device for Cpu {
         let bytes = |(dtype, shape): &(DType, Shape)| shape.bytes(*dtype).unwrap_or(0);
         let mut results: Vec<Fresh> =
             plan.outputs.iter().map(|output| Fresh::new(account, bytes(output))).collect::<Result<_>>()?;
-        // Indices are checked even where there is nothing to pick.
+        // Indices are checked even if the result is empty.
         let checks = matches!(plan.work, Work::Gather { .. } | Work::OneHot { .. });
         if checks || plan.outputs.iter().any(|(_, shape)| shape.elements() > 0) {
             compute(account, plan, inputs, &mut results, stop)?;
@@ -109,7 +109,7 @@ impl Device for Cpu {
     }
 }
 
-/// Whether bytes are a tensor's elements.
+/// Checks that bytes are valid elements of a tensor.
 pub(super) fn check(dtype: DType, shape: &Shape, bytes: &[u8]) -> Result<()> {
     let Some(length) = shape.bytes(dtype) else {
         return Err(Error::invalid_argument("dtype: a tensor of text is made from strings (create-text)"));
@@ -312,7 +312,7 @@ mod tests {
         let other = device.ledger().account(Owner::Workspace, 90, 10);
         let full = device.create(&other, DType::U8, shape(&[21]), &[0; 21]).unwrap_err();
         assert_eq!(full.kind(), Kind::Overloaded);
-        // The search of top-k needs room of its own for a while.
+        // The search of top-k needs temporary memory.
         let search = run(&Op::TopK { k: 1, axis: 0, largest: true }, &[&tensor]).unwrap_err();
         assert_eq!(search.kind(), Kind::LimitExceeded);
         assert_eq!(account.used_bytes(), 80);

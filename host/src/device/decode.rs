@@ -10,21 +10,20 @@ use std::io::Cursor;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-/// Decodes an image into u8 [height, width, 3]: RGB, with its EXIF orientation applied. An alpha channel is dropped,
-/// grey becomes RGB, 16 bits are rounded to 8, an animation is its first picture, and colour profiles are ignored. The
-/// account is charged for what decoding takes while it goes on; the result is not charged, so adopt it at once.
+/// Decodes an image into u8 [height, width, 3]: RGB, with its EXIF orientation applied. An alpha channel is dropped, grey becomes
+/// RGB, 16 bits are rounded to 8, an animation is its first picture, and colour profiles are ignored. The account is charged for
+/// the memory of decoding until it ends; the result is not charged, so adopt it at once.
 ///
-/// Errors: `invalid-argument` when the bytes are no such image or it is damaged; `too-large` when the header tells of
-/// more than `image_pixels`, which is known before any pixel is decoded; `limit-exceeded` and `overloaded` when there
-/// is no room to decode it; those of `stop`, which is looked at before and after a decoder's work, not while it goes
-/// on.
+/// Errors: `invalid-argument` when the bytes are no such image or it is damaged; `too-large` when the header declares more than
+/// `image_pixels`, which is known before any pixel is decoded; `limit-exceeded` and `overloaded` when there is no room to decode
+/// it; those of `stop`, which is checked before and after the decoder runs, but not during it.
 pub fn decode_image(data: &[u8], account: &Arc<Account>, limits: &Limits, stop: &Stop) -> Result<(Shape, Vec<u8>)> {
     stop.check()?;
     let format = match image::guess_format(data) {
         Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)) => format,
         _ => return Err(Error::invalid_argument("data: it is no JPEG, PNG or WebP image")),
     };
-    // The decoders are not ours and the bytes are a stranger's: a panic of theirs is a damaged image.
+    // The decoders are libraries and the bytes are untrusted: a panic of a decoder means a damaged image.
     let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| decode(data, format, account, limits, stop)));
     decoded.unwrap_or_else(|_| Err(damaged(format, "the decoder gave up")))
 }
@@ -57,7 +56,7 @@ fn decode(
         return Err(damaged(format, "it has no pixels"));
     }
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    // What the decoder holds beside its output, the output, and then two pictures while one is made from the other.
+    // The decoder's own memory, its output, and then two pictures while one is made from the other.
     let decoded = decoder.total_bytes();
     let working = match format {
         ImageFormat::Jpeg => data.len() as u64 + pixels.saturating_mul(pages),
@@ -86,15 +85,15 @@ fn damaged(format: ImageFormat, reason: impl std::fmt::Display) -> Error {
     Error::invalid_argument(format!("data: the {name} image is damaged or of an unknown kind: {reason}"))
 }
 
-/// What a JPEG's markers tell before its pixels are decoded.
+/// What a JPEG's markers say before its pixels are decoded.
 struct Jpeg {
     /// Whether all coefficients are kept until the last scan.
     progressive: bool,
 }
 
 impl Jpeg {
-    /// Walks the segments up to the first scan and looks for the end marker behind it, because the decoder fills what
-    /// is missing with grey.
+    /// Walks the segments up to the first scan and looks for the end marker after it, because the decoder fills missing parts
+    /// with grey.
     fn read(data: &[u8]) -> Result<Jpeg> {
         let short = || damaged(ImageFormat::Jpeg, "it ends too early");
         let mut progressive = false;
@@ -124,7 +123,7 @@ impl Jpeg {
         }
     }
 
-    /// Bytes for each pixel beside the output.
+    /// Bytes for each pixel besides the output.
     fn pages(&self) -> u64 {
         // Three components of 16-bit coefficients; a baseline image needs a few rows only.
         if self.progressive { 6 } else { 1 }
@@ -237,7 +236,7 @@ mod tests {
                 let error = decoded(&data[..length], &Limits::default()).unwrap_err();
                 assert_eq!(error.kind(), Kind::InvalidArgument, "{length} of {}: {error}", data.len());
             }
-            // Changed bytes may still be an image, but are never anything else than an answer.
+            // Changed bytes may still be an image; the result is an image or an error, never a panic.
             for index in (0..data.len()).step_by(13).chain(0..60) {
                 let mut data = data.clone();
                 data[index] ^= 0xa5;
@@ -265,7 +264,7 @@ mod tests {
             let error = decode_image(&data, &account, &Limits::default(), &stop).unwrap_err();
             assert_eq!(error.kind(), Kind::Cancelled);
         }
-        // A header that promises far more than there is: 60000 x 60000 pixels.
+        // A header that declares far more than the file has: 60000 x 60000 pixels.
         let mut data = jpeg(&pixels, 40, 30, None);
         let header = data.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
         data[header + 5..header + 9].copy_from_slice(&[0xea, 0x60, 0xea, 0x60]);

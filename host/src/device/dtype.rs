@@ -1,4 +1,4 @@
-//! The types of elements; it never touches data.
+//! The dtypes of elements; it never touches data.
 
 use std::fmt;
 

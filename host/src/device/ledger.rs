@@ -1,16 +1,16 @@
-//! Who owns which bytes of a device: every allocation is charged before it is made; it never allocates tensors itself.
+//! Records who owns which bytes of a device: every allocation is charged before it is made; it never allocates tensors itself.
 
 use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// For whom bytes are held.
+/// The owner of bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// The tensors of one invocation.
     Invocation {
-        /// Whose invocation it is.
+        /// The invocation's tenant.
         tenant: Arc<str>,
     },
     /// A model's weights.
@@ -56,7 +56,8 @@ impl OwnerKind {
     }
 }
 
-/// Frees at least so many bytes of a device, where it can and then says so. It may take as long as unloading a model takes.
+/// Frees at least this many bytes of a device and gives true, or gives false where it cannot. It may take as long as unloading a
+/// model.
 pub type Reclaim = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 /// All bytes of one device.
@@ -70,7 +71,7 @@ pub struct Ledger {
     refusing: std::sync::Mutex<Option<Refusing>>,
 }
 
-/// A charge that tests have refused: the one after so many others, those of one owner apart.
+/// The charge that a test wants refused: the one after so many others, not counting those of one owner.
 #[cfg(test)]
 struct Refusing {
     left: u64,
@@ -84,7 +85,7 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// A ledger that lets at most `budget_bytes` be owned at once.
+    /// A ledger that allows at most `budget_bytes` to be owned at once.
     pub fn new(budget_bytes: u64) -> Arc<Ledger> {
         Arc::new(Ledger {
             budget_bytes,
@@ -123,7 +124,7 @@ impl Ledger {
         false
     }
 
-    /// An account of its own limits: bytes, and tensors alive, at once.
+    /// An account with its own limits on bytes and on tensors alive at once.
     pub fn account(self: &Arc<Ledger>, owner: Owner, limit_bytes: u64, limit_count: u64) -> Arc<Account> {
         Arc::new(Account {
             ledger: Arc::clone(self),
@@ -156,19 +157,19 @@ impl Ledger {
         self.peak.load(Ordering::Relaxed)
     }
 
-    /// What is called, from here on, before a charge is refused for want of room. Only the first one counts.
+    /// Sets what is called before a charge is refused for lack of room. Only the first call has an effect.
     pub fn reclaim_with(&self, reclaim: Reclaim) {
-        // A second one would be a second owner of the same device.
+        // A second one would mean a second owner of the same device.
         let _ = self.reclaim.set(reclaim);
     }
 
-    /// Lets models leave for so many bytes that no charge is short of, and says whether any did.
+    /// Evicts models to free this many bytes ahead of any charge, and gives whether any was evicted.
     #[cfg(feature = "server")]
     pub(super) fn make_room(&self, bytes: u64) -> bool {
         self.reclaim.get().is_some_and(|reclaim| reclaim(bytes))
     }
 
-    /// Models leave for it only where `reclaims`.
+    /// Models are evicted for it only where `reclaims` is set.
     fn take(&self, owner: &Owner, bytes: u64, reclaims: bool) -> Result<()> {
         #[cfg(test)]
         if self.is_refused(owner) {
@@ -214,7 +215,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// For whom.
+    /// The owner.
     pub fn owner(&self) -> &Owner {
         &self.owner
     }
@@ -239,14 +240,14 @@ impl Account {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Claims bytes until the result is dropped. To be called before the bytes are allocated.
+    /// Claims bytes until the result is dropped. It must be called before the bytes are allocated.
     ///
     /// Errors: `limit-exceeded` when the account would hold more than its limit; `overloaded` when the device would.
     pub fn charge(self: &Arc<Account>, bytes: u64) -> Result<Charge> {
         self.claim(bytes, true)
     }
 
-    /// Claims bytes that are free now: nobody has to make room for them.
+    /// Claims bytes only if they are free now: no model is evicted for them.
     ///
     /// Errors: those of [`Account::charge`].
     pub fn charge_free(self: &Arc<Account>, bytes: u64) -> Result<Charge> {
@@ -287,7 +288,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// The account that pays.
+    /// The account that is charged.
     pub fn account(&self) -> &Arc<Account> {
         &self.account
     }
@@ -317,7 +318,7 @@ impl Drop for Slot {
     }
 }
 
-/// Adds where the sum stays within the limit and gives it; otherwise gives what is there.
+/// Adds if the sum stays within the limit and gives the sum; otherwise gives the current value as the error.
 fn add_within(counter: &AtomicU64, amount: u64, limit: u64) -> Result<u64, u64> {
     let sum = |used: u64| used.checked_add(amount).filter(|sum| *sum <= limit);
     counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).map(|used| used + amount)

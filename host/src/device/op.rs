@@ -1,8 +1,8 @@
 //! The operators of `wit/operators.wit` as data, with pure rules for shapes and costs; it never touches elements or
 //! memory.
 //!
-//! [`Op::plan`] checks everything that can be known from dtypes and shapes and lowers the operator to [`Work`]: loops
-//! with resolved axes and strides. Devices execute work and never look at an [`Op`] again.
+//! [`Op::plan`] checks everything that can be known from dtypes and shapes and lowers the operator to [`Work`]: loops with
+//! resolved axes and strides. Devices execute work and never see an [`Op`].
 
 mod boxes;
 mod broadcast;
@@ -224,16 +224,16 @@ pub enum Interpolation {
     Area,
 }
 
-/// Which sample is the nearest of a source coordinate between two.
+/// Which of the two neighbouring samples is the nearest to a source coordinate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rounding {
-    /// The nearer one; of two as near the one before.
+    /// The nearer one; the lower of two equally near ones.
     PreferFloor,
-    /// The nearer one; of two as near the one behind.
+    /// The nearer one; the upper of two equally near ones.
     PreferCeil,
-    /// The one before.
+    /// The lower one.
     Floor,
-    /// The one behind.
+    /// The upper one.
     Ceil,
 }
 
@@ -304,7 +304,7 @@ pub enum Arithmetic {
     Modulo,
 }
 
-/// An element-wise question about two tensors. Nothing equals NaN, and nothing is less or greater than it.
+/// An element-wise comparison of two tensors. Nothing equals NaN, and nothing is less or greater than it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Comparison {
     /// a == b
@@ -367,7 +367,7 @@ pub enum Unary {
     Not,
 }
 
-/// What a reduction computes of the elements.
+/// What a reduction computes from the elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reduction {
     /// Their sum; integers wrap.
@@ -396,14 +396,14 @@ pub struct Suppression {
 /// What an operator will take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Bytes of the results that are allocated. What a device needs beside them for a while, it charges by itself.
+    /// Bytes of the results that are allocated. A device charges further temporary memory by itself.
     pub bytes: u64,
     /// Arithmetic operations and moved elements, where a transcendental function counts as several: about a nanosecond
     /// each on one core. Saturates.
     pub operations: u64,
 }
 
-/// What an operator gives, takes and does, for inputs of known dtypes and shapes.
+/// The results, the cost and the work of an operator, for inputs of known dtypes and shapes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Dtype and shape of each result.
@@ -468,7 +468,7 @@ impl Op {
         }
     }
 
-    /// What this operator gives, takes and does for inputs of these dtypes and shapes.
+    /// The results, the cost and the work of this operator for inputs of these dtypes and shapes.
     ///
     /// Errors: `invalid-argument` naming the argument and what it takes; `too-large` when a result has more dimensions
     /// than `tensor_rank` or cannot be addressed, or the operator takes more than `operator_operations`.

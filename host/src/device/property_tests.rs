@@ -1,5 +1,5 @@
-//! Properties that every operator's shape and cost rule has, on made-up operators and shapes, sensible ones and not; values are
-//! the business of `reference_tests`.
+//! Tests properties that every operator's shape and cost rule has, on generated operators and shapes, valid and invalid; it never
+//! checks values, which `reference_tests` does.
 
 use super::{
     Arithmetic, Comparison, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Logical, Op, Owner,
@@ -252,7 +252,7 @@ fn raw(
         })
 }
 
-/// Anything that a guest may say.
+/// Any call that a guest may make.
 fn wild() -> impl Strategy<Value = Raw> {
     let dim = prop_oneof![
         4 => 0..6u64,
@@ -268,7 +268,7 @@ fn wild() -> impl Strategy<Value = Raw> {
     raw(dim, number, axis, 9)
 }
 
-/// What an operator is likely to take, small enough to run.
+/// Calls that an operator is likely to accept, small enough to run.
 fn small() -> impl Strategy<Value = Raw> {
     let dim = prop_oneof![1 => Just(0u64), 3 => Just(1u64), 8 => 2..6u64];
     raw(dim, prop_oneof![8 => 0..4i64, 1 => -5..9i64], -3..3i32, 4)
@@ -278,13 +278,13 @@ fn shapes(inputs: &[(DType, Vec<u64>)]) -> Result<Vec<(DType, Shape)>> {
     inputs.iter().map(|(dtype, dims)| Ok((*dtype, Shape::new(dims, 8)?))).collect()
 }
 
-/// A tensor of what looks like anything but is a boolean where it must be one.
+/// A tensor of pseudo-random bytes, which are 0 or 1 for booleans.
 fn tensor(device: &Cpu, account: &Arc<super::Account>, dtype: DType, shape: &Shape, seed: u64) -> Result<Tensor> {
     let length = shape.bytes(dtype).unwrap_or(0);
     let byte = |index: u64| (index.wrapping_mul(0x9e37_79b9).wrapping_add(seed) >> 7) as u8;
     let bytes: Vec<u8> = match dtype {
         DType::Boolean => (0..length).map(|index| byte(index) & 1).collect(),
-        // So that most of them are indices of something.
+        // So that most of them are valid indices.
         dtype if dtype.is_integer() && seed.is_multiple_of(2) => vec![0; length as usize],
         _ => (0..length).map(byte).collect(),
     };
@@ -355,7 +355,7 @@ proptest! {
                 prop_assert_eq!(ran.kind(), Kind::LimitExceeded);
                 prop_assert_eq!(account.peak_bytes(), before, "refused before anything was allocated");
             }
-            // Only what tensors hold can be wrong now.
+            // Now only the values of the tensors can be wrong.
             (Ok(_), Err(ran)) => {
                 prop_assert!(matches!(op, Op::Gather { .. } | Op::OneHot { .. }), "{ran}");
                 prop_assert_eq!(ran.kind(), Kind::InvalidArgument);
@@ -371,7 +371,7 @@ proptest! {
                     prop_assert!(!boolean || bytes.iter().all(|byte| *byte <= 1), "a boolean is 0 or 1");
                 }
                 drop(outputs);
-                // With a byte less than the results take nothing is computed.
+                // With one byte less than the results take, nothing is computed.
                 if plan.cost.bytes > 0 {
                     let short = device.ledger().account(Owner::Workspace, plan.cost.bytes - 1, 100);
                     let error = device.perform(&short, &plan, &tensors, &stop).unwrap_err();

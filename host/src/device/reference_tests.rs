@@ -1,5 +1,5 @@
-//! Runs the table of `tests/python/operators.py` on every device that is present, and looks whether the table has every dtype
-//! and rank of every operator; it never makes expectations itself.
+//! Runs the table of `tests/python/operators.py` on every device that is present, and checks that the table has every dtype and
+//! rank of every operator; it never computes expected results itself.
 
 use super::{
     Arithmetic, Comparison, Coordinates, Cpu, DType, Device, ImageLayout, Interpolation, Ledger, Logical, Op, Owner,
@@ -241,7 +241,7 @@ const ROUNDINGS: [Rounding; 4] = [Rounding::PreferFloor, Rounding::PreferCeil, R
 const COORDINATES: [Coordinates; 4] =
     [Coordinates::HalfPixel, Coordinates::PytorchHalfPixel, Coordinates::AlignCorners, Coordinates::Asymmetric];
 
-/// With `nearest`: what rows must tell from each other, and the same operator with each of the other roundings.
+/// With `nearest`: the roundings that rows must distinguish, and the same operator with each of the other roundings.
 fn other_roundings(op: &Op) -> Vec<(String, Op)> {
     let Op::Resize(resize) = op else { return Vec::new() };
     let Interpolation::Nearest(own) = resize.interpolation else { return Vec::new() };
@@ -261,7 +261,7 @@ fn reduce(reduction: Reduction, axes: &[i32], keep_axes: bool) -> Op {
 }
 
 impl Call {
-    /// The operator; none for a reshape, which is a tensor's own.
+    /// The operator; none for a reshape, which is a method of tensors.
     fn op(&self) -> Option<Op> {
         Some(match self {
             Call::Resize { height, width, layout: word, interpolation, rounding, coordinates, antialias } => {
@@ -431,7 +431,7 @@ fn every_operator_gives_the_reference_result_on_every_device() {
     }
 }
 
-/// So many wrong results are told; then the test ends.
+/// The test prints at most this many wrong results, then ends.
 const MOST_SHOWN: usize = 200;
 
 /// A result and its bytes.
@@ -446,7 +446,7 @@ struct Coverage {
     ranks: BTreeMap<&'static str, BTreeSet<usize>>,
     /// Operators that had an empty input; those that had a NaN, and those that had an infinity, by dtype.
     special: BTreeSet<(&'static str, &'static str, DType)>,
-    /// Roundings of `nearest` that a result was told from by another, with coordinates.
+    /// Roundings of `nearest`, with coordinates, that a result distinguished from another.
     told_apart: BTreeSet<String>,
 }
 
@@ -454,7 +454,7 @@ struct Coverage {
 const PLAIN: [&str; 9] = ["resize", "crop", "pad", "permute", "slice", "concat", "stack", "split", "gather"];
 
 impl Coverage {
-    /// Notes a row that gave what was expected. A result counts if the comparison would have noticed one wrong element.
+    /// Records a row that gave the expected result. A result counts if the comparison would have noticed one wrong element.
     fn note(&mut self, op: &Op, inputs: &[&Tensor], outputs: &[Output], expected: &[Expected], data: &[u8]) {
         let first = inputs[0];
         self.ranks.entry(op.name()).or_default().insert(first.shape().rank());
@@ -487,7 +487,7 @@ impl Coverage {
         }
     }
 
-    /// What no row has shown.
+    /// What no row covers.
     fn missing(&self, table: &Table) -> Vec<String> {
         let limits = Limits::default();
         let mut missing = BTreeSet::new();
@@ -546,7 +546,7 @@ impl Coverage {
     }
 }
 
-/// So many dtypes in every combination.
+/// Every combination of `count` dtypes.
 fn combinations(count: usize) -> Vec<Vec<DType>> {
     let longer = |lists: Vec<Vec<DType>>| {
         let with = |list: Vec<DType>| DType::ALL.map(|dtype| [list.clone(), vec![dtype]].concat());
@@ -596,7 +596,7 @@ fn corrupt(dtype: DType, bytes: &mut [u8], index: usize, check: Check) {
     }
 }
 
-/// Runs a case, with inputs of their own or with views that lie within larger buffers.
+/// Runs a case, with separate inputs or with inputs that are views within larger buffers.
 fn run(
     device: &Arc<dyn Device>,
     case: &Case,
@@ -623,7 +623,7 @@ fn run(
     let inputs: Vec<Tensor> =
         case.inputs.iter().map(place).collect::<Result<_, _>>().map_err(|error| format!("an input: {error}"))?;
     let references: Vec<&Tensor> = inputs.iter().collect();
-    // What a device finds wrong while it computes is told by the first read.
+    // An error that a device finds while it computes is returned by the first read.
     let result = (|| {
         let outputs = match (&case.call, &op) {
             (Call::Reshape { shape }, _) => vec![references[0].reshape(shape, limits)?],
@@ -650,7 +650,7 @@ fn run(
             for ((output, bytes), expected) in outputs.iter().zip(&case.outputs) {
                 compare(output, bytes, expected, data)?;
             }
-            // Views within larger buffers are computed as the others are.
+            // Views within larger buffers give the same results.
             if let (Some(op), false) = (&op, within) {
                 coverage.note(op, &references, &outputs, &case.outputs, data);
                 for (told, other) in other_roundings(op) {

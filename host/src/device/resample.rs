@@ -1,4 +1,4 @@
-//! Which source samples make a target sample of `resize`, and with what weights; the same for every device.
+//! Computes which source samples make a target sample of `resize`, and their weights; it never depends on the device.
 //!
 //! Coordinates are exact fractions until the weights are made, so that ties and whole positions never depend on
 //! rounding.
@@ -101,7 +101,7 @@ impl Axis {
 
     fn fill(&self, index: u64, taps: &mut Taps) {
         if self.filter == Filter::Area {
-            // In units of 1 / target of a source sample everything is whole.
+            // In units of 1 / target of a source sample, all numbers are integers.
             let (low, high) = (index * self.source, (index + 1) * self.source);
             let (first, last) = (low / self.target, (high - 1) / self.target);
             let share = |sample: u64| {

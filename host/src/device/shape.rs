@@ -12,8 +12,8 @@ pub struct Shape {
     elements: u64,
 }
 
-/// The most elements of a shape: even of eight bytes each they can be addressed. Dimensions of 0 count as 1, so that
-/// no product of some of the dimensions overflows either.
+/// The most elements of a shape: with eight bytes each, they can still be addressed. Dimensions of 0 count as 1, so that no
+/// product of some of the dimensions overflows either.
 const MOST_ELEMENTS: u64 = isize::MAX as u64 / 8;
 
 impl Shape {
@@ -125,7 +125,7 @@ impl Shape {
     }
 }
 
-/// To be checked before anything looks at the dimensions or puts them into a message.
+/// Must be checked before the dimensions are read or put into a message.
 fn check_rank(rank: usize, max_rank: u64) -> Result<()> {
     if rank as u64 <= max_rank {
         return Ok(());

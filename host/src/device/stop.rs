@@ -1,21 +1,21 @@
-//! Tells long work that nobody waits for it any more; it never interrupts anything by itself.
+//! Signals long work to stop, by cancellation or deadline; it never interrupts anything by itself.
 
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// A switch that is off until someone cancels or a deadline passes. Clones share the switch.
+/// A switch that is off until it is cancelled or a deadline passes. Clones share the switch.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     cancelled: Arc<AtomicBool>,
-    /// The switch of the work that this is a part of.
+    /// The switch of the whole work, where this is for a part.
     whole: Option<Arc<AtomicBool>>,
     deadline: Option<Instant>,
-    /// How often someone looked.
+    /// How often it was checked.
     #[cfg(test)]
     looks: Arc<std::sync::atomic::AtomicUsize>,
-    /// The look at which it finds itself cancelled.
+    /// The number of the check at which it becomes cancelled.
     #[cfg(test)]
     last: Option<usize>,
 }
@@ -48,13 +48,13 @@ impl Stop {
         self.deadline
     }
 
-    /// A switch that is cancelled when it is looked at for the n-th time.
+    /// A switch that is cancelled when it is checked for the n-th time.
     #[cfg(test)]
     pub(crate) fn at_look(n: usize) -> Stop {
         Stop { last: Some(n), ..Stop::default() }
     }
 
-    /// How often it was looked at.
+    /// How often it was checked.
     #[cfg(test)]
     pub(crate) fn looks(&self) -> usize {
         self.looks.load(Ordering::Relaxed)
@@ -78,7 +78,7 @@ impl Stop {
     }
 }
 
-/// Counts a loop's operations and checks a [`Stop`] about every millisecond of them: one operation is about a nanosecond.
+/// Counts a loop's operations and checks a [`Stop`] about once a millisecond: one operation is about a nanosecond.
 #[derive(Debug)]
 pub(crate) struct Pace<'a> {
     stop: &'a Stop,
@@ -89,14 +89,14 @@ impl<'a> Pace<'a> {
     /// The most operations between two checks, in long runs of elements too.
     pub(crate) const CHUNK: usize = 1 << 20;
 
-    /// What an access far from the one before costs, in operations: a page is not in the cache of addresses, or is touched for
-    /// the first time.
+    /// The cost, in operations, of an access far from the previous one: its page is not in the TLB, or is touched for the first
+    /// time.
     pub(crate) const FAR: usize = 64;
 
     /// Accesses of that kind between two checks, at most.
     pub(crate) const FAR_CHUNK: usize = Pace::CHUNK / Pace::FAR;
 
-    /// What an element costs in a loop whose accesses lie so many bytes apart.
+    /// The cost of an element in a loop whose accesses are this many bytes apart.
     pub(crate) fn apart(bytes: usize) -> usize {
         match bytes {
             0..64 => 1,
@@ -105,12 +105,12 @@ impl<'a> Pace<'a> {
         }
     }
 
-    /// A count that checks first after [`Pace::CHUNK`] operations.
+    /// A counter whose first check comes after [`Pace::CHUNK`] operations.
     pub(crate) fn new(stop: &'a Stop) -> Pace<'a> {
         Pace { stop, left: Pace::CHUNK }
     }
 
-    /// To be called before so many operations.
+    /// Must be called before this many operations.
     #[inline]
     pub(crate) fn spend(&mut self, operations: usize) -> Result<()> {
         match self.left.checked_sub(operations) {

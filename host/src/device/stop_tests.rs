@@ -1,5 +1,5 @@
-//! How often operators look whether they should stop, counted in looks and not by a clock; what they compute is the business
-//! of `reference_tests`.
+//! Tests how often operators check whether they should stop, by counting checks; it never measures time. `reference_tests` tests
+//! results.
 
 use super::stop::Pace;
 use super::{
@@ -10,7 +10,7 @@ use crate::config::Limits;
 use crate::error::Kind;
 use std::sync::Arc;
 
-/// Elements of the inputs: many times what may pass between two looks.
+/// Elements of the inputs: many times what may pass between two checks.
 const MANY: u64 = 1 << 22;
 
 /// Pseudo-random bits; of floats numbers below 1.
@@ -26,7 +26,7 @@ fn tensor(device: &Cpu, account: &Arc<Account>, dtype: DType, dims: &[u64]) -> T
     device.create(account, dtype, shape, &bytes).unwrap()
 }
 
-/// Looks at least once for so many elements.
+/// At least one check for this many elements.
 const DENSE: u64 = Pace::CHUNK as u64;
 const FAR: u64 = Pace::FAR_CHUNK as u64;
 
@@ -59,7 +59,7 @@ fn every_operator_looks_at_its_stop_again_and_again() {
     let narrow = make(DType::U8, &[1, 1 << 19, 8]);
     let whole = make(DType::S64, &[256, 256]);
     let (chw, hwc) = (ImageLayout::Chw, ImageLayout::Hwc);
-    // An operator, its inputs, and how many elements may pass between two looks.
+    // An operator, its inputs, and how many elements may pass between two checks.
     let rows: Vec<(Op, Vec<&Tensor>, u64)> = vec![
         (Op::Sort { axis: 0, descending: true }, vec![&line], FAR),
         (Op::Sort { axis: 0, descending: false }, vec![&square], FAR),
@@ -125,10 +125,10 @@ fn every_operator_looks_at_its_stop_again_and_again() {
         let outputs = device.run(&account, &op, &inputs, device.limits(), &stop).expect(&name);
         let results: u64 = outputs.iter().map(|output| output.shape().elements()).sum();
         let given: u64 = inputs.iter().map(|input| input.shape().elements()).sum();
-        // A count starts anew at each look, so that looks are a little rarer than the operations say.
+        // The count restarts at each check, so checks are a little rarer than the operations suggest.
         let least = (results.max(given) / between * 3 / 4).max(2);
         if (stop.looks() as u64) < least {
-            rare.push(format!("{name}: {} looks, at least {least}", stop.looks()));
+            rare.push(format!("{name}: {} checks, at least {least}", stop.looks()));
         }
         drop(outputs);
         let before = account.used_bytes();

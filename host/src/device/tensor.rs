@@ -9,9 +9,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Host memory that someone else allocated and that a device may hold on to.
+/// Host memory that was allocated elsewhere and that a device may keep.
 pub trait HostMemory: Send + Sync {
-    /// The bytes; always the same ones.
+    /// The bytes, which never change.
     fn bytes(&self) -> &[u8];
 }
 
@@ -21,13 +21,13 @@ impl HostMemory for Vec<u8> {
     }
 }
 
-/// A device's own memory. Only the device that made it knows what it really is.
+/// A device's own memory. Only the device that made it knows the concrete type.
 pub trait DeviceMemory: Any + Send + Sync {
-    /// The bytes where they lie in host memory.
+    /// The bytes, if they are in host memory.
     fn host_bytes(&self) -> Option<&[u8]>;
 }
 
-/// Memory of a device, the device it lies on, and the charge for it.
+/// Memory of a device, that device, and the charge for the memory.
 pub struct Buffer {
     memory: Box<dyn DeviceMemory>,
     device: Arc<dyn Device>,
@@ -82,18 +82,18 @@ impl Tensor {
         &self.0.buffer.device
     }
 
-    /// The account that pays for the bytes.
+    /// The account that is charged for the bytes.
     pub fn account(&self) -> &Arc<Account> {
         self.0.buffer.charge.account()
     }
 
-    /// The number of bytes of the elements, for text those of the strings. The buffer beneath a view may be larger.
+    /// The number of bytes of the elements, for text those of the strings. The buffer of a view may be larger.
     pub fn byte_length(&self) -> u64 {
         let strings = || self.strings().unwrap_or_default().iter().map(|value| value.len() as u64).sum();
         self.0.shape.bytes(self.0.dtype).unwrap_or_else(strings)
     }
 
-    /// Where the first element lies in the buffer, in bytes.
+    /// Where the first element is in the buffer, in bytes.
     pub fn byte_offset(&self) -> u64 {
         self.0.byte_offset
     }
@@ -128,7 +128,7 @@ impl Tensor {
         self.device().read(self, range)
     }
 
-    /// Elements from a byte offset within this tensor on, which must be there.
+    /// Elements starting at a byte offset within this tensor; they must exist.
     pub(super) fn view(&self, byte_offset: u64, shape: Shape) -> Result<Tensor> {
         let length = shape.bytes(self.0.dtype).unwrap_or(0);
         debug_assert!(byte_offset + length <= self.byte_length());
@@ -141,9 +141,9 @@ impl Tensor {
         })))
     }
 
-    /// The checked range of bytes within the buffer that `range` of this tensor means, for devices.
+    /// The range of bytes within the buffer for `range` of this tensor, checked; for devices.
     ///
-    /// Errors: `invalid-argument` when it does not lie within the tensor.
+    /// Errors: `invalid-argument` when it is not within the tensor.
     pub fn buffer_range(&self, range: Range<u64>) -> Result<Range<u64>> {
         let length = self.byte_length();
         if range.start > range.end || range.end > length {

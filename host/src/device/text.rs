@@ -1,4 +1,4 @@
-//! Text tensors: strings on the host, whatever the device of an invocation is; no operator takes them.
+//! Text tensors: strings in host memory, whatever device the invocation uses; no operator takes them.
 
 use super::{Account, Buffer, Charge, DType, Device, DeviceMemory, Shape, Tensor};
 use crate::error::{Error, Kind, Result};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// What a string costs beyond its bytes: its own fields, and what the allocator adds to them.
 const STRING_BYTES: u64 = 64;
 
-/// Claims what so many strings, of so many bytes together, take; to be called before they are made.
+/// Claims the memory of `count` strings of `bytes` bytes together; it must be called before they are made.
 ///
 /// Errors: those of [`Account::charge`].
 pub(crate) fn charge_strings(account: &Arc<Account>, bytes: u64, count: u64) -> Result<Charge> {

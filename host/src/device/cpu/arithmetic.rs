@@ -1,5 +1,5 @@
-//! Element-wise operators and comparisons of two tensors that broadcast; it never copies an operand to make it larger, but
-//! for short patterns.
+//! Element-wise operators and comparisons of two tensors that broadcast; it never copies an operand to make it larger, except for
+//! short patterns.
 
 use super::element::{Bit, Element, Float, Integer, Number, Wide, unplanned, with_element, with_float};
 use super::memory::{Fresh, elements};
@@ -17,7 +17,7 @@ struct Loops {
     /// The innermost loop, and whether each operand moves along it.
     columns: usize,
     moves: [bool; 2],
-    /// What an element costs, in operations of [`Pace`].
+    /// The cost of an element, in operations of [`Pace`].
     cost: usize,
 }
 
@@ -34,10 +34,10 @@ impl Loops {
         }
     }
 
-    /// Where one operand is a short run that repeats along all of the other: which one.
+    /// The operand, if any, that is a short run repeated along all of the other one.
     fn pattern(&self) -> Option<usize> {
         let [.., strides] = &self.outer_strides[..] else { return None };
-        // The other one moves along the only outer loop, too: were neither to, there would be no such loop.
+        // The other one also moves along the only outer loop: otherwise there would be no such loop.
         let joined = self.moves == [true, true] && self.outer_strides.len() == 1;
         (0..2).find(|operand| self.columns < 64 && joined && strides[*operand] == 0)
     }
@@ -77,7 +77,7 @@ pub(super) fn run(
         ($type:ty) => { number!($type, Smaller, Larger, Arithmetic::Modulo => Modulo, Arithmetic::Power) };
     }
     match inputs[0].dtype() {
-        // The smaller of two booleans is `and`, the larger `or`; their other operators are refused when planned.
+        // The minimum of two booleans is `and`, the maximum `or`; planning refuses their other operators.
         DType::Boolean => {
             let (a, b): (&[Bit], &[Bit]) = (elements(inputs[0])?, elements(inputs[1])?);
             let result = result.elements_mut()?;

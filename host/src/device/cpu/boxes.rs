@@ -1,5 +1,5 @@
-//! `non-maximum-suppression`: boxes by falling score, without those that overlap a better one; it never compares a box with
-//! one that was dropped.
+//! `non-maximum-suppression`: boxes by decreasing score, without those that overlap a better one; it never compares a box with a
+//! dropped one.
 
 use super::element::{Float, Wide};
 use super::memory::room;
@@ -16,7 +16,7 @@ const BLOCK: usize = 64;
 /// Boxes by columns: left, top, right, bottom (or the same with the axes swapped) and area.
 struct Kept<W>([Vec<W>; 5]);
 
-/// Writes the indices of the boxes that stay, -1 behind them, and gives their number.
+/// Writes the indices of the boxes that are kept, followed by -1, and gives their number.
 pub(super) fn run<T: Float>(
     suppression: Suppression,
     boxes: &[T],

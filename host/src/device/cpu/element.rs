@@ -1,4 +1,4 @@
-//! What loops need to know about an element's type; dispatch on a dtype happens once, outside of them.
+//! What loops need to know about an element's type, and dispatch on dtypes; it never dispatches inside a loop.
 
 use super::float::{self, narrow_bf16, narrow_f16, widen_bf16, widen_f16};
 use super::functions;
@@ -23,10 +23,10 @@ pub(super) trait Element: Pod {
     fn to_f64(self) -> f64;
     /// A number in the reverse order of the elements: NaN above all here too.
     fn reversed_key(self) -> Self::Key;
-    /// What is compared as IEEE 754 compares: nothing equals NaN, and nothing is less or greater than it.
+    /// A type that compares like IEEE 754: nothing equals NaN, and nothing is less or greater than it.
     type Plain: Copy + PartialOrd;
     fn plain(self) -> Self::Plain;
-    /// The least element, below which there is nothing.
+    /// The least element.
     const LEAST: Self;
     /// The greatest element but for NaN.
     const GREATEST: Self;
@@ -41,7 +41,7 @@ pub(super) trait Number: Element {
     fn abs(self) -> Self;
     /// -1, 0 or 1; NaN stays.
     fn sign(self) -> Self;
-    /// What it is added up in: the type itself for integers, which wrap, f64 for floats.
+    /// The type of sums: the type itself for integers, which wrap, and f64 for floats.
     type Sum: Copy;
     const NO_SUM: Self::Sum;
     fn add_to(self, sum: Self::Sum) -> Self::Sum;
@@ -129,7 +129,7 @@ macro_rules! integers {
             fn modulo(self, other: $type) -> $type {
                 if other == 0 { return 0; }
                 let rest = self.wrapping_rem(other);
-                // Of different signs only where the type has them.
+                // The signs can differ only if the type is signed.
                 if rest != 0 && (rest ^ other) < 0 as $type { rest.wrapping_add(other) } else { rest }
             }
         }

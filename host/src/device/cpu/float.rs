@@ -42,8 +42,8 @@ pub(super) fn narrow_bf16(value: f32) -> u16 {
     result as u16
 }
 
-/// An f32 from which narrowing rounds as if from `value` itself: where it is inexact, the last bit says so (rounding to
-/// odd), because rounding twice to the nearest can go wrong.
+/// An f32 from which narrowing rounds as if from `value` itself. It is rounded to odd: where it is inexact, its last bit is set.
+/// Rounding to the nearest twice could give another result.
 #[inline(always)]
 pub(super) fn odd_f32(value: f64) -> f32 {
     let nearest = value as f32;
@@ -56,7 +56,7 @@ pub(super) fn odd_f32(value: f64) -> f32 {
 /// The same for 64-bit integers.
 #[inline(always)]
 pub(super) fn odd_f64(negative: bool, magnitude: u64) -> f64 {
-    // The upper 53 bits are exact in f64; the lowest of them tells whether anything was lost.
+    // The upper 53 bits are exact in f64; the lowest of them is set if lower bits were lost.
     let lost = u64::from(magnitude & 0x7ff != 0) << 11;
     let kept = if magnitude >> 53 == 0 { magnitude } else { (magnitude & !0x7ff) | lost };
     if negative { -(kept as f64) } else { kept as f64 }
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn f32_narrows_as_the_half_crate_says() {
-        // A prime step meets every exponent many times; the neighbours of every 16-bit value and every tie come extra.
+        // A prime step visits every exponent many times; the neighbours of every 16-bit value and every tie are added.
         let steps = (0..=u32::MAX).step_by(4_099);
         let edges = (0..=u16::MAX).flat_map(|bits| {
             let (a, b) = (f16::from_bits(bits).to_f32().to_bits(), u32::from(bits) << 16);
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn rounding_twice_is_rounding_once() {
-        // 1 + 2^-11 is a tie of f16; what lies a little above it rounds up, though f32 takes both for the tie.
+        // 1 + 2^-11 is a tie of f16; a number a little above it rounds up, although f32 cannot distinguish it from the tie.
         let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
         assert_eq!(narrow_f16(above as f32), 0x3c00);
         assert_eq!(narrow_f16(odd_f32(above)), 0x3c01);

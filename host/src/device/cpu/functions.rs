@@ -74,7 +74,7 @@ pub(super) fn erf(x: f32) -> f32 {
     q = q * z - 1.682_827e-3;
     q = q * z - 7.373_329e-3;
     q = q * z - 1.426_474e-2;
-    // Beyond, exactly 1: whoever adds 1 to it or takes it from 1 wants 0.
+    // Beyond 4 it is exactly 1, so that adding it to -1 or subtracting it from 1 gives 0.
     let result = if x >= 4.0 { 1.0 } else { t * p / q };
     if x <= -4.0 { -1.0 } else { result }
 }

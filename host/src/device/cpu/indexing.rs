@@ -1,5 +1,5 @@
-//! `gather`, `one-hot` and `split`: moves elements to and from where indices or lengths say; it never reads an index that it
-//! has not checked.
+//! `gather`, `one-hot` and `split`: moves elements to and from the places that indices or lengths give; it never uses an
+//! unchecked index.
 
 use super::cast::bits_of;
 use super::element::{with_bits, with_integer};

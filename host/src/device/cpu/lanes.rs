@@ -14,11 +14,11 @@ use crate::error::Result;
 const BLOCK: usize = 64;
 /// Independent sums of one lane, so that they become one vector.
 const SUMS: usize = 16;
-/// Elements that are added up in the type itself before their sum is added to one in f64.
+/// Elements that are added up in the type itself before their sum is added to an f64.
 const RUN: usize = 1_024;
 /// Elements of long lanes between two checks.
 const PART: usize = Pace::CHUNK / 16;
-/// What a power of e costs, in operations of [`Pace`].
+/// The cost of a power of e, in operations of [`Pace`].
 const POWER: usize = 8;
 
 /// Calls `work` with the first element and the number of neighbouring lanes of each block, in a tensor whose lanes are
@@ -128,7 +128,7 @@ vectorised! {
         for (from, to) in from.chunks(PART).zip(to.chunks_mut(PART)) {
             pace.spend(from.len() * POWER)?;
             for (x, to) in from.iter().zip(to) {
-                // A narrow type has lost digits of the power already.
+                // A narrow type has already lost digits of the power, so it is computed again.
                 *to = T::narrow(if T::IS_WIDE { to.widen() } else { power(*x) } / total);
             }
         }
@@ -262,7 +262,7 @@ fn divisor(sum: f64, epsilon: f64) -> f64 {
 
 vectorised! {
     fn l2_lane [T] [T: Float] (from: &[T], to: &mut [T], epsilon: f64, pace: &mut Pace<'_>) -> Result<()> {
-        // In f64, so that the squares of large and small numbers stay numbers.
+        // In f64, so that the squares of large and small numbers neither overflow nor vanish.
         let square = |x: &T| x.widen().into_f64() * x.widen().into_f64();
         let mut sums = [0.0; SUMS];
         let (blocks, rest) = from.as_chunks::<SUMS>();
@@ -328,7 +328,7 @@ pub(super) fn extreme<T: Element, const LARGEST: bool>(
     })
 }
 
-/// The key whose largest is looked for.
+/// The key whose maximum is searched.
 #[inline(always)]
 fn best_key<T: Element, const LARGEST: bool>(x: T) -> T::Key {
     if LARGEST { x.key() } else { x.reversed_key() }
@@ -391,8 +391,7 @@ pub(super) fn weights<T: Element>(mask: &[T], pace: &mut Pace<'_>) -> Result<Vec
     Ok(weights)
 }
 
-/// sum(x * mask) / max(sum(mask), 1e-9) over the tokens of [batch, tokens, features]; tokens of weight 0 are passed
-/// over.
+/// sum(x * mask) / max(sum(mask), 1e-9) over the tokens of [batch, tokens, features]; tokens of weight 0 are skipped.
 pub(super) fn masked_mean_pool<T: Float>(
     [batch, tokens, features]: [u64; 3],
     weights: &[f64],

@@ -1,6 +1,6 @@
-//! `matmul`: tiles of matrix products, so that memory stays bounded and a stop is seen after each; it never starts threads.
+//! `matmul`: tiles of matrix products, so that memory stays bounded and a stop is checked after each; it never starts threads.
 //!
-//! Products of f32 and f64 are `matrixmultiply`'s, those of f16 and bf16 are too, after a tile of each operand was widened.
+//! `matrixmultiply` computes products of f32 and f64, and those of f16 and bf16 after a tile of each operand was widened.
 
 use super::element::{Float, Number, Wide, with_integer};
 use super::memory::{Fresh, elements, filled};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 const TILE: [usize; 3] = [256, 256, 1_024];
 /// Multiplications that count as one operation of [`Pace`].
 const PER_OPERATION: usize = 64;
-/// So few rows are not worth packing the other matrix for.
+/// Up to this number of rows, packing the other matrix is not worth it.
 const FEW_ROWS: usize = 4;
 
 /// One product: [rows, length] by [length, columns].
@@ -186,7 +186,7 @@ fn whole<T: Number>(sizes: Sizes, a: &[T], b: &[T], c: &mut [T], pace: &mut Pace
     Ok(())
 }
 
-/// Rows of elements, each so many elements behind the one before.
+/// Rows of elements, each `stride` elements after the previous one.
 #[derive(Clone, Copy)]
 struct Matrix<'a, T> {
     elements: &'a [T],
@@ -233,10 +233,10 @@ macro_rules! product {
                 assert!(c.len() >= reaches(rows, columns, c_stride), "a tile lies within its matrix");
                 let strides = [a.stride, b.stride, c_stride].map(|stride| stride as isize);
                 let (a, b, c) = (a.elements.as_ptr(), b.elements.as_ptr(), c.as_mut_ptr());
-                // SAFETY: the function reads rows by length elements from `a` and length by columns from `b`, and reads
-                // and writes rows by columns in `c`, each row a stride behind the one before and its elements side by
-                // side: by the assertions all of them lie within the slices. Rows of `c` do not overlap, as `c_stride` is
-                // at least `columns`, and `c` is borrowed alone.
+                // SAFETY: the function reads rows by length elements from `a` and length by columns from `b`, and reads and
+                // writes rows by columns in `c`, each row a stride after the previous one and its elements adjacent: by the
+                // assertions all of them are within the slices. Rows of `c` do not overlap, as `c_stride` is at least `columns`,
+                // and `c` is borrowed exclusively.
                 #[allow(unsafe_code)]
                 unsafe {
                     $function(rows, length, columns, 1.0, a, strides[0], 1, b, strides[1], 1, 1.0, c, strides[2], 1);

@@ -9,9 +9,9 @@ use std::sync::Arc;
 /// Where tensors start: a cache line, which is aligned for every element and every vector instruction.
 const ALIGNMENT: usize = 64;
 
-/// Memory of this device: aligned, zeroed when it is made. It is asked for as bytes and has some more than are used, because
-/// only memory of no alignment of its own comes zeroed from the system, page by page as it is touched; other memory would be
-/// zeroed here at once, for tens of milliseconds in which nothing looks at a stop.
+/// Memory of this device: aligned, zeroed when it is made. It is allocated as bytes, a few more than are used, because the system
+/// zeroes only memory without an alignment lazily, page by page as it is touched. Other memory would be zeroed here at once, for
+/// tens of milliseconds without a check of a stop.
 struct Zeroed {
     bytes: Vec<u8>,
     start: usize,
@@ -37,7 +37,7 @@ impl DeviceMemory for Zeroed {
     }
 }
 
-/// Memory of someone else, in use as it is.
+/// Memory that was allocated elsewhere and is used in place.
 struct Adopted(Box<dyn HostMemory>);
 
 impl DeviceMemory for Adopted {
@@ -76,7 +76,7 @@ impl Fresh {
     }
 }
 
-/// An empty list with room for so many, for an operator's own use; the caller charges it first.
+/// An empty list with room for `count` elements, for an operator's own use; the caller charges it first.
 ///
 /// Errors: `overloaded` when there is no memory.
 pub(super) fn room<T>(count: usize) -> Result<Vec<T>> {
@@ -85,7 +85,7 @@ pub(super) fn room<T>(count: usize) -> Result<Vec<T>> {
     Ok(list)
 }
 
-/// So many of one element; see [`room`].
+/// `count` copies of one element; see [`room`].
 pub(super) fn filled<T: Copy>(element: T, count: usize, pace: &mut Pace<'_>) -> Result<Vec<T>> {
     let mut list = room(count)?;
     while list.len() < count {
@@ -100,7 +100,7 @@ fn no_memory(bytes: u64) -> Error {
     Error::overloaded(format!("no memory for {bytes} bytes; try again later"))
 }
 
-/// A tensor over memory that someone else made and that is aligned for its elements.
+/// A tensor over memory that was allocated elsewhere and is aligned for its elements.
 pub(super) fn adopted(
     device: Arc<dyn Device>,
     memory: Box<dyn HostMemory>,
@@ -111,9 +111,9 @@ pub(super) fn adopted(
     Tensor::new(dtype, shape, Buffer::new(device, Box::new(Adopted(memory)), charge))
 }
 
-/// A tensor's elements as what they are stored as.
+/// A tensor's elements in the type in which they are stored.
 pub(super) fn elements<T: Pod>(tensor: &Tensor) -> Result<&[T]> {
-    let elsewhere = || Error::new(Kind::Internal, "the tensor does not lie on the CPU device");
+    let elsewhere = || Error::new(Kind::Internal, "the tensor is not on the CPU device");
     bytemuck::try_cast_slice(tensor.host_bytes().ok_or_else(elsewhere)?).map_err(misread)
 }
 

@@ -52,7 +52,7 @@ pub(super) fn run<T: Element>(
     Ok(())
 }
 
-/// Runs of at least so many elements are worth a loop of their own.
+/// Runs of at least this many elements are worth their own loop.
 const LONG: usize = 96;
 
 vectorised! {

@@ -1,4 +1,4 @@
-//! `pad`: rows of the input between fillings; it never looks at what the elements mean.
+//! `pad`: copies rows of the input and fills the rest; it never interprets elements.
 
 use super::cast::bits_of;
 use super::element::with_bits;
@@ -87,7 +87,7 @@ impl Pad<'_> {
         }
     }
 
-    /// Which row of the input a row of the result shows.
+    /// The row of the input that a row of the result repeats.
     fn source_row(&self, index: &[usize], outer: &[usize]) -> Option<usize> {
         let mut row = 0;
         for ((&index, &before), &length) in index.iter().zip(self.before).zip(outer) {
@@ -113,7 +113,7 @@ fn filled_with<T: Pod>(constant: T, to: &mut [T], pace: &mut Pace<'_>) -> Result
     Ok(())
 }
 
-/// Which index of the input's axis an index of the result's shows; none where a constant is.
+/// The index on the input's axis that an index of the result repeats; none where a constant is.
 fn mirrored(mode: PadMode, index: usize, before: usize, length: usize) -> Option<usize> {
     match (index.checked_sub(before), mode) {
         (Some(inside), _) if inside < length => Some(inside),

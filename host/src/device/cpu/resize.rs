@@ -1,5 +1,5 @@
-//! `resize`: the rows of a target row are blended first, over contiguous memory, then its columns; it never holds more
-//! than two rows beside the images.
+//! `resize`: the rows of a target row are blended first, over contiguous memory, then its columns; it never holds more than two
+//! rows besides the images.
 
 use super::element::{Sample, Wide};
 use super::memory::{filled, room};
@@ -44,7 +44,7 @@ pub(super) fn run<T: Sample>(
 ) -> Result<()> {
     let Picture { images, source: [_, source_width], target: [height, width], channels, .. } = *picture;
     let [row, target_row] = [source_width * channels, width * channels];
-    // A pixel may be read and written as four samples, so rows are a little longer than they need be.
+    // A pixel may be read and written as four samples, so rows are a little longer than necessary.
     let samples = row + target_row + 8;
     let weights = picture.axes.map(|axis| axis.bytes().saturating_mul(3));
     let scratch = weights[0].saturating_add(weights[1]).saturating_add((samples * size_of::<T::Wide>()) as u64);
@@ -92,7 +92,7 @@ struct Weighted<W> {
     starts: Vec<u32>,
     counts: Vec<u32>,
     weights: Vec<W>,
-    /// Where no run is longer than two: both samples and weights of each run. Otherwise none.
+    /// Both samples and weights of each run, if no run is longer than two; otherwise empty.
     pairs: Vec<Pair<W>>,
 }
 
@@ -121,7 +121,7 @@ impl<W: Wide> Weighted<W> {
         if width <= 2 {
             let pair = |(start, run): (usize, &[W])| match run {
                 [first, second] => ([start as u32, start as u32 + 1], [*first, *second]),
-                // Two halves of one sample, and not nothing of another, which could be NaN or infinite.
+                // Two halves of one sample, instead of zero times another one, which could be NaN or infinite.
                 _ => ([start as u32; 2], [W::of_f64(0.5); 2]),
             };
             let mut pairs = room(columns.starts.len())?;
@@ -150,7 +150,7 @@ impl<W: Wide> Weighted<W> {
         }
     }
 
-    /// Parts that are computed between two checks, for pixels of so many channels.
+    /// Parts that are computed between two checks, for pixels with this many channels.
     fn parts(&self, channels: usize) -> impl Iterator<Item = Part<'_, W>> {
         let length = (Pace::CHUNK / (channels * (self.width + 1)).max(1)).max(1);
         let count = self.starts.len();
@@ -218,7 +218,7 @@ fn pick<T: Sample, const N: usize>(columns: &[u32], from: &[T], to: &mut [T]) {
     }
 }
 
-/// Blends rows of `row` samples that lie one after the other.
+/// Blends consecutive rows of `row` samples.
 fn blend<T: Sample>(
     rows: &[T],
     row: usize,
@@ -293,8 +293,7 @@ vectorised! {
         }
     }
 
-    /// Pixels of two to four channels, read and written as four samples: what is too much is overwritten by the next
-    /// pixel.
+    /// Pixels of two to four channels, read and written as four samples: the next pixel overwrites the excess.
     fn pairs [W, N] [W: Wide, const N: usize] (columns: &Part<'_, W>, from: &[W], to: &mut [W]) {
         for (index, ([left, right], weights)) in columns.pairs.iter().enumerate() {
             let (left, right) = (&from[*left as usize * N..][..4], &from[*right as usize * N..][..4]);

@@ -1,4 +1,4 @@
-//! `cumulative-sum`: sums of everything before an element; it never adds floats up in less than f64.
+//! `cumulative-sum`: sums of all elements before an element; it never adds floats up in less than f64.
 
 use super::element::Number;
 use super::vectorised::vectorised;

@@ -40,7 +40,7 @@ fn each<T: Pod>(
             let at: [usize; 3] =
                 std::array::from_fn(|operand| rows.at[operand] as usize + index * Pace::CHUNK * steps[operand]);
             let (condition, a, b) = (&condition[at[0]..], &a[at[1]..], &b[at[2]..]);
-            // The innermost steps are 0 or 1: a row is there or one element stands for it.
+            // The innermost steps are 0 or 1: an operand has a row, or one element that is repeated.
             match steps {
                 [0, ..] => {
                     let (from, step) = if condition[0].0 != 0 { (a, steps[1]) } else { (b, steps[2]) };

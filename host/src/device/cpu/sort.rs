@@ -1,5 +1,5 @@
-//! `sort`: all elements of each lane with their indices, in the order of values and then of indices, and the buffers that
-//! `top-k` orders in too; it never compares more than a few thousand elements between two checks of a stop.
+//! `sort`: all elements of each lane with their indices, ordered by value and then by index, and the buffers that `top-k` uses
+//! too; it never compares more than a few thousand elements between two checks of a stop.
 
 use super::element::Element;
 use super::memory::room;
@@ -75,7 +75,7 @@ impl Sort {
             }
             let place = |x: &T| if self.descending { most - x.rank() } else { x.rank() - least };
             let to = (&mut values[first..], &mut indices[first..]);
-            // Most lanes are of types, or of values, that fit in half the memory.
+            // Most lanes have types, or values, that fit in half the memory.
             match most - least <= u64::from(u32::MAX) && length <= u32::MAX as usize {
                 true => narrow.sort(elements().map(place), lane, to, account, pace)?,
                 false => wide.sort(elements().map(place), lane, to, account, pace)?,
@@ -90,7 +90,7 @@ pub(super) fn starts([outer, length, inner]: [usize; 3]) -> impl Iterator<Item =
     (0..outer).flat_map(move |row| (0..inner).map(move |column| row * length * inner + column))
 }
 
-/// A lane from its first element on: every `inner`th is one of its own.
+/// A lane from its first element on; every `inner`th element belongs to it.
 #[derive(Clone, Copy)]
 pub(super) struct Lane<'a, T> {
     /// The memory.
@@ -99,9 +99,9 @@ pub(super) struct Lane<'a, T> {
     pub(super) inner: usize,
 }
 
-/// What is sorted, and as much room to merge into; both are charged while they are held.
+/// The items that are sorted, and as much room to merge into; both are charged as long as they exist.
 pub(super) struct Buffers<P> {
-    /// What is to be sorted. It must not grow beyond what was reserved.
+    /// The items. Their number must not exceed what was reserved.
     pub(super) items: Vec<P>,
     merged: Vec<P>,
     charges: Vec<Charge>,
@@ -114,7 +114,7 @@ impl<P> Default for Buffers<P> {
 }
 
 impl<P: Packed> Buffers<P> {
-    /// Makes room for so many items, unless there is, but not to sort them here. What was in the buffers is lost.
+    /// Makes room for `count` items, but not for sorting them, unless there is enough. The contents of the buffers are lost.
     pub(super) fn reserve_items(&mut self, count: usize, account: &Arc<Account>) -> Result<()> {
         self.items.clear();
         if self.items.capacity() < count {
@@ -123,7 +123,7 @@ impl<P: Packed> Buffers<P> {
         Ok(())
     }
 
-    /// Makes room for so many items and to sort them, unless there is. What was in the buffers is lost.
+    /// Makes room for `count` items and for sorting them, unless there is enough. The contents of the buffers are lost.
     pub(super) fn reserve(&mut self, count: usize, account: &Arc<Account>) -> Result<()> {
         self.reserve_items(count, account)?;
         if count > RUN && self.merged.capacity() < count {
@@ -173,8 +173,7 @@ impl<P: Packed> Buffers<P> {
         self.write(lane, to, pace)
     }
 
-    /// Writes the elements that the items stand for, in the items' order, and their indices; both results lie as the lane
-    /// does.
+    /// Writes the elements of the items, in the items' order, and their indices; both results have the layout of the lane.
     pub(super) fn write<T: Element>(
         &self,
         lane: Lane<'_, T>,
@@ -182,7 +181,7 @@ impl<P: Packed> Buffers<P> {
         pace: &mut Pace<'_>,
     ) -> Result<()> {
         for (part, items) in self.items.chunks(Pace::FAR_CHUNK).enumerate() {
-            // In sorted order elements are read from all over the lane.
+            // In sorted order, elements are read from all over the lane.
             pace.spend(items.len() * Pace::FAR)?;
             for (place, item) in items.iter().enumerate() {
                 let at = (part * Pace::FAR_CHUNK + place) * lane.inner;

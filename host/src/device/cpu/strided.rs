@@ -1,4 +1,4 @@
-//! Moves elements by strides: crop, slice, permute, concat and stack; it never looks at what the elements mean.
+//! Moves elements by strides: crop, slice, permute, concat and stack; it never interprets elements.
 
 use super::element::with_bits;
 use super::memory::{Fresh, elements};
@@ -104,7 +104,7 @@ fn gather<T: Pod>(input: &[T], first: isize, stride: isize, row: &mut [T]) {
     }
 }
 
-/// Copies where another axis than the last one, which goes forwards, is contiguous in the input.
+/// Copies where an axis other than the last one, with a positive stride, is contiguous in the input.
 fn transpose<T: Pod>(
     dims: &[usize],
     strides: &[isize],

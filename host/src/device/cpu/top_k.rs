@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Candidates are sorted in one go up to this k, which takes about a millisecond; more of them step by step.
 const LARGE: usize = 1 << 14;
-/// Elements that are looked at between two checks of a stop.
+/// Elements that are examined between two checks of a stop.
 const PART: usize = Pace::FAR_CHUNK;
 
 /// A search along the middle of [outer, length, inner].
@@ -23,10 +23,10 @@ pub(super) struct Search {
     pub(super) largest: bool,
 }
 
-/// The candidates of one lane: an element's place, smaller is better, above its index, smaller is better too.
+/// The candidates of one lane: an element's place in the upper bits, its index in the lower ones. Smaller is better.
 struct Best {
     buffers: Buffers<u128>,
-    /// So many at once: some more than k, or the whole lane.
+    /// The most candidates at once: more than k, or the whole lane.
     room: usize,
     k: usize,
     /// Turns a rank into a place.
@@ -72,7 +72,7 @@ impl Best {
             true => self.buffers.reserve(self.room, account)?,
             false => self.buffers.reserve_items(self.room, account)?,
         }
-        // Later elements have larger indices, so one must be better than the worst kept to matter.
+        // Later elements have larger indices, so one matters only if it is better than the worst kept one.
         let mut worst = u64::MAX;
         let mut full = false;
         for start in (0..length).step_by(PART) {

@@ -1,4 +1,4 @@
-//! Functions of one element; it never looks at its neighbours.
+//! Functions of one element; it never reads another element.
 
 use super::cast::Cast;
 use super::element::{Bit, Element, Float, Number, Signed, Wide, with_float, with_number, with_signed};
@@ -46,7 +46,7 @@ pointwise! {
     Ceil = |x| x.ceil();
     Round = |x| x.round();
     Sigmoid = |x| {
-        // exp(-x) is infinite where the result is not nothing yet.
+        // exp(-x) can be infinite where the result is not 0 yet.
         let negative = x < T::Wide::ZERO;
         let power = (if negative { x } else { T::Wide::ZERO - x }).exp();
         (if negative { power } else { T::Wide::ONE }) / (T::Wide::ONE + power)

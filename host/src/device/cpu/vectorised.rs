@@ -2,7 +2,7 @@
 //! both are the same Rust code, without fused multiplications.
 
 /// Defines a function whose body is compiled twice. Write generics in square brackets, names first, bounds second:
-/// `vectorised! { fn name [T] [T: Pod] (x: &[T]) { … } }`. What the body calls must be inlined to profit.
+/// `vectorised! { fn name [T] [T: Pod] (x: &[T]) { … } }`. Functions that the body calls must be inlined to profit.
 macro_rules! vectorised {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident [$($generic:ident),*] [$($bound:tt)*]
         ($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(

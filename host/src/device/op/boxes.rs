@@ -1,4 +1,4 @@
-//! Shape and cost rule of `non-maximum-suppression`.
+//! Shape and cost rule of `non-maximum-suppression`; it never touches elements.
 
 use super::{FLOATS, Plan, Suppression, Work, wrong_dtype};
 use crate::device::{DType, Shape};

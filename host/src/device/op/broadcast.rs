@@ -1,4 +1,4 @@
-//! Broadcasting: the shape and cost rules of the operators of two and three tensors.
+//! Broadcasting: the shape and cost rules of the operators of two and three tensors; it never touches elements.
 
 use super::work::Broadcast;
 use super::{Arithmetic, Comparison, Logical, Plan, Work, wrong_dtype};
@@ -34,7 +34,7 @@ pub(super) fn logical(logical: Logical, inputs: [(DType, &Shape); 2], max_rank: 
     if inputs[0].0 != DType::Boolean {
         return Err(wrong_dtype("a", inputs[0].0, "boolean"));
     }
-    // The smaller of two booleans is true where both are, the larger where one is.
+    // The minimum of two booleans is true where both are true, the maximum where one is.
     match logical {
         Logical::And => arithmetic(Arithmetic::Minimum, inputs, max_rank),
         Logical::Or => arithmetic(Arithmetic::Maximum, inputs, max_rank),

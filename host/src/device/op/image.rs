@@ -1,4 +1,4 @@
-//! Shape and cost rules of the operators on images.
+//! Shape and cost rules of the operators on images; it never touches elements.
 
 use super::{ImageLayout, Plan, Resize, Work, wrong_dtype};
 use crate::device::resample::Axis;
@@ -28,7 +28,7 @@ pub(super) fn resize(resize: Resize, (dtype, shape): (DType, &Shape), max_rank: 
         return Err(Error::invalid_argument(message));
     }
     if resize.antialias && !matches!(resize.interpolation, Interpolation::Bilinear | Interpolation::Bicubic) {
-        return Err(Error::invalid_argument("options: antialias is only there with bilinear and bicubic"));
+        return Err(Error::invalid_argument("options: antialias is available only with bilinear and bicubic"));
     }
     let axes = height_and_width(resize.layout, shape)?;
     let dims = shape.dims();

@@ -1,4 +1,4 @@
-//! Shape and cost rules of the operators that cut a tensor or use one as indices.
+//! Shape and cost rules of the operators that cut a tensor or use one as indices; it never touches elements.
 
 use super::{Cost, Plan, Work, wrong_dtype};
 use crate::config::Limits;
@@ -35,7 +35,7 @@ pub(super) fn split(axis: i32, lengths: &[u64], (dtype, shape): (DType, &Shape),
         let operations = lengths.len() as u64;
         return Ok(Plan { outputs, cost: Cost { bytes: 0, operations }, work });
     }
-    // With an empty axis elsewhere the lengths may be large though there is nothing to copy.
+    // If another axis is empty, the lengths may be large although there is nothing to copy.
     let runs: Vec<u64> = lengths.iter().map(|length| length.saturating_mul(inner)).collect();
     // Each result is walked row by row.
     let walks = if shape.elements() == 0 { 0 } else { outer.saturating_mul(lengths.len() as u64).saturating_mul(4) };
@@ -81,7 +81,7 @@ pub(super) fn one_hot(
     Ok(Plan::new(vec![(dtype, output)], steps, 1, Work::OneHot { outer, depth, inner }))
 }
 
-/// The error for an index that means no place on an axis: the first one in the list, and what it is.
+/// The error for an index that is outside an axis: its position in the list, and its value.
 pub(in crate::device) fn index_out_of_range(at: u64, index: i128, length: u64) -> Error {
     let takes = match length {
         0 => "nothing, because the axis is empty".to_owned(),

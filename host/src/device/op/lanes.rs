@@ -1,4 +1,4 @@
-//! Shape and cost rules of the operators that work along one axis.
+//! Shape and cost rules of the operators that work along one axis; it never touches elements.
 
 use super::{FLOATS, Plan, Work, wrong_dtype};
 use crate::device::{DType, Shape};
@@ -33,7 +33,7 @@ pub(super) fn extreme(
     let (outer, length, inner) = shape.around(axis);
     if length == 0 {
         let what = if largest { "largest" } else { "smallest" };
-        return Err(Error::invalid_argument(format!("axis: {axis} of {shape} is empty, so nothing on it is {what}")));
+        return Err(Error::invalid_argument(format!("axis: {axis} of {shape} is empty, so it has no {what} element")));
     }
     let mut dims = shape.dims().to_vec();
     if keep_axis {
@@ -149,7 +149,7 @@ mod tests {
             (Op::Softmax { axis: 0 }, &[], "one tensor"),
             (Op::Argmax { axis: 0, keep_axis: true }, &[(DType::F32, &[0])], "is empty"),
             (Op::Argmax { axis: 0, keep_axis: true }, &[(DType::Text, &[1])], "text"),
-            (Op::Argmin { axis: 0, keep_axis: true }, &[(DType::F32, &[0])], "nothing on it is smallest"),
+            (Op::Argmin { axis: 0, keep_axis: true }, &[(DType::F32, &[0])], "it has no smallest"),
             (Op::Sort { axis: 1, descending: true }, &[(DType::F32, &[0])], "axis: 1 is out of range"),
             (Op::LogSoftmax { axis: 0 }, &[(DType::U8, &[1])], "its dtype is u8"),
             (

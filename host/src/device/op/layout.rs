@@ -1,4 +1,4 @@
-//! Shape and cost rules of the operators that move elements without computing.
+//! Shape and cost rules of the operators that move elements without computing; it never touches elements.
 
 use super::image::height_and_width;
 use super::{Cost, ImageLayout, PadMode, Plan, SliceRange, StridedCopy, Work};
@@ -102,7 +102,7 @@ fn walk(range: &SliceRange, dim: u64) -> Walk {
     Walk { start: u64::try_from(start).unwrap_or(0), length: u64::try_from(length).unwrap_or(0), step }
 }
 
-/// A copy of the elements that a walk on each axis meets.
+/// A copy of the elements that a walk on each axis visits.
 fn picked(dtype: DType, shape: &Shape, walks: &[Walk], max_rank: u64) -> Result<Plan> {
     let dims: Vec<u64> = walks.iter().map(|walk| walk.length).collect();
     let output = Shape::new(&dims, max_rank)?;
@@ -160,7 +160,7 @@ pub(super) fn permute(axes: &[i32], (dtype, shape): (DType, &Shape), max_rank: u
         let axis = axis_of(&format!("axes[{index}]"), axis, rank)?;
         if std::mem::replace(&mut named[axis], true) {
             return Err(Error::invalid_argument(format!(
-                "axes[{index}]: axis {axis} is there already; name each once"
+                "axes[{index}]: axis {axis} is listed already; name each once"
             )));
         }
         dims.push(shape.dims()[axis]);
@@ -228,7 +228,7 @@ pub(super) fn concat(axis: i32, inputs: &[(DType, &Shape)], max_rank: u64) -> Re
             )));
         }
         let length = shape.dims()[axis];
-        // With an empty axis elsewhere the lengths may be large though there is nothing to copy.
+        // If another axis is empty, the lengths may be large although there is nothing to copy.
         lengths.push(length.saturating_mul(inner));
         sum = sum.saturating_add(length);
     }

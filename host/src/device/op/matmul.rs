@@ -1,4 +1,4 @@
-//! Shape and cost rule of `matmul`.
+//! Shape and cost rule of `matmul`; it never touches elements.
 
 use super::broadcast::broadcast_dims;
 use super::work::Broadcast;
@@ -20,7 +20,7 @@ pub(super) fn plan(inputs: [(DType, &Shape); 2], max_rank: u64) -> Result<Plan> 
             return Err(Error::invalid_argument(format!("{name}: a scalar is no matrix; use multiply")));
         }
     }
-    // A vector is a matrix of one row or one column, which the result then lacks.
+    // A vector is a matrix of one row or one column; the result then lacks that axis.
     let (a_batch, rows, length) = match a.dims() {
         [batch @ .., rows, length] => (batch, Some(*rows), *length),
         dims => (&[][..], None, dims[0]),
@@ -41,19 +41,19 @@ pub(super) fn plan(inputs: [(DType, &Shape); 2], max_rank: u64) -> Result<Plan> 
     let output = Shape::new(&dims, max_rank)?;
     let mut loops = Broadcast::new(&batch, [a_batch, b_batch]);
     let (mut rows, columns) = (rows.unwrap_or(1), columns.unwrap_or(1));
-    // Matrices of `a` that meet one matrix of `b` are one tall matrix.
+    // Matrices of `a` that are multiplied by the same matrix of `b` are one tall matrix.
     if loops.strides.last() == Some(&[1, 0]) {
         loops.strides.pop();
         let joined = loops.dims.pop().unwrap_or(1);
         rows *= joined;
         for [a_stride, _] in &mut loops.strides {
-            // A multiple: the other axes lie further out.
+            // It divides evenly: the other axes are further out.
             *a_stride /= joined.max(1);
         }
     }
     let matrices = loops.dims.iter().fold(1u64, |product, dim| product.saturating_mul(*dim));
     let products = output.elements().saturating_mul(length);
-    // What a vector unit of 256 bits does in a nanosecond, with room for slower ones.
+    // What a vector unit of 256 bits does in a nanosecond, with a margin for slower ones.
     let products = match dtype {
         DType::F16 | DType::BF16 | DType::F32 => products / 16,
         DType::F64 => products / 8,

@@ -1,4 +1,4 @@
-//! Shape and cost rule of the reductions over several axes.
+//! Shape and cost rule of the reductions over several axes; it never touches elements.
 
 use super::{FLOATS, Plan, Reduction, Work, wrong_dtype};
 use crate::device::{DType, Shape};
@@ -23,14 +23,14 @@ pub(super) fn plan(
     for (index, &axis) in axes.iter().enumerate() {
         let axis = shape.axis(&format!("axes[{index}]"), axis)?;
         if std::mem::replace(&mut reduced[axis], true) {
-            let message = format!("axes[{index}]: axis {axis} is there already; name each once");
+            let message = format!("axes[{index}]: axis {axis} is listed already; name each once");
             return Err(Error::invalid_argument(message));
         }
     }
     let axes = || shape.dims().iter().copied().zip(&reduced);
     let count = axes().filter(|(_, reduced)| **reduced).map(|(dim, _)| dim).product();
     if count == 0 && matches!(reduction, Reduction::Max | Reduction::Min) {
-        let message = format!("axes: one that is reduced is empty in {shape}, so nothing there is largest or smallest");
+        let message = format!("axes: a reduced axis is empty in {shape}, so it has no largest or smallest element");
         return Err(Error::invalid_argument(message));
     }
     let dims: Vec<u64> = match keep_axes {
@@ -102,8 +102,8 @@ mod tests {
             (plan(Reduction::Sum, &[], true, DType::Boolean, &[2]), "reduce-sum: input: its dtype is boolean"),
             (plan(Reduction::Mean, &[], true, DType::S32, &[2]), "reduce-mean: input: its dtype is s32"),
             (plan(Reduction::L2, &[], true, DType::S32, &[2]), "reduce-l2: input"),
-            (plan(Reduction::Max, &[0], true, DType::S32, &[0, 2]), "nothing there is largest"),
-            (plan(Reduction::Max, &[0, -2], true, DType::S32, &[2, 2]), "axes[1]: axis 0 is there already"),
+            (plan(Reduction::Max, &[0], true, DType::S32, &[0, 2]), "it has no largest"),
+            (plan(Reduction::Max, &[0, -2], true, DType::S32, &[2, 2]), "axes[1]: axis 0 is listed already"),
             (plan(Reduction::Min, &[2], true, DType::S32, &[2, 2]), "axes[0]: 2 is out of range"),
         ] {
             let message = result.unwrap_err().message().to_owned();

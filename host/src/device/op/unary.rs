@@ -1,4 +1,4 @@
-//! Shape and cost rules of the functions of one element.
+//! Shape and cost rules of the functions of one element; it never touches elements.
 
 use super::{FLOATS, Plan, Unary, Work, wrong_dtype};
 use crate::device::{DType, Shape};

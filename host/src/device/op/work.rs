@@ -1,4 +1,4 @@
-//! What is left of an operator once it is planned: loops with resolved axes and strides; it never checks anything.
+//! A planned operator: loops with resolved axes and strides; it never checks anything.
 
 use super::{Arithmetic, Comparison, PadMode, Reduction, Resize, Suppression, Unary};
 
@@ -46,7 +46,7 @@ pub enum Work {
     Cast,
     /// Elements are picked by strides.
     Copy(StridedCopy),
-    /// The input lies within the result, `before[i]` elements from the start of axis i; the rest is filled.
+    /// The input is placed within the result, `before[i]` elements from the start of axis i; the rest is filled.
     Pad {
         /// The input's dimensions.
         source: Vec<u64>,
@@ -117,8 +117,8 @@ pub enum Work {
         /// The largest first.
         descending: bool,
     },
-    /// Sums of what is before (or, in reverse, behind) each element along the middle of [outer, length, inner]. Floats
-    /// are added up in f64.
+    /// Sums of the elements before (or, in reverse, after) each element along the middle of [outer, length, inner]. Floats are
+    /// added up in f64.
     CumulativeSum {
         /// Elements before the axis.
         outer: u64,
@@ -131,8 +131,8 @@ pub enum Work {
         /// Whether sums start at the axis' end.
         reverse: bool,
     },
-    /// All elements of the input, walked in order, are put into the element of the result that is
-    /// `i * strides[0] + j * strides[1] + …`. Floats are added up in f64.
+    /// Each element (i, j, …) of the input, in order, is reduced into element `i * strides[0] + j * strides[1] + …` of the
+    /// result. Floats are added up in f64.
     Reduce {
         /// What is computed.
         reduction: Reduction,
@@ -180,7 +180,8 @@ pub enum Work {
         /// Columns of `b`.
         columns: u64,
     },
-    /// Two inputs: boxes [count, 4] and scores [count]. Two results: s64 indices [maximum], -1 behind the last, and s64 [].
+    /// Two inputs: boxes [count, 4] and scores [count]. Two results: s64 indices [maximum], filled with -1 after the last, and
+    /// s64 [].
     NonMaximumSuppression {
         /// Boxes.
         count: u64,
@@ -220,22 +221,22 @@ pub enum Work {
     Arithmetic {
         /// What is computed.
         arithmetic: Arithmetic,
-        /// How they are read.
+        /// How the inputs are read.
         broadcast: Broadcast<2>,
     },
     /// Two inputs of one dtype; the result is boolean.
     Compare {
-        /// What is asked.
+        /// The comparison.
         comparison: Comparison,
-        /// How they are read.
+        /// How the inputs are read.
         broadcast: Broadcast<2>,
     },
-    /// Three inputs: a condition and two of one dtype, which are taken where it is true and where it is false.
+    /// Three inputs: a condition and two of one dtype, the first is taken where it is true, the second where it is false.
     Select(Broadcast<3>),
 }
 
 impl Work {
-    /// Where each result starts within the input where all are parts of it; nothing otherwise.
+    /// Where each result starts within the input, if all are parts of it; otherwise empty.
     pub(in crate::device) fn views(&self) -> &[u64] {
         match self {
             Work::View { byte_offset } => std::slice::from_ref(byte_offset),
@@ -245,7 +246,7 @@ impl Work {
     }
 }
 
-/// Element (i, j, …) of the result is computed of element `i * strides[0] + j * strides[1] + …` of each input.
+/// Element (i, j, …) of the result is computed from element `i * strides[0] + j * strides[1] + …` of each input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broadcast<const N: usize> {
     /// The result's dimensions without those of length 1, adjacent ones joined where all inputs allow it.
