@@ -1,18 +1,18 @@
-//! Tries a model that nobody knows yet on each engine, in a child process for each, and says which of them it may run on; it
-//! never keeps the model.
+//! Tries an uploaded model on each engine, each in a child process, and decides which engines it may run on; it never stores the
+//! model.
 //!
-//! Each child loads the model, runs it on generated inputs of several sizes and kinds, and on the samples that came with it
-//! (`samples`). The same inputs go to every engine, and the server compares what came out. What counts:
+//! Each child loads the model, runs it on generated inputs of several sizes and kinds, and on its samples (`samples`). Every
+//! engine gets the same inputs, and the server compares the outputs. The rules:
 //!
-//! - An engine that cannot load the model, crashes, takes too much time or memory, or gives something else than a sample says,
-//!   is refused for it. So is one on which no run succeeded. Sizes that a model does not take are no fault.
-//! - onnxruntime is the reference. Where rten gives something else (`compare`), it is refused, also where there are samples and
-//!   rten gives what they say: they are few. Where it fails and onnxruntime does not, whoever sends such inputs is told so,
-//!   and the verdict says it; it is refused where hardly a run is left to compare.
-//! - What rten is known to read otherwise than ONNX, it refuses to load (`rten::misread`): inputs may not show it.
-//! - Where a sample refuses onnxruntime, it is no reference: then rten is judged by the samples alone. So it is where there is
-//!   no onnxruntime on the machine. Where there are no samples either, a model that asks for what rten only gives nearly
-//!   (`rten::doubt`) is refused.
+//! - An engine is refused for a model if it cannot load it, crashes, takes too much time or memory, gives other outputs than a
+//!   sample says, or if no run on it succeeded. An engine is not refused for sizes that the model does not take.
+//! - onnxruntime is the reference. If rten gives other outputs (`compare`), it is refused, even if it gives the outputs of the
+//!   samples, because samples are few. If it fails on inputs on which onnxruntime does not, the verdict says so, and a request
+//!   with such inputs gets an error. It is refused if hardly any run can be compared.
+//! - rten refuses to load a model with an operator that it is known to interpret differently from ONNX (`rten::misread`), because
+//!   generated inputs may not show the difference.
+//! - If onnxruntime fails a sample, or is not on the machine, there is no reference, and rten is judged by the samples alone. If
+//!   there are no samples either, a model with an operator that rten rounds differently (`rten::doubt`) is refused.
 
 mod child;
 pub(super) mod compare;
@@ -36,14 +36,14 @@ use std::path::{Path, PathBuf};
 /// The job of the child.
 pub const CHECK: Job = Job { name: "check", work: child::work };
 
-/// Characters of what a child says that are kept.
+/// Characters of a child's message that are kept.
 const MESSAGE_CHARS: usize = 1_000;
 
-/// Tries the model in a folder, whose weights have so many bytes. `asked` is what the upload says of the engine; where it says
-/// nothing, `model.toml` does.
+/// Tries the model in a folder, whose weights have this many bytes. `asked` is the engine that the upload names; without one,
+/// `model.toml` names it.
 ///
 /// Errors: `invalid-argument` and `unsupported` where no engine runs the model, with the reason of each, and where `model.toml`
-/// or a sample is wrong; `unavailable` where the engine that was asked for is not there; `overloaded` where too many checks wait.
+/// or a sample is wrong; `unavailable` where the requested engine is not available; `overloaded` where too many checks wait.
 pub(super) async fn check(
     confined: &Confined,
     config: &Config,
@@ -57,7 +57,7 @@ pub(super) async fn check(
         Ok((engine.library()?, engine.version()?))
     });
     let library: Result<_> = library.await.map_err(|error| Error::host("finding the engine's library", error))?;
-    // One after the other, so that an upload never waits for itself.
+    // One after the other, so that an upload never waits for its own second child.
     let mut findings = Vec::new();
     let mut choice = asked;
     if let Ok((files, version)) = &library {
@@ -85,7 +85,7 @@ pub(super) async fn check(
 
 /// Tries the model on one engine.
 ///
-/// Errors: those that say nothing about the model.
+/// Errors: those that do not concern the model.
 async fn try_on(
     confined: &Confined,
     config: &Config,
@@ -103,7 +103,7 @@ async fn try_on(
         queue: Queue::Checks,
         wall_ms: Cap { value: limits.check_ms, limit: "check_ms" },
         memory_bytes: Cap { value: limits.check_memory_bytes, limit: "check_memory_bytes" },
-        // It has no file to write to.
+        // The child writes no file.
         file_bytes: Cap { value: 0, limit: "check_memory_bytes" },
         threads: config.model_threads,
         reads: library.files.iter().cloned().chain([folder.to_owned()]).collect(),
@@ -145,7 +145,7 @@ async fn try_on(
     Ok(finding)
 }
 
-/// Hears a child to its end. What it says is as untrusted as the model.
+/// Reads all that a child sends. It is as untrusted as the model.
 async fn listen(parts: &mut Parts, finding: &mut Finding, mut room: u64) -> Result<()> {
     let wrong = |what: &str| Error::host("checking a model", format!("the child sent {what}"));
     while let Some(part) = parts.next().await? {

@@ -1,4 +1,4 @@
-//! The trait that every engine fulfils; it never decides when a model is loaded or which run is next.
+//! The trait that every engine implements; it never decides when a model is loaded or which run is next.
 
 use super::signature::Signature;
 use crate::device::{Account, Device, Tensor};
@@ -26,7 +26,7 @@ pub(super) trait Engine: Send + Sync {
         Place::cpu()
     }
 
-    /// How it keeps what it makes of a model, where it can.
+    /// How it prepares models, if it can.
     fn preparing(&self) -> Option<&dyn Preparing> {
         None
     }
@@ -36,35 +36,36 @@ pub(super) trait Engine: Send + Sync {
 pub(super) struct Place {
     /// The device's name.
     pub(super) device: String,
-    /// Why not on the GPU that tensors lie on, and what to do.
+    /// Why not on the GPU that holds the tensors, and what to do.
     pub(super) why: Option<String>,
 }
 
 impl Place {
-    /// On the CPU, as wanted.
+    /// On the CPU, as configured.
     pub(super) fn cpu() -> Place {
         Place { device: "cpu".to_owned(), why: None }
     }
 }
 
-/// An engine that writes down what it makes of a model, so that a later load finds it made. A session from there gives the
-/// same outputs, bit for bit, as one from [`Engine::load`].
+/// An engine that can write the results of loading a model to files, as a prepared form for later loads. A session from a
+/// prepared form gives the same outputs, bit for bit, as one from [`Engine::load`].
 pub(super) trait Preparing: Send + Sync {
-    /// What the form depends on beside the model: the engine and its version, the machine, settings.
+    /// What the form depends on besides the model: the engine and its version, the machine, settings.
     ///
     /// Errors: `unavailable` as for [`Engine::version`].
     fn depends_on(&self, weights_bytes: u64) -> Result<String>;
 
-    /// Bytes of the model in `folder` that a load without the form copies or rearranges, and one from it does not.
+    /// Bytes of the model in `folder` that a load without the form copies or rearranges, and a load from the form does not.
     fn spared_bytes(&self, folder: &Path, weights_bytes: u64) -> u64;
 
-    /// Writes the form of the model in `folder` into the empty folder `into`: [`GRAPH`], and [`WEIGHTS`] where there are any
-    /// to speak of. Gives what the model takes and gives. Blocks until it is done.
+    /// Writes the form of the model in `folder` into the empty folder `into`: [`GRAPH`], and [`WEIGHTS`] unless the weights are
+    /// negligible. Gives the model's signature. Blocks until it is done.
     ///
     /// Errors: those of [`Engine::load`] and of the disk.
     fn prepare(&self, folder: &Path, weights_bytes: u64, into: &Path) -> Result<Signature>;
 
-    /// Loads a form from its folder; the weights stay in the file, mapped, or are copied to a GPU once. `signature` is what [`Preparing::prepare`] gave.
+    /// Loads a form from its folder; the weights stay in the file, mapped, or are copied to a GPU once. `signature` is the result
+    /// of [`Preparing::prepare`].
     ///
     /// Errors: those of [`Engine::load`]; `internal` where the form is not of a model with this signature.
     fn load_prepared(&self, form: &Path, weights_bytes: u64, signature: Signature) -> Result<Arc<dyn Session>>;
@@ -80,7 +81,7 @@ pub(super) fn graph_digest(path: &Path) -> std::io::Result<String> {
     Ok(blake3::Hasher::new().update_reader(File::open(path)?)?.finalize().to_hex().to_string())
 }
 
-/// Where no model is to be run.
+/// For processes that run no models.
 pub(super) struct NoEngine;
 
 impl Engine for NoEngine {
@@ -95,15 +96,15 @@ impl Engine for NoEngine {
 
 /// A loaded model. One session holds one copy of the weights; any number of executions run on it at once.
 pub(super) trait Session: Send + Sync {
-    /// What the model takes and gives.
+    /// The model's inputs and outputs.
     fn signature(&self) -> &Signature;
 
-    /// Prepares one run.
+    /// Begins one run.
     ///
     /// Errors: failures of the engine.
     fn begin(self: Arc<Self>) -> Result<Arc<dyn Execution>>;
 
-    /// Whether inputs have to lie in host memory; else they lie on the device.
+    /// Whether inputs must be in host memory; otherwise they must be on the device.
     fn takes_host_memory(&self) -> bool {
         true
     }
@@ -118,6 +119,6 @@ pub(super) trait Execution: Send + Sync {
     /// kind after `terminate`.
     fn run(&self, device: &Arc<dyn Device>, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
 
-    /// Ends the run at the next point where the engine looks, or as soon as it starts.
+    /// Ends the run at the next point where the engine checks for it, or as soon as it starts.
     fn terminate(&self);
 }

@@ -1,4 +1,4 @@
-//! Which engines there are, what the check of an upload found on each, and which of them a model runs on; it never runs one.
+//! The engines, what the check of an upload found on each, and the choice of the engine for a model; it never runs a model.
 
 use super::engine::{Engine, NoEngine, Place};
 use super::onnxruntime::OnnxRuntime;
@@ -52,7 +52,7 @@ impl EngineName {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// onnxruntime where it is there and the model passed its check on it, else rten.
+    /// onnxruntime if it is installed and the model passed its check on it, else rten.
     #[default]
     Auto,
     /// onnxruntime and nothing else.
@@ -103,7 +103,7 @@ pub struct Verdict {
     pub reason: Option<String>,
     /// Runs on generated inputs that succeeded.
     pub runs: u64,
-    /// Samples whose outputs it gave.
+    /// Samples whose outputs it reproduced.
     pub samples: u64,
     /// Runs whose outputs were compared with onnxruntime's on the same inputs; 0 where there was none to compare with.
     pub compared: u64,
@@ -114,7 +114,7 @@ pub struct Verdict {
     /// Runs that failed where onnxruntime's did not. Requests with such inputs fail, too.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fails: u64,
-    /// What the first of these said.
+    /// The error of the first of these runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
@@ -128,7 +128,7 @@ fn is_zero(count: &u64) -> bool {
 pub struct Checked {
     /// The engine that its upload asked for.
     pub engine: EngineChoice,
-    /// One for each engine that was there.
+    /// One verdict for each engine that was available.
     pub engines: Vec<Verdict>,
 }
 
@@ -142,7 +142,7 @@ impl Checked {
 /// An engine of this process, for status pages.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EngineState {
-    /// Which.
+    /// Its name.
     pub name: EngineName,
     /// Whether it runs models.
     pub available: bool,
@@ -152,7 +152,7 @@ pub struct EngineState {
     /// The device that it runs models on, where it is available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// Why it is not available, or does not run models on the GPU that tensors lie on, and what to do.
+    /// Why it is not available, or does not run models on the GPU that holds the tensors, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -169,7 +169,7 @@ impl Engines {
         Engines { onnxruntime: Arc::new(OnnxRuntime::new(config, device)), rten: Arc::new(Rten::new(config)) }
     }
 
-    /// Where no model is to be run.
+    /// For processes that run no models.
     pub(super) fn none() -> Engines {
         Engines { onnxruntime: Arc::new(NoEngine), rten: Arc::new(NoEngine) }
     }
@@ -201,7 +201,7 @@ impl Engines {
 
     /// The engine that a checked model runs on now.
     ///
-    /// Errors: `unavailable` where none is there that it may run on.
+    /// Errors: `unavailable` where no engine that it may run on is available.
     pub(super) fn choose(&self, checked: &Checked) -> Result<EngineName> {
         let mut missing = None;
         for name in EngineName::ALL.into_iter().filter(|name| checked.allows(*name)) {
@@ -211,12 +211,12 @@ impl Engines {
             }
         }
         Err(missing.unwrap_or_else(|| {
-            Error::unavailable("no engine that is here passed the model's check; upload the model again")
+            Error::unavailable("the model passed its check on no engine that is available here; upload the model again")
         }))
     }
 }
 
-/// Whether two engines mean the same by a model's inputs and outputs. How long an output's dimensions are, one may know better.
+/// Whether two engines agree on a model's inputs and outputs. They may differ in how much they know about an output's dimensions.
 pub(super) fn alike(one: &Signature, other: &Signature) -> bool {
     let outputs = |signature: &Signature| -> Vec<_> {
         signature.outputs.iter().map(|output| (output.name.clone(), output.dtype, output.shape.len())).collect()

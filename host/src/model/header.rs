@@ -1,5 +1,5 @@
-//! Reads what a model declares straight out of its ONNX file (onnx.proto3, fields by number): inputs, outputs, the operators it
-//! uses. It never reads weights, nor says whether the graph makes sense: that is the engines' work.
+//! Reads a model's declarations directly from its ONNX file (onnx.proto3, fields by number): inputs, outputs and operators. It
+//! never reads weights or checks whether the graph is valid, which the engines do.
 
 use super::protobuf::{Message, Value, wrong};
 use super::signature::{Dim, Signature, TensorSignature};
@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, BufReader, ErrorKind};
 use std::path::Path;
 
-/// Graphs within graphs. Exporters nest a handful.
+/// Depth of nested graphs. Exporters nest a few.
 const MOST_DEPTH: u32 = 16;
 /// Values and operators that are remembered. Large language models have some ten thousand nodes of a few dozen operators.
 const MOST_ENTRIES: usize = 100_000;
@@ -43,34 +43,34 @@ const MOVING: [&str; 15] = [
 pub(super) struct Header {
     inputs: Vec<Declared>,
     outputs: Vec<Declared>,
-    /// Names of constants. Models of old list them among the inputs, too.
+    /// Names of constants. Old models list them among the inputs, too.
     initializers: BTreeSet<String>,
-    /// Every operator, in subgraphs too, once: its name, after its domain and a dot where it is not ONNX's own.
+    /// Every operator, in subgraphs too, once: its name, after its domain and a dot if it is not a standard ONNX operator.
     pub(super) operators: BTreeSet<String>,
-    /// Nodes, those of subgraphs too.
+    /// Nodes, including those of subgraphs.
     pub(super) nodes: u64,
-    /// The version of ONNX's operators that the model means; 1 where it says none.
+    /// The version of ONNX's operators that the model uses; 1 if it declares none.
     pub(super) opset: u64,
-    /// Nodes that normalise along an axis, in the model's own graph and in subgraphs.
+    /// Nodes that normalise along an axis, in the main graph and in subgraphs.
     pub(super) softmaxes: Vec<Softmax>,
     /// Whether a node resizes by cubic interpolation.
     pub(super) resizes_cubically: bool,
-    /// Names of values that are boolean, as far as they were followed.
+    /// Names of values that are known to be boolean.
     booleans: BTreeSet<String>,
-    /// What decides which others are, and what is done with them, in the file's order.
+    /// Nodes that make further values boolean, or reduce them, in the file's order.
     followed: Vec<Followed>,
 }
 
 /// A node whose first input may be boolean.
 #[derive(Debug)]
 enum Followed {
-    /// Its outputs then are, too.
+    /// Its outputs are then boolean, too.
     Moved { input: String, outputs: Vec<String> },
-    /// It is reduced to the largest.
+    /// The input is reduced to its largest element.
     Reduced { input: String },
 }
 
-/// What is kept of an attribute.
+/// The parts of an attribute that are kept.
 #[derive(Debug, Default)]
 struct Attribute {
     name: String,
@@ -99,7 +99,7 @@ struct Declared {
 impl Header {
     /// Reads the header of the model file at a path.
     ///
-    /// Errors: `invalid-argument` where it is no ONNX, or unreasonably large.
+    /// Errors: `invalid-argument` where it is not ONNX, or unreasonably large.
     pub(super) fn read(path: &Path) -> Result<Header> {
         let file = File::open(path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::invalid_argument("there is no model.onnx"),
@@ -255,7 +255,7 @@ impl Header {
         Ok(found)
     }
 
-    /// Whether a node reduces booleans to the largest of them, as far as they were followed.
+    /// Whether a node reduces values that are known to be boolean to the largest of them.
     pub(super) fn reduces_booleans(&self) -> bool {
         let mut moved: BTreeSet<&str> = BTreeSet::new();
         for node in &self.followed {
@@ -271,7 +271,7 @@ impl Header {
         false
     }
 
-    /// Bounds what is kept, before one more is.
+    /// Checks the bound on kept entries before one is added.
     fn bound(&self) -> io::Result<()> {
         let kept = self.inputs.len() + self.outputs.len() + self.initializers.len();
         let kept = kept + self.operators.len() + self.softmaxes.len() + self.booleans.len() + self.followed.len();

@@ -1,5 +1,5 @@
-//! The engine onnxruntime, on the CPU or on a GPU: finds its library, loads models, runs them over tensors where they lie; it
-//! never copies one but of text, whose strings onnxruntime keeps in a form of its own. Only this module knows `ort`.
+//! The engine onnxruntime, on the CPU or on a GPU: finds its library, loads models, and runs them on tensors in place. It never
+//! copies a tensor, except text, whose strings onnxruntime stores in its own form. Only this module knows `ort`.
 
 mod external;
 mod glue;
@@ -31,41 +31,41 @@ const SETTING_UP: &str = "setting up onnxruntime";
 
 /// What another process needs to load the same library.
 pub(super) struct LibraryFiles {
-    /// The library; none where the loader finds it by its name.
+    /// The library; none if the loader finds it by its name.
     pub(super) path: Option<PathBuf>,
-    /// It and the libraries beside it, which it may load.
+    /// The library and those next to it, which it may load.
     pub(super) files: Vec<PathBuf>,
 }
 
-/// The engine. Its library is one for the whole process; see [`Library`].
+/// The engine. The process has one library; see [`Library`].
 pub(super) struct OnnxRuntime {
     config: Config,
     gpu: Option<Arc<Gpu>>,
 }
 
 impl OnnxRuntime {
-    /// The engine with the library and the number of threads that `config` says. Where `device` is a GPU, models run there if the
-    /// library has what that takes.
+    /// The engine with the library and the number of threads from `config`. If `device` is a GPU, models run there if the library
+    /// supports it.
     pub(super) fn new(config: &Config, device: Option<&Arc<dyn Device>>) -> OnnxRuntime {
         let gpu = device.and_then(|device| Gpu::of(config, device)).map(Arc::new);
         OnnxRuntime { config: config.clone(), gpu }
     }
 
-    /// The GPU, where models run on it.
+    /// The GPU, if models run on it.
     fn gpu(&self, library: &Library) -> Option<&Arc<Gpu>> {
         self.gpu.as_ref().filter(|gpu| gpu.refusal(library).is_none())
     }
 
-    /// Where the library is, loaded here if it was not.
+    /// The library's files. Loads the library if necessary.
     ///
     /// Errors: `unavailable` where there is none that works.
     pub(super) fn library(&self) -> Result<LibraryFiles> {
         Library::get(&self.config).map(|library| library.files())
     }
 
-    /// Whether onnxruntime makes packed copies of weights, in private memory, as large as the weights. Products with few rows
-    /// run faster from them; but making them takes a second a gigabyte at every load, and nobody shares them. The sums are
-    /// rounded differently, so this depends on the model alone.
+    /// Whether onnxruntime makes packed copies of weights, in private memory, as large as the weights. Matrix products with few
+    /// rows run faster with them, but making them takes a second for each gigabyte at every load, and they are not shared. Sums
+    /// are rounded differently with them, so this depends on the model alone.
     fn packs(&self, weights_bytes: u64) -> bool {
         weights_bytes <= self.config.limits.packed_model_bytes
     }
@@ -80,10 +80,10 @@ impl OnnxRuntime {
             .with_optimization_level(level)?
             .with_intra_threads(self.config.model_threads)?
             .with_inter_threads(1)?
-            // Threads that wait for work must not take the cores from guests.
+            // Threads that wait for work must not take cores from guests.
             .with_config_entry("session.intra_op.allow_spinning", "0")?
             .with_config_entry("session.disable_prepacking", if self.packs(weights_bytes) { "0" } else { "1" })?
-            // onnxruntime keeps a pattern for every shape it has seen, and guests choose shapes.
+            // onnxruntime would keep a pattern for every shape it has seen, and guests choose the shapes.
             .with_memory_pattern(false)?;
         Ok(builder)
     }
@@ -101,7 +101,7 @@ impl OnnxRuntime {
         gpu.load(weights_bytes, || OrtSession::load(library, options, folder, Package::MODEL))
     }
 
-    /// The options that make onnxruntime write what it made of a model into a folder.
+    /// The options that make onnxruntime write the optimised graph and weights of a model into a folder.
     fn saving_options(&self, library: &Library, weights_bytes: u64, into: &Path) -> ort::Result<SessionBuilder> {
         let builder = self
             .options(library, GraphOptimizationLevel::All, weights_bytes)?
@@ -148,7 +148,7 @@ impl Preparing for OnnxRuntime {
             let architecture = gpu.cuda()?.architecture();
             return Ok(format!("onnxruntime {version} cuda {architecture}"));
         }
-        // The optimiser lays out weights for the vectors that the processor has.
+        // The optimiser arranges weights for the processor's vector instructions.
         let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let features = |line: &&str| line.starts_with("flags") || line.starts_with("Features");
         let features = processor.lines().find(features).unwrap_or_default();
@@ -157,10 +157,10 @@ impl Preparing for OnnxRuntime {
 
     fn spared_bytes(&self, folder: &Path, weights_bytes: u64) -> u64 {
         if Library::get(&self.config).is_ok_and(|library| self.gpu(&library).is_some()) {
-            // However small: sessions for several shapes share the weights of a form.
+            // However small the model is: sessions for several shapes share the weights of a form.
             return u64::MAX;
         }
-        // Files beside the model's are mapped as they are, unless they are packed.
+        // External data is mapped unchanged, unless it is packed.
         match self.packs(weights_bytes) {
             true => weights_bytes,
             false => std::fs::metadata(folder.join(Package::MODEL)).map_or(0, |file| file.len()),
@@ -198,12 +198,12 @@ struct OrtSession {
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     reason: Reason,
-    /// Where it was loaded on a GPU; dropped after `raw`.
+    /// Present if it was loaded on a GPU; dropped after `raw`.
     placed: Option<Placed>,
 }
 
 impl OrtSession {
-    /// Loads a file of a folder.
+    /// Loads a model from a file of a folder.
     fn load(library: &Library, options: ort::Result<SessionBuilder>, folder: &Path, file: &str) -> Result<OrtSession> {
         let options = options.map_err(|error| Error::host(SETTING_UP, error))?;
         let reason = Reason::without(folder);
@@ -253,7 +253,7 @@ impl Execution for OrtExecution {
         }
         let OrtSession { raw, signature, input_names, output_names, reason, .. } = &*self.session;
         let mut borrowed = Vec::with_capacity(inputs.len());
-        // Strings are copied, and the copies are paid for until the run is over.
+        // Strings are copied, and the copies are charged until the run is over.
         let mut copies = Vec::new();
         for tensor in inputs {
             borrowed.push(borrow(tensor, account, &mut copies)?);
@@ -284,12 +284,12 @@ fn borrow<'a>(tensor: &'a Tensor, account: &Arc<Account>, copies: &mut Vec<Charg
         .map_err(|error| Error::host("passing a tensor to onnxruntime", error))
 }
 
-/// A tensor's dimensions as the API has them. Its elements fit in isize, but a dimension beside an empty one need not.
+/// A tensor's dimensions as the API has them. Its number of elements fits in isize, but a dimension next to an empty one may not.
 fn dims_of(tensor: &Tensor) -> Vec<i64> {
     tensor.shape().dims().iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect()
 }
 
-/// A copy of a text tensor, which is paid for before it is made.
+/// A copy of a text tensor, which is charged before it is made.
 fn borrowed_text(tensor: &Tensor, account: &Arc<Account>, copies: &mut Vec<Charge>) -> Result<Borrowed<'static>> {
     let strings = tensor.strings()?;
     copies.push(charge_strings(account, tensor.byte_length(), strings.len() as u64)?);
@@ -307,7 +307,7 @@ fn adopt(
         return copied_text(device, account, declared, &output);
     }
     let shape = shape_of(device, declared, output.element, &output.dims)?;
-    // A graph may hand an input through as an output; the memory is then that of the input.
+    // A graph may return an input as an output; the memory is then that of the input.
     let memory = output.bytes().as_ptr_range();
     let overlaps = |tensor: &&Tensor| {
         let range = tensor.host_bytes().unwrap_or_default().as_ptr_range();
@@ -340,7 +340,7 @@ fn copied_text(
     let count = shape.elements() as usize;
     let bytes = output.text_bytes().map_err(failed)? as u64;
     let charge = charge_strings(account, bytes, shape.elements())?;
-    // They are copied twice: out of onnxruntime in one piece, with where each starts, and then each by itself.
+    // They are copied twice: out of onnxruntime in one piece, with the offset of each, and then one by one.
     let piece = account.charge(bytes.saturating_add(shape.elements().saturating_mul(8)))?;
     let strings = output.strings(count).map_err(failed)?;
     drop(piece);

@@ -1,4 +1,4 @@
-//! What a model consists of, and the two questions `model` asks of whoever stores it; it never stores anything itself.
+//! The files of a model, and the two traits through which `model` finds and reads stored models; it never stores anything itself.
 
 use super::engines::Checked;
 use super::signature::Signature;
@@ -18,9 +18,10 @@ pub struct PackageFile {
     pub bytes: u64,
 }
 
-/// The files of a model, by their names: always `model.onnx`; beside it external data, and below `assets/` what guests read.
+/// The files of a model, by their names: always `model.onnx`; next to it external data, and below `assets/` the files that guests
+/// read.
 ///
-/// Names are relative, with `/` between folders; whoever makes a package has refused all others.
+/// Names are relative, with `/` between folders; all other names are refused before a package is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Package {
     /// Each file by its name.
@@ -37,8 +38,7 @@ impl Package {
     /// The name of the file with settings: `engine = "auto"`.
     pub const SETTINGS: &str = "model.toml";
 
-    /// The bytes that loading the model brings into memory: its graph and external data, without assets, samples and
-    /// settings.
+    /// The bytes that are read to load the model: its graph and external data, without assets, samples and settings.
     pub fn weights_bytes(&self) -> u64 {
         let weighs =
             |name: &str| !name.starts_with(Self::ASSETS) && !name.starts_with(Self::SAMPLES) && name != Self::SETTINGS;
@@ -80,25 +80,25 @@ impl Package {
     }
 }
 
-/// Where the bytes of files are. `catalog` implements it.
+/// Finds stored files. `catalog` implements it.
 pub trait Blobs: Send + Sync {
     /// The local file with the bytes of this digest.
     fn path(&self, digest: &str) -> PathBuf;
 
-    /// A local folder in which the package's files lie under their names. `digest` is the package's. May copy or link, so
-    /// it is called on a blocking thread. The files must be ordinary files: onnxruntime refuses external data that is
-    /// reached through a link out of the folder.
+    /// A local folder that holds the package's files under their names. `digest` is the package's. May copy or link, so it is
+    /// called on a blocking thread. The files must be ordinary files: onnxruntime refuses external data that is reached through a
+    /// link out of the folder.
     ///
     /// Errors: those of the disk.
     fn package_folder(&self, digest: &str, package: &Package) -> Result<PathBuf>;
 }
 
-/// What a name means. `catalog` implements it.
+/// Resolves names of models. `catalog` implements it.
 #[async_trait]
 pub trait Directory: Send + Sync {
     /// The model that a tenant means by `name`, `name@version` or `name@alias`.
     ///
-    /// Errors: `not-found`, whose message names what there is none of.
+    /// Errors: `not-found`, whose message names what is missing.
     async fn resolve(&self, tenant: &str, name: &str) -> Result<Arc<Resolved>>;
 }
 
@@ -113,9 +113,9 @@ pub struct Resolved {
     pub digest: String,
     /// The package's files.
     pub package: Package,
-    /// What it takes and gives, as it was found at the upload.
+    /// The inputs and outputs, as found at the upload.
     pub signature: Signature,
-    /// On which engines it may run.
+    /// The engines on which it may run.
     pub checked: Checked,
 }
 

@@ -1,14 +1,14 @@
-//! The engine rten, on the CPU, part of this program: loads models and runs them over tensors in host memory. It never calls
-//! code outside Rust. Only this module knows `rten`.
+//! The engine rten, which runs on the CPU and is part of this program: loads models and runs them on tensors in host memory. It
+//! never calls code outside Rust. Only this module knows `rten`.
 //!
-//! rten has tensors of f32, s32, s8 and u8. It computes with s32 where a model says s64 or boolean, and with f32 where it says
-//! f16 (https://docs.rs/rten, "Data types"). So s64 inputs beyond s32 are refused here, f64 is not taken at all, and the check
-//! of uploads finds the models that need more (see `check`).
+//! rten has tensors of f32, s32, s8 and u8. It computes with s32 where a model declares s64 or boolean, and with f32 where it
+//! declares f16 (https://docs.rs/rten, "Data types"). So s64 inputs outside the range of s32 are refused here, f64 is not
+//! supported, and the check of uploads finds the models that need more (see `check`).
 //!
-//! A run cannot be ended: rten looks at nothing while it works. [`Execution::terminate`] only keeps one from starting; whoever
-//! waits for it goes on at once, while the run keeps its place among `running` and its tensors until it is over. Nor does rten
-//! bound its memory: an allocation that the system refuses ends the process, as in all of Rust. What inputs may be is bounded
-//! by the invocation's `tensor_bytes`.
+//! A run cannot be interrupted. [`Execution::terminate`] only prevents one from starting. The request that waits for the run
+//! continues at once, but the run keeps its place in `running` and its tensors until it is over. rten does not bound its memory
+//! either: an allocation that the system refuses ends the process, as everywhere in Rust. The invocation's `tensor_bytes` bounds
+//! the inputs.
 
 use super::engine::{Engine, Execution, Session};
 use super::header::{Header, Softmax};
@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The version in use, as Cargo.lock has it; a test compares the two.
 pub(super) const VERSION: &str = "0.27.0";
 
-/// Nodes of a graph. rten follows them by calls that nest as deep as the graph is long: 2 MiB of stack do not last for 6,000.
+/// Nodes of a graph. rten visits them by calls that nest as deep as the graph is long: 2 MiB of stack are too few for 6,000.
 const MOST_NODES: u64 = 50_000;
 const STACK_BYTES: usize = 2 << 20;
 const STACK_BYTES_A_NODE: usize = 2 << 10;
@@ -42,7 +42,7 @@ pub(super) struct Rten {
 }
 
 impl Rten {
-    /// The engine with the number of threads that `config` says.
+    /// The engine with `config`'s number of threads.
     pub(super) fn new(config: &Config) -> Rten {
         Rten { threads: Arc::new(ThreadPool::with_num_threads(config.model_threads)) }
     }
@@ -96,7 +96,7 @@ impl Engine for Rten {
     }
 }
 
-/// Operators that rten has and reads otherwise than ONNX, with what it does. A check may not meet the inputs that show it.
+/// Operators that rten interprets differently from ONNX, and what it does. The inputs of a check may not show it.
 const MISREAD: [(&str, &str); 4] = [
     ("ArgMax", "gives the last of equal elements, and not the first"),
     ("ArgMin", "gives the last of equal elements, and not the first"),
@@ -104,10 +104,10 @@ const MISREAD: [(&str, &str); 4] = [
     ("Sign", "gives 1 for 0"),
 ];
 
-/// What the model asks for and rten reads otherwise.
+/// An operator of the model that rten interprets differently from ONNX.
 fn misread(header: &Header, model: &Model) -> Option<String> {
     let told = |operator: &str, what: &str| {
-        format!("rten's {operator} {what}; have the model run on onnxruntime, or export it without {operator}")
+        format!("rten's {operator} {what}; run the model on onnxruntime, or export it without {operator}")
     };
     let found = MISREAD.iter().find(|(operator, _)| header.operators.contains(*operator));
     if let Some((operator, what)) = found {
@@ -122,13 +122,13 @@ fn misread(header: &Header, model: &Model) -> Option<String> {
     misread_softmax(header, model)
 }
 
-/// Operators whose results rten rounds otherwise than ONNX, on inputs that samples need not meet, with what it does.
+/// Operators whose results rten rounds differently from ONNX, and what it does. Samples may not show it.
 const ROUNDED: [(&str, &str); 2] = [("DynamicQuantizeLinear", RECIPROCAL), ("QuantizeLinear", RECIPROCAL)];
 const RECIPROCAL: &str =
-    "multiplies by 1 / scale where ONNX divides, so that numbers halfway between two steps may go to the other";
+    "multiplies by 1 / scale where ONNX divides, so that numbers halfway between two steps may be rounded differently";
 
-/// Why the model in a folder must not run on rten unless samples or another engine have spoken for it: what it asks for, rten
-/// gives nearly.
+/// Why the model in a folder must not run on rten unless samples or another engine confirm its outputs: rten rounds one of its
+/// operators differently.
 ///
 /// Errors: those of [`Header::read`].
 pub(super) fn doubt(folder: &Path) -> Result<Option<String>> {
@@ -137,15 +137,16 @@ pub(super) fn doubt(folder: &Path) -> Result<Option<String>> {
     Ok(found.map(|(operator, what)| format!("rten's {operator} {what}")))
 }
 
-/// What the model means by a softmax and rten does not: before version 13 it normalises over the axis and all after it, by
-/// default from axis 1 on (<https://onnx.ai/onnx/operators/onnx__Softmax.html>); rten takes the axis alone, by default the last.
+/// A softmax of the model that rten interprets differently: before opset 13, a softmax normalises over the axis and all after it,
+/// by default from axis 1 on (<https://onnx.ai/onnx/operators/onnx__Softmax.html>); rten normalises over the axis alone, by
+/// default the last.
 fn misread_softmax(header: &Header, model: &Model) -> Option<String> {
     let opset = header.opset;
     let wrong = |softmax: &&Softmax| {
         let shape = model.find_node(&softmax.output).and_then(|id| model.node_info(id)?.shape());
         match (shape, softmax.axis) {
             (_, Some(-1)) => false,
-            // Whether the axis is the last one, only the comparison with another engine could tell.
+            // Only the comparison with another engine could show whether the axis is the last one.
             (None, _) => true,
             (Some(shape), axis) => {
                 let rank = shape.len() as i64;
@@ -163,7 +164,7 @@ fn misread_softmax(header: &Header, model: &Model) -> Option<String> {
     ))
 }
 
-/// Whether rten computes with such tensors, or with ones that hold the same values.
+/// Whether rten computes with tensors of this dtype, or with ones that hold the same values.
 fn takes(dtype: DType) -> bool {
     match dtype {
         DType::F32 | DType::F16 | DType::S32 | DType::S64 | DType::Boolean | DType::U8 | DType::S8 => true,
@@ -198,7 +199,7 @@ struct RtenExecution {
 impl Execution for RtenExecution {
     fn run(&self, device: &Arc<dyn Device>, account: &Arc<Account>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let RtenSession { model, signature, nodes, inputs: ids, outputs, threads } = &*self.session;
-        // Copies of what rten stores otherwise are paid for until the run is over.
+        // Copies of tensors that rten stores in another form are charged until the run is over.
         let mut copies = Vec::new();
         let mut values = Vec::with_capacity(inputs.len());
         for ((tensor, declared), id) in inputs.iter().zip(&signature.inputs).zip(ids) {
@@ -220,7 +221,7 @@ impl Execution for RtenExecution {
     }
 }
 
-/// A tensor as rten takes it: borrowed where it stores such elements alike.
+/// A tensor as rten takes it: borrowed if rten stores its elements in the same form.
 fn passed<'a>(tensor: &'a Tensor, account: &Arc<Account>, copies: &mut Vec<Charge>) -> Result<ValueOrView<'a>> {
     let Some(bytes) = tensor.host_bytes() else {
         return Err(Error::unsupported(format!("rten runs on the CPU and takes no {tensor:?}")));
@@ -248,7 +249,7 @@ fn passed<'a>(tensor: &'a Tensor, account: &Arc<Account>, copies: &mut Vec<Charg
                 &dims,
                 values.ok_or_else(|| {
                     Error::invalid_argument(
-                        "rten computes s64 as s32, and a value does not fit; have the model run on onnxruntime",
+                        "rten computes s64 as s32, and a value does not fit; run the model on onnxruntime",
                     )
                 })?,
             )
@@ -267,7 +268,7 @@ fn lent<'a, T: Pod>(dims: &[usize], bytes: &'a [u8]) -> Result<ValueOrView<'a>>
 where
     ValueView<'a>: From<rten_tensor::TensorView<'a, T>>,
 {
-    // An empty tensor's bytes may lie anywhere.
+    // An empty tensor's bytes may be at any address.
     let elements: &[T] = if bytes.is_empty() {
         &[]
     } else {
@@ -287,7 +288,7 @@ where
 
 const PASSING: &str = "passing a tensor to rten";
 
-/// A tensor of an output; its memory is rten's where the elements are stored alike.
+/// The tensor of an output; it uses rten's memory if the elements are stored in the same form.
 fn adopted(
     device: &Arc<dyn Device>,
     account: &Arc<Account>,
@@ -337,23 +338,24 @@ impl<T: Pod + Send + Sync> HostMemory for Elements<T> {
     }
 }
 
-/// What a call of rten gives; a panic in it is an error. It has a thread of its own, with a stack for a graph of so many nodes.
+/// The result of a call of rten; a panic in it is an error. The call has its own thread, with a stack for a graph of this many
+/// nodes.
 fn caught<T: Send>(doing: &str, nodes: u64, work: impl FnOnce() -> T + Send) -> Result<T> {
     let stack = STACK_BYTES + nodes.min(MOST_NODES) as usize * STACK_BYTES_A_NODE;
-    // A model whose run panicked is left as it was: runs share nothing but its constants and the plan, which is whole.
+    // A panic in a run does not damage the model: runs share only its constants and the plan, which is complete.
     let outcome = std::thread::scope(|scope| -> Result<_> {
         let thread = std::thread::Builder::new().name("rten".to_owned()).stack_size(stack);
         Ok(thread.spawn_scoped(scope, work).map_err(|error| Error::host("starting a thread", error))?.join())
     });
     outcome?.map_err(|panic| {
-        Error::unsupported(format!("rten failed while {doing} the model; have it run on onnxruntime"))
+        Error::unsupported(format!("rten failed while {doing} the model; run it on onnxruntime"))
             .with_source(said(&*panic))
     })
 }
 
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic that says nothing").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
 }
 
 /// Why a run failed. The signature has been checked, but the graph may still refuse shapes or values.
@@ -369,7 +371,7 @@ fn refused(error: RunError) -> Error {
     Error::new(kind, format!("{what}: {text}")).with_source(error)
 }
 
-/// rten's text without where the model lies.
+/// rten's text without the model's path.
 fn shortened(text: &str, folder: &Path) -> String {
     let mut text = text.to_owned();
     for folder in [Some(folder.to_path_buf()), folder.canonicalize().ok()].into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! What a model takes and gives, and whether given tensors fit; it never looks at elements.
+//! A model's inputs and outputs, and the check whether given tensors fit; it never reads elements.
 
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
@@ -44,9 +44,9 @@ pub struct TensorSignature {
 }
 
 impl Dim {
-    /// A free dimension with the name that the model gives it. A name that only says "unknown", or that an exporter made
-    /// up, means nothing: Paddle writes `?` for different lengths of one shape, tf2onnx and paddle2onnx number every
-    /// dimension anew.
+    /// A free dimension with the name that the model gives it. A name that only says "unknown", or that an exporter generated, is
+    /// ignored: Paddle writes `?` for different lengths of one shape, and tf2onnx and paddle2onnx give every dimension a new
+    /// number.
     pub(super) fn free(name: String) -> Dim {
         let numbered = |prefix| name.strip_prefix(prefix).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
         let unknown = matches!(name.as_str(), "" | "?" | "-1" | "None" | "none" | "unk" | "unknown" | "dynamic");
@@ -73,7 +73,7 @@ impl fmt::Display for TensorSignature {
     }
 }
 
-/// What a model takes and gives.
+/// The inputs and outputs of a model.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Signature {
@@ -84,8 +84,8 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// A signature of these inputs and outputs; finds the batch axis. It is axis 0 where every input and output has one
-    /// that is dynamic or a symbol, all symbols being the same, and there is none otherwise.
+    /// A signature of these inputs and outputs; finds the batch axis. It is axis 0 if that axis of every input and output is
+    /// dynamic or the same symbol; otherwise there is none.
     ///
     /// Errors: `invalid-argument` where two inputs share a name, or a name, a shape or the signature is unreasonably large.
     pub(super) fn new(mut inputs: Vec<TensorSignature>, mut outputs: Vec<TensorSignature>) -> Result<Signature> {

@@ -1,5 +1,5 @@
-//! The child's part of a model's check: loads it on one engine, runs it on generated inputs and on its samples, and sends what
-//! came out. It never compares one engine with another, which is the server's part.
+//! The child's part of a model's check: loads it on one engine, runs it on generated inputs and on its samples, and sends the
+//! outputs. It never compares engines, which the server does.
 
 use super::compare::{Output, compare};
 use super::inputs::{self, Trial, Values};
@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 const SETTINGS_BYTES: u64 = 64 << 10;
 /// Characters of a message that is sent.
 const MESSAGE_CHARS: usize = 600;
-/// How often the time for runs may pass before a model that has not run once is given up.
+/// A model that has not run once is given up after this many times the time for runs.
 const PATIENCE: u32 = 5;
-/// Operators that make as many elements, or turns, as an integer says. Their models are not tried with large integers.
+/// Operators whose number of elements or iterations is an integer input. Their models are not tried with large integers.
 const SIZED_BY_VALUES: [&str; 24] = [
     "BlackmanWindow",
     "CenterCropPad",
@@ -55,16 +55,16 @@ const SIZED_BY_VALUES: [&str; 24] = [
     "Upsample",
 ];
 
-/// What the server asks.
+/// The server's request.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request {
-    /// On which engine.
+    /// The engine to check on.
     pub(super) engine: EngineName,
     /// The folder of the package.
     pub(super) folder: PathBuf,
     /// The bytes of its weights.
     pub(super) weights_bytes: u64,
-    /// onnxruntime's library; none where the loader finds it.
+    /// onnxruntime's library; none if the loader finds it by name.
     pub(super) library: Option<PathBuf>,
     pub(super) model_threads: usize,
     pub(super) limits: Limits,
@@ -73,13 +73,13 @@ pub(super) struct Request {
 /// One part that is sent, as JSON.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Told {
-    /// What `model.toml` says of the engine, or what is wrong with that file or with the samples. First of all.
+    /// What `model.toml` says about the engine, or what is wrong with that file or with the samples. This part is sent first.
     Setting(Result<Option<EngineChoice>, String>),
-    /// Why the engine must not run the model unless something else speaks for it.
+    /// Why the engine must not run the model unless samples or the reference confirm its outputs.
     Doubt(String),
     /// A run on generated inputs. The bytes of its outputs follow, one after another, in parts of any size.
     Trial(Tried),
-    /// A run on a sample, and what was wrong with it.
+    /// A run on a sample, and its fault, if any.
     Sample(Option<String>),
 }
 
@@ -138,7 +138,7 @@ pub(super) fn work(work: &mut Work) -> Result<Value> {
     let config = Config { limits: limits.clone(), ..raw.resolve()? };
     let engines = Engines::new(&config, None);
     let session = engines.get(engine).load(&folder, weights_bytes).map_err(|error| {
-        // The engine had this process to itself.
+        // Only the engine used memory in this process.
         if error.kind() == Kind::Overloaded { confined::out_of_memory(error.chain()) } else { error }
     })?;
     if engine == EngineName::Rten
@@ -181,7 +181,7 @@ fn send(parts: &mut PartSender, told: &Told) -> Result<()> {
     parts.send(&json)
 }
 
-/// A loaded model to be tried.
+/// A loaded model that is being checked.
 struct Bench {
     session: Arc<dyn Session>,
     device: Arc<dyn Device>,
@@ -189,7 +189,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Runs the model on generated inputs until it has run on enough, or the time is over.
+    /// Runs the model on generated inputs until enough runs have succeeded or the time is over.
     fn trials(&self, folder: &Path, has_samples: bool, parts: &mut PartSender) -> Result<()> {
         let signature = self.session.signature();
         let sizes = inputs::sizes(signature);
@@ -198,7 +198,8 @@ impl Bench {
         let mut room = self.limits.check_output_bytes;
         let kinds = [Values::Small, Values::Ones, Values::Zeros, Values::Few];
         let mut ran = None;
-        // Where sizes can be chosen, one success at each is enough, and kinds of values take turns. Else only values differ.
+        // If sizes can be chosen, one success at each is enough, and the kinds of values alternate. Otherwise only the values
+        // differ.
         let has_free = inputs::has_free(signature);
         'sizes: for (size, shapes) in sizes.iter().enumerate() {
             for turn in 0..kinds.len() {
@@ -229,7 +230,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Runs the model once and sends how it went. True where it succeeded.
+    /// Runs the model once and sends the result. True if it succeeded.
     fn trial(&self, trial: Trial, shapes: &[Vec<u64>], room: &mut u64, parts: &mut PartSender) -> Result<bool> {
         let listed: Vec<_> = shapes.iter().take(4).map(|dims| format!("{dims:?}")).collect();
         let more = if shapes.len() > listed.len() { ", …" } else { "" };
@@ -289,7 +290,7 @@ impl Bench {
         self.run(&account, &tensors)
     }
 
-    /// Runs the model on a sample. Gives what is wrong.
+    /// Runs the model on a sample. Gives the fault, if any.
     fn sample(&self, sample: &Sample) -> Option<String> {
         self.sampled(sample).unwrap_or_else(|error| Some(error.message().chars().take(MESSAGE_CHARS).collect()))
     }
@@ -364,8 +365,8 @@ fn text_of(tensor: &Tensor) -> Vec<u8> {
     }
 }
 
-/// Whether a model computes with integers that only have values, so that large ones are as good as small ones. Engines
-/// that count in other widths than the model says then tell.
+/// Whether large integers are valid inputs of a model, because none is an index or a size. They show when an engine computes in
+/// another width than the model declares.
 fn takes_large_integers(signature: &Signature, folder: &Path) -> bool {
     let wide = |dtype| matches!(dtype, DType::S32 | DType::S64 | DType::U32 | DType::U64);
     signature.inputs.iter().any(|input| wide(input.dtype))

@@ -1,10 +1,10 @@
-//! Whether two outputs are the same within what arithmetic in another order may change; it never runs a model.
+//! Decides whether two outputs are equal within the error of floating-point arithmetic in another order; it never runs a model.
 
 use crate::device::DType;
 use half::{bf16, f16};
 
-/// How far elements may be apart: `|a - b| <= absolute * m + relative * |b|`, where `b` is the reference, `m` its largest
-/// finite magnitude and the first term at least [`Tolerance::LEAST`]. NaN is equal to NaN, and an infinity to itself.
+/// How far elements may differ: `|a - b| <= absolute * m + relative * |b|`, where `b` is the reference, `m` its largest finite
+/// magnitude and the first term at least [`Tolerance::LEAST`]. NaN is equal to NaN, and an infinity to itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::model) struct Tolerance {
     /// Of the output's largest magnitude.
@@ -14,10 +14,10 @@ pub(in crate::model) struct Tolerance {
 }
 
 impl Tolerance {
-    /// What is left of a difference between large numbers.
+    /// The rounding error that remains where large numbers cancel.
     const LEAST: f64 = 1e-6;
 
-    /// What engines may differ by. Integers, booleans and text must be equal.
+    /// How far the outputs of engines may differ. Integers, booleans and text must be equal.
     pub(in crate::model) fn of(dtype: DType) -> Tolerance {
         let (absolute, relative) = match dtype {
             DType::F32 | DType::F64 => (1e-4, 1e-3),
@@ -46,18 +46,18 @@ pub(in crate::model) struct Output<'a> {
     pub(in crate::model) bytes: &'a [u8],
 }
 
-/// How far two outputs are apart.
+/// How far two outputs differ.
 #[derive(Debug, PartialEq)]
 pub(in crate::model) struct Difference {
     /// The largest difference of two finite elements, as a part of the reference's largest finite magnitude, or of
     /// [`Difference::LEAST_MAGNITUDE`].
     pub(in crate::model) largest: f64,
-    /// What is wrong, where it is more than the tolerance.
+    /// The fault, if they differ by more than the tolerance.
     pub(in crate::model) fault: Option<String>,
 }
 
 impl Difference {
-    /// Below, outputs are as good as nothing: [`Tolerance::LEAST`] is allowed there, whatever part of them it is.
+    /// Outputs below this count as zero: [`Tolerance::LEAST`] is allowed there, whatever part of them it is.
     const LEAST_MAGNITUDE: f64 = 1e-2;
 }
 
@@ -108,7 +108,7 @@ pub(in crate::model) fn compare(found: Output<'_>, reference: Output<'_>, tolera
 }
 
 fn equal(equal: bool) -> Difference {
-    Difference { largest: 0.0, fault: (!equal).then(|| "its elements are others".to_owned()) }
+    Difference { largest: 0.0, fault: (!equal).then(|| "its elements differ".to_owned()) }
 }
 
 fn chunks<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f64) -> impl Iterator<Item = f64> + Clone {
@@ -185,7 +185,7 @@ mod tests {
             (&[inf], &[-inf], false),
             (&[3e38], &[inf], false),
             (&[inf], &[3e38], false),
-            // Beside a large number a small one is no more than noise.
+            // Next to a large number, a small one is only noise.
             (&[1e-3, 100.0], &[0.0, 100.0], true),
             // Small probabilities are not compared as if they were 1.
             (&[1.1e-3, 2e-3], &[1e-3, 2e-3], false),

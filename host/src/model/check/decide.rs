@@ -1,4 +1,4 @@
-//! From what was found on each engine to verdicts; it starts nothing and reads nothing.
+//! Turns the findings on each engine into verdicts; it never starts or reads anything.
 
 use super::compare::{Output, Tolerance, compare};
 use super::inputs::{Trial, Values};
@@ -10,26 +10,26 @@ use crate::model::signature::Signature;
 /// Characters of each engine's reason in one message.
 const REASON_CHARS: usize = 400;
 
-/// Runs that speak for an engine which fails on more than these.
+/// Runs that must have been compared for an engine that fails on more runs than were compared.
 const LEAST_COMPARED: u64 = 2;
 
-/// What was found on one engine.
+/// The findings on one engine.
 pub(super) struct Finding {
     pub(super) engine: EngineName,
     pub(super) version: String,
     /// What `model.toml` says, or what is wrong with the package.
     pub(super) setting: Result<Option<EngineChoice>, String>,
-    /// None where the engine did not come to its end.
+    /// None if the engine did not finish.
     pub(super) signature: Option<Signature>,
-    /// Why it must not run the model unless samples or the reference speak for it.
+    /// Why it must not run the model unless samples or the reference confirm its outputs.
     pub(super) doubt: Option<String>,
     /// The runs on generated inputs, with the inputs' shapes.
     pub(super) trials: Vec<(Trial, String, Ran)>,
-    /// Samples that went well.
+    /// Samples that succeeded.
     pub(super) samples: u64,
-    /// What was wrong with the first that did not.
+    /// The fault of the first sample that did not succeed.
     pub(super) fault: Option<String>,
-    /// Why the engine came to no end.
+    /// Why the engine did not finish.
     pub(super) refusal: Option<(Kind, String)>,
 }
 
@@ -62,7 +62,7 @@ impl Finding {
         }
     }
 
-    /// Why the engine is refused, by what it did alone.
+    /// Why the engine is refused, judged by its own findings alone.
     fn refused(&self) -> Option<(Kind, String)> {
         if let Some(refusal) = &self.refusal {
             return Some(refusal.clone());
@@ -86,7 +86,7 @@ impl Finding {
         Some((Kind::InvalidArgument, message))
     }
 
-    /// Runs that succeeded; on no elements at all that says little.
+    /// Runs that succeeded, not counting those on empty inputs, which show little.
     fn runs(&self) -> u64 {
         let succeeded =
             |(trial, _, ran): &&(Trial, String, Ran)| trial.values != Values::Empty && !matches!(ran, Ran::Failed(_));
@@ -120,7 +120,7 @@ pub(super) fn decide(findings: Vec<Finding>, choice: EngineChoice, absent: bool)
             && compared.runs == 0
         {
             let message =
-                format!("{doubt}, and nothing speaks for its outputs; put samples into samples/ (docs/engines.md)");
+                format!("{doubt}, and nothing confirms its outputs; put samples into samples/ (docs/engines.md)");
             *refusal = Some((Kind::Unsupported, message));
         }
     }
@@ -171,7 +171,7 @@ struct Compared {
     runs: u64,
     largest: f64,
     fault: Option<String>,
-    /// Runs that failed where the reference's did not, and what the first of them said.
+    /// Runs that failed where the reference's did not, and the first one's message.
     failures: u64,
     failure: Option<String>,
 }
@@ -189,7 +189,7 @@ fn compare_all(other: &Finding, reference: &Finding) -> Compared {
         let at = format!("on inputs of shapes {shapes}");
         let (found, expected) = match (found, expected) {
             (_, Ran::Failed(_)) | (Ran::Unsent, _) | (_, Ran::Unsent) => continue,
-            // To fail is no wrong answer: whoever sends such inputs is told. Large integers and nothing at all are rare.
+            // A failure is no wrong answer: a request with such inputs gets an error. Large integers and empty inputs are rare.
             (Ran::Failed(_), Ran::Done(_)) if matches!(trial.values, Values::Wide | Values::Empty) => continue,
             (Ran::Failed(message), Ran::Done(_)) => {
                 compared.failures += 1;
@@ -219,7 +219,7 @@ fn compare_all(other: &Finding, reference: &Finding) -> Compared {
             compared.fault = Some(format!("it gives {} outputs and not {}", found.len(), expected.len()));
         }
     }
-    // Where it fails so often that hardly anything is left to compare, nothing is known of it.
+    // If it fails so often that hardly any run can be compared, its outputs are unknown.
     if compared.failures > compared.runs && compared.runs < LEAST_COMPARED && other.samples == 0 {
         compared.fault = compared.fault.or_else(|| compared.failure.clone());
     }
@@ -276,7 +276,7 @@ mod tests {
         );
         let (kept, reasons) = passed(both(vec![(SMALL, done(1.0))], vec![(SMALL, failed()), (WIDE, done(1.0))]));
         assert_eq!((kept, reasons[0].contains("no such shape")), (vec![true, false], true));
-        // Where it fails less often than not, that is told and no reason to refuse it.
+        // Failing on the smaller part of the runs is reported and no reason to refuse it.
         let other = Trial { size: 1, ..SMALL };
         let findings = both(vec![(SMALL, done(1.0)), (other, done(1.0))], vec![(SMALL, done(1.0)), (other, failed())]);
         let rten = decide(findings, EngineChoice::Auto, false).unwrap().1.engines.remove(1);
@@ -288,18 +288,18 @@ mod tests {
             let rten = (0..5).map(|index| (size(index), if index < taken { done(1.0) } else { failed() })).collect();
             assert_eq!(passed(both(onnxruntime, rten)).0, [true, passes], "{taken}");
         }
-        // Of nothing it may fail, but not answer otherwise.
+        // On empty inputs it may fail, but not give other outputs.
         for (of_nothing, passes) in [(failed(), true), (done(1.0), true), (done(2.0), false)] {
             let onnxruntime = vec![(SMALL, done(1.0)), (EMPTY, done(1.0))];
             assert_eq!(passed(both(onnxruntime, vec![(SMALL, done(1.0)), (EMPTY, of_nothing)])).0, [true, passes]);
         }
         let of_nothing = both(vec![(EMPTY, done(1.0))], vec![(EMPTY, done(1.0))]);
         assert!(decide(of_nothing, EngineChoice::Auto, false).is_err());
-        // What onnxruntime refuses is not compared, nor that rten refuses large integers.
+        // Runs that onnxruntime refuses are not compared, and rten may refuse large integers.
         let onnxruntime = vec![(SMALL, done(1.0)), (Trial { size: 1, ..SMALL }, failed()), (WIDE, done(1.0))];
         let rten = vec![(SMALL, done(1.0)), (Trial { size: 1, ..SMALL }, done(7.0)), (WIDE, failed())];
         assert_eq!(passed(both(onnxruntime, rten)).0, [true, true]);
-        // Where each ran on something else, nothing speaks for rten.
+        // If the two engines ran on different inputs, nothing confirms rten's outputs.
         let (kept, reasons) = passed(both(vec![(SMALL, done(1.0))], vec![(WIDE, done(1.0))]));
         assert_eq!((kept, reasons[0].contains("none of its runs could be compared")), (vec![true, false], true));
     }

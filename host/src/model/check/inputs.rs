@@ -1,5 +1,5 @@
-//! Inputs that nobody sent, for trying a model: sizes for its free dimensions, values for its elements. The same signature gives
-//! the same inputs in every process of one build. It never runs anything.
+//! Generates inputs for checking a model: sizes for its free dimensions, values for its elements. The same signature gives the
+//! same inputs in every process of one build. It never runs a model.
 
 use crate::device::DType;
 use crate::model::signature::{Dim, Signature};
@@ -9,21 +9,22 @@ use serde::{Deserialize, Serialize};
 /// Elements of one input's tensor where its size can be chosen: a 512x512 image has 0.8 million.
 const MOST_ELEMENTS: u64 = 2 << 20;
 
-/// What the elements of a trial are like.
+/// The kind of values of a trial's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Values {
-    /// Floats of the standard normal distribution; integers of 0 to 3, so that what they index is there; u8 and s8 of all kinds.
+    /// Floats of the standard normal distribution; integers of 0 to 3, so that they are valid indices; u8 and s8 over their whole
+    /// range.
     Small,
     /// Floats between 0 and 1; integers 1.
     Ones,
     /// Floats of four times the normal distribution; integers 0.
     Zeros,
-    /// Floats and bytes of a few values: equal ones, both zeros, halves, and a range whose quantised halves lie between two
+    /// Floats and bytes of a few values: equal ones, both zeros, halves, and a range whose quantised halves are between two
     /// integers; integers of 0 to 3.
     Few,
     /// As `Small`, but integers of 32 bits and more up to the ends of s32.
     Wide,
-    /// As `Small`, where what can be chosen of the outermost dimensions is 0 long.
+    /// As `Small`, but free outermost dimensions are 0.
     Empty,
 }
 
@@ -35,7 +36,7 @@ const FEW_BYTES: [u8; 8] = [0, 1, 2, 127, 128, 129, 254, 255];
 /// One set of inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Trial {
-    /// Which of the sizes.
+    /// The index of the size.
     pub(super) size: usize,
     /// Which values.
     pub(super) values: Values,
@@ -48,9 +49,9 @@ struct Free<'a> {
     place: (usize, usize),
 }
 
-/// How long the free dimensions are: those that are outermost wherever they occur, which often count the members of a batch,
-/// and the others, in turn. Multiples of 32 are what networks with five halvings take, 256 and 512 what audio models do, whose
-/// state may have the length of the batch on an inner axis without saying so; 48 by 320 is a line of text, 224 by 224 a picture.
+/// Sizes of the free dimensions: of those that are outermost wherever they occur, often the batch, and of the others, in turn.
+/// Networks with five halvings take multiples of 32. Audio models take 256 and 512; their state may have the batch's length on an
+/// inner axis without declaring it. 48 by 320 is a line of text, 224 by 224 a picture.
 const SIZES: [(u64, [u64; 3]); 12] = [
     (2, [3, 5, 4]),
     (1, [32, 32, 32]),
@@ -66,7 +67,7 @@ const SIZES: [(u64, [u64; 3]); 12] = [
     (1, [224, 224, 224]),
 ];
 
-/// The sizes of a signature's inputs, as lists of dimensions, without doubles. At least one.
+/// The sizes of a signature's inputs, as lists of dimensions, without duplicates. At least one.
 pub(super) fn sizes(signature: &Signature) -> Vec<Vec<Vec<u64>>> {
     let free = free(signature);
     let mut found: Vec<Vec<Vec<u64>>> = Vec::new();
@@ -75,7 +76,7 @@ pub(super) fn sizes(signature: &Signature) -> Vec<Vec<Vec<u64>>> {
         let fits = |shape: &Vec<u64>| {
             shape.iter().try_fold(1u64, |all, dim| all.checked_mul(*dim)).is_some_and(|all| all <= MOST_ELEMENTS)
         };
-        // Where nothing can be chosen, or not smaller, the model alone says how large its inputs are.
+        // If no dimension is free, or none can be smaller, the model alone determines how large its inputs are.
         let smallest = outermost == 1 && others == [1; 3];
         if (smallest || shapes.iter().all(fits)) && !found.contains(&shapes) {
             found.push(shapes);
@@ -207,14 +208,14 @@ impl Random {
             Values::Few => {
                 let bits = self.next();
                 self.drawn += 1;
-                // The ends of the range come first, so that they are there.
+                // The ends of the range come first, so that they always occur.
                 FEW[if self.drawn <= 2 { self.drawn } else { bits as usize } % FEW.len()]
             }
             Values::Zeros => self.normal() * 4.0,
         }
     }
 
-    /// An integer, as the low bits of what is given.
+    /// An integer, in the low bits of the result.
     fn whole(&mut self, dtype: DType, values: Values) -> u64 {
         let bits = self.next();
         match (values, dtype) {
@@ -223,7 +224,7 @@ impl Random {
             (Values::Few, DType::U8 | DType::S8) => FEW_BYTES[bits as usize % FEW_BYTES.len()].into(),
             (Values::Small | Values::Wide | Values::Empty, DType::U8 | DType::S8) => bits,
             (Values::Wide, DType::S32 | DType::S64) => {
-                // All lengths of numbers alike.
+                // Magnitudes of all bit lengths are equally likely.
                 let magnitude = (bits >> 33) >> (bits & 31).min(30);
                 if bits & 32 == 0 { magnitude } else { (magnitude as i64).wrapping_neg() as u64 }
             }
@@ -301,7 +302,7 @@ mod tests {
         for wanted in FEW {
             assert!(few.iter().any(|value| value.to_bits() == (wanted as f32).to_bits()), "{wanted}");
         }
-        // All of the range is in the smallest of inputs, for what is quantised by its range.
+        // Even the smallest input contains the whole range, because quantisation depends on it.
         let range = few[..2].iter().fold([0.0f32; 2], |[least, most], value| [least.min(*value), most.max(*value)]);
         assert_eq!(range, [-2.5, 2.5]);
     }

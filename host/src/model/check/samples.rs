@@ -1,5 +1,5 @@
-//! Samples that come with a model: inputs, and the outputs that the model gives for them. It reads files of `samples/` and never
-//! others, and never runs a model.
+//! Reads the samples of a model: inputs, and the outputs that the model gives for them. It never reads files outside `samples/`,
+//! and never runs a model.
 //!
 //! Each `samples/NAME.json` is one sample:
 //!
@@ -11,10 +11,9 @@
 //! }
 //! ```
 //!
-//! `data` has the elements in row-major order: numbers (`"nan"`, `"inf"`, `"-inf"` where JSON has none), booleans, strings.
-//! `npy` names a file below `samples/` in NumPy's format
-//! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>), little-endian and in C order. Outputs that are not
-//! named are not compared; at least one must be.
+//! `data` has the elements in row-major order: numbers (`"nan"`, `"inf"`, `"-inf"` where JSON has none), booleans, strings. `npy`
+//! names a file below `samples/` in NumPy's format (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>),
+//! little-endian and in C order. Outputs that are not named are not compared; at least one must be named.
 
 use super::compare::Tolerance;
 use crate::device::{DType, Shape};
@@ -114,7 +113,7 @@ impl Sample {
         Ok(Sample { name: shortened(name), inputs: arrays(inputs)?, outputs: arrays(outputs)?, tolerance })
     }
 
-    /// How far an output may be apart from what the sample says.
+    /// How far an output may differ from the sample's.
     pub(super) fn tolerance(&self, dtype: DType) -> Tolerance {
         let Tolerance { absolute, relative } = Tolerance::of(dtype);
         let own = self.tolerance.unwrap_or(ToleranceFields { absolute: None, relative: None });

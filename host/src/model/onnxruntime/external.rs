@@ -1,4 +1,4 @@
-//! Which initialisers of a graph lie in the file of weights beside it, read straight out of the graph's ONNX file
+//! Finds the initialisers of a graph that are stored in the file of weights next to it, by reading the graph's ONNX file
 //! (onnx.proto3, fields by number); it never reads a weight.
 
 use super::{Element, dtype_of, element_of};
@@ -18,11 +18,11 @@ pub(super) struct External {
     pub(super) name: CString,
     pub(super) element: Element,
     pub(super) dims: Vec<i64>,
-    /// Where its elements lie in the file.
+    /// Where its elements are in the file.
     pub(super) range: Range<u64>,
 }
 
-/// A `TensorProto`, as far as it matters.
+/// The fields of a `TensorProto` that are needed.
 #[derive(Default)]
 struct Read {
     name: String,
@@ -34,9 +34,9 @@ struct Read {
     length: Option<u64>,
 }
 
-/// What a graph's file tells.
+/// What is read from a graph's file.
 pub(super) struct Told {
-    /// The initialisers of the outermost graph whose elements lie in [`WEIGHTS`], in the order in which they lie there.
+    /// The initialisers of the outermost graph whose elements are stored in [`WEIGHTS`], in their order there.
     pub(super) externals: Vec<External>,
     /// Whether there is a convolution in that graph.
     pub(super) convolves: bool,
@@ -44,7 +44,7 @@ pub(super) struct Told {
 
 /// Reads a graph's file.
 ///
-/// Errors: those of the disk; a file that is no ONNX.
+/// Errors: those of the disk; a file that is not ONNX.
 pub(super) fn read(graph: &Path) -> io::Result<Told> {
     let file = File::open(graph)?;
     let length = file.metadata()?.len();
@@ -107,7 +107,7 @@ impl Read {
         }
     }
 
-    /// None for one that onnxruntime has to read by itself.
+    /// None for an initialiser that onnxruntime has to read by itself.
     fn external(self) -> Option<External> {
         if !self.is_external || self.location != WEIGHTS {
             return None;
@@ -142,7 +142,7 @@ mod tests {
         let config = RawConfig { data, ort_lib: Some(path), ..RawConfig::default() }.resolve().unwrap();
         let (model, form) = (models.join("ocr-classify"), folder.path().join("form"));
         std::fs::create_dir(&form).unwrap();
-        // Without packed copies, which lie in the file, too.
+        // Without packed copies, which are stored in the file, too.
         let mut engine = OnnxRuntime::new(&config, None);
         engine.config.limits.packed_model_bytes = 0;
         engine.prepare(&model, package(&model).weights_bytes(), &form).unwrap();
@@ -176,7 +176,7 @@ mod tests {
             outputs[0].bytes().to_vec()
         };
         let expected = outputs(false);
-        // What it would read by itself is nothing but zeros now.
+        // If it read them from the file, it would get zeros now.
         std::fs::write(form.join(WEIGHTS), vec![0; weights.len()]).unwrap();
         assert!(outputs(true) == expected && outputs(false) != expected);
     }

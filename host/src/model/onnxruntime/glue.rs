@@ -1,5 +1,5 @@
-//! The calls to onnxruntime's C API that `ort` has no safe form of: sessions shared by threads, and tensors over memory
-//! that stays the caller's; it decides nothing.
+//! The calls to onnxruntime's C API for which `ort` has no safe form: sessions shared by threads, and tensors over memory that
+//! the caller owns; it never decides anything.
 //!
 //! Its types are safe to use. Every pointer they hold comes from the API, is not null, and is released once.
 #![allow(unsafe_code)]
@@ -51,10 +51,10 @@ fn not_null<T>(pointer: *mut T, what: &str) -> ort::Result<NonNull<T>> {
     NonNull::new(pointer).ok_or_else(|| ort::Error::new(format!("onnxruntime gave no {what}")))
 }
 
-/// The version of an onnxruntime library, such as `1.32.0`. Loads it, and the libraries it needs, for good.
+/// The version of an onnxruntime library, such as `1.32.0`. Loads it, and the libraries it needs, for the life of the process.
 pub(super) fn version(path: &Path) -> Result<String, String> {
-    // SAFETY: whoever runs the server names the libraries it loads, by configuration or by what is installed; a library's
-    // initialisers run as those of the process's own do.
+    // SAFETY: the operator of the server chooses the libraries, by configuration or installation; a library's initialisers run
+    // like those of the process.
     let library = unsafe { libloading::Library::new(path) }.map_err(|error| match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
@@ -86,16 +86,16 @@ pub(super) enum Side {
 /// An input or output as the model declares it.
 pub(super) struct Outlet {
     pub(super) name: String,
-    /// What a tensor holds; none for what is no tensor.
+    /// The type and dimensions of a tensor; none for other values.
     pub(super) tensor: Option<OutletTensor>,
 }
 
 /// The type and dimensions of an input or output.
 pub(super) struct OutletTensor {
-    /// An `ONNXTensorElementDataType`; newer libraries know more of them than this build.
+    /// An `ONNXTensorElementDataType`; newer libraries have values that this build does not know.
     pub(super) element: i32,
-    /// Each dimension, negative where it is free, and its symbol, empty where it has none. None where not even the number
-    /// of dimensions is declared.
+    /// Each dimension, negative where it is free, and its symbol, empty where it has none. None if not even the number of
+    /// dimensions is declared.
     pub(super) dims: Option<Vec<(i64, String)>>,
 }
 
@@ -114,9 +114,9 @@ unsafe impl Sync for RawSession {}
 
 impl Drop for RawSession {
     fn drop(&mut self) {
-        // SAFETY: created by CreateSession, released only here; runs borrow the session and so are over.
+        // SAFETY: created by CreateSession, released only here; all runs are over, because they borrow the session.
         unsafe { (ort::api().ReleaseSession)(self.pointer.as_ptr()) };
-        // glibc would keep most of the freed weights for itself.
+        // glibc would otherwise keep most of the freed memory of the weights.
         #[cfg(target_env = "gnu")]
         // SAFETY: it takes a number and locks what it touches.
         unsafe {
@@ -149,7 +149,7 @@ impl RawSession {
         Ok(count)
     }
 
-    /// What one of them is. `index` is less than [`RawSession::count`].
+    /// One of the inputs or outputs. `index` must be less than [`RawSession::count`].
     pub(super) fn outlet(&self, side: Side, index: usize) -> ort::Result<Outlet> {
         let mut info: *mut OrtTypeInfo = null_mut();
         let session = self.pointer.as_ptr();
@@ -234,7 +234,7 @@ impl TypeInfo {
         // Enums of the API are read as integers: a newer library may write values that this build's enums lack.
         let (mut kind, mut element, mut rank) = (0i32, 0i32, 0usize);
         let mut info: *const OrtTensorTypeAndShapeInfo = null_mut();
-        // SAFETY: the type is alive, and what it is cast to lives as long as it; both enums are 32-bit integers in C; all
+        // SAFETY: the type is alive, and the pointer that it is cast to lives as long; both enums are 32-bit integers in C; all
         // variables are written before they are read.
         unsafe {
             call!(GetOnnxTypeFromTypeInfo(self.0.as_ptr(), (&raw mut kind).cast()))?;
@@ -282,8 +282,8 @@ impl Value {
         let (mut element, mut rank) = (0i32, 0usize);
         let mut dims: *const i64 = null_mut();
         let kind = (&raw mut element).cast();
-        // SAFETY: the value is alive; the call fails unless it is a tensor; the enum is a 32-bit integer in C; the dimensions
-        // lie in the value and are copied.
+        // SAFETY: the value is alive; the call fails unless it is a tensor; the enum is a 32-bit integer in C; the dimensions are
+        // stored in the value and are copied.
         unsafe {
             call!(GetTensorElementTypeAndShapeDataReference(self.0.as_ptr(), kind, &raw mut dims, &raw mut rank))?;
             let none = rank == 0 || dims.is_null();
@@ -291,7 +291,7 @@ impl Value {
         }
     }
 
-    /// Where the elements of a tensor lie that holds no strings, and how many bytes they are. It may be a GPU's memory.
+    /// The address and number of bytes of the elements of a tensor that holds no strings. They may be in a GPU's memory.
     fn data(&self) -> ort::Result<(NonNull<u8>, usize)> {
         let mut bytes = 0;
         let mut data: *mut c_void = null_mut();
@@ -308,7 +308,7 @@ impl Value {
     }
 }
 
-/// A tensor over memory that stays the caller's.
+/// A tensor over memory that the caller owns.
 pub(super) struct Borrowed<'a> {
     value: Value,
     bytes: PhantomData<&'a [u8]>,
@@ -323,7 +323,7 @@ impl<'a> Borrowed<'a> {
     }
 
     /// # Safety
-    /// So many bytes lie at `data`, in memory of `place`, and nothing but queued work writes to them for `'a`.
+    /// This many bytes exist at `data`, in memory of `place`, and only queued work writes to them for `'a`.
     unsafe fn over(
         place: &MemoryInfo<'_>,
         data: *mut c_void,
@@ -344,7 +344,7 @@ impl<'a> Borrowed<'a> {
         let mut allocator: *mut OrtAllocator = null_mut();
         let mut value: *mut OrtValue = null_mut();
         let element = ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING;
-        // SAFETY: the default allocator is never released; the dimensions are as many as said; `value` is written.
+        // SAFETY: the default allocator is never released; the number of dimensions is correct; `value` is written.
         unsafe {
             call!(GetAllocatorWithDefaultOptions(&raw mut allocator))?;
             call!(CreateTensorAsOrtValue(allocator, dims.as_ptr(), dims.len(), element, &raw mut value))?;
@@ -352,8 +352,8 @@ impl<'a> Borrowed<'a> {
         let value = Value(not_null(value, "value")?);
         for (index, string) in strings.iter().enumerate().filter(|(_, string)| !string.is_empty()) {
             let mut buffer: *mut c_char = null_mut();
-            // SAFETY: the value is alive and not shared yet; the call checks the index and gives room for as many bytes as
-            // it is asked for, which are written at once. Unlike FillStringTensor it takes strings that contain a NUL.
+            // SAFETY: the value is alive and not shared yet; the call checks the index and gives room for the requested number of
+            // bytes, which are written at once. Unlike FillStringTensor it takes strings that contain a NUL.
             unsafe {
                 let pointer = value.0.as_ptr();
                 call!(GetResizedStringTensorElementBuffer(pointer, index, string.len(), &raw mut buffer))?;
@@ -365,7 +365,7 @@ impl<'a> Borrowed<'a> {
     }
 }
 
-/// A tensor that a run gave, in memory of onnxruntime's.
+/// An output of a run, in onnxruntime's memory.
 pub(super) struct Output {
     /// An `ONNXTensorElementDataType`.
     pub(super) element: i32,
@@ -407,7 +407,7 @@ impl Output {
         let mut starts = vec![0usize; count];
         if count > 0 {
             let (data, length) = (content.as_mut_ptr().cast(), content.len());
-            // SAFETY: the value is alive; both buffers are as long as said, and the call fails unless they suffice.
+            // SAFETY: the value is alive; both buffers have the given lengths, and the call fails unless they suffice.
             unsafe {
                 call!(GetStringTensorContent(self.value.0.as_ptr(), data, length, starts.as_mut_ptr(), starts.len()))?;
             }
@@ -420,7 +420,7 @@ impl Output {
 
     /// The elements, of an output that does not hold strings.
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: the value holds this many initialised bytes at `data` as long as it lives, and nothing writes to them.
+        // SAFETY: the value holds this many initialised bytes at `data` for as long as it lives, and nothing writes to them.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.bytes) }
     }
 }

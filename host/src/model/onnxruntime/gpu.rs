@@ -1,5 +1,5 @@
-//! onnxruntime's CUDA provider: whether it is there, what it is told, and runs over tensors that lie on the GPU, where their
-//! outputs stay. What it allocates, the device lends it.
+//! onnxruntime's CUDA provider: whether it is available, its options, and runs on tensors on the GPU, where the outputs stay. It
+//! never allocates device memory itself: the device lends it.
 #![allow(unsafe_code)]
 
 use super::external::{self, External, Told};
@@ -22,10 +22,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// The provider's file, which lies beside the library.
+/// The provider's file, which is next to the library.
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
 
-/// What the provider and cuDNN load by name, in an order in which each finds what it needs; names of CUDA 13 before those of 12.
+/// Libraries that the provider and cuDNN load by name, in an order in which each finds its dependencies; names of CUDA 13 before
+/// those of 12.
 const LIBRARIES: [&[&str]; 7] = [
     &["libcudart.so.13", "libcudart.so.12"],
     &["libcublasLt.so.13", "libcublasLt.so.12"],
@@ -36,7 +37,7 @@ const LIBRARIES: [&[&str]; 7] = [
     &["libcudnn.so.9"],
 ];
 
-/// A model's weights, where hearth loaded them.
+/// A model's weights that hearth loaded.
 struct Weights {
     tensors: Vec<(CString, Borrowed<'static>)>,
     _memory: DeviceWeights,
@@ -52,11 +53,11 @@ impl Weights {
     }
 }
 
-/// Where a session runs that was loaded on a GPU.
+/// The GPU side of a session that was loaded on a GPU.
 pub(super) struct Placed {
     pub(super) gpu: Arc<Gpu>,
     pub(super) plans: Plans,
-    /// Dropped after all sessions that have them.
+    /// Dropped after all sessions that use them.
     _weights: Option<Arc<Weights>>,
 }
 
@@ -64,16 +65,16 @@ fn unread(error: std::io::Error) -> Error {
     Error::storage("reading a prepared form", error)
 }
 
-/// The GPU that models run on, where the provider takes it.
+/// The GPU that models run on, if the provider supports it.
 pub(super) struct Gpu {
     device: Arc<dyn Device>,
     data: PathBuf,
-    /// Why it does not, once somebody tried.
+    /// Why it does not, after the first attempt.
     refusal: OnceLock<Option<String>>,
 }
 
 impl Gpu {
-    /// The GPU that a device is.
+    /// The GPU of a device; none for another device.
     pub(super) fn of(config: &Config, device: &Arc<dyn Device>) -> Option<Gpu> {
         device.cuda()?;
         Some(Gpu { device: Arc::clone(device), data: config.data.join("lib"), refusal: OnceLock::new() })
@@ -140,7 +141,7 @@ impl Gpu {
         Ok(builder.with_config_entry("session.use_env_allocators", "1")?)
     }
 
-    /// Loads a session with the weights charged already; what it takes beyond them is the workspace's.
+    /// Loads a session with the weights charged already; further memory is charged to the workspace.
     pub(super) fn load(
         self: &Arc<Gpu>,
         weights_bytes: u64,
@@ -152,8 +153,8 @@ impl Gpu {
         Ok(OrtSession { placed: Some(Placed { gpu: Arc::clone(self), plans, _weights: None }), ..session })
     }
 
-    /// Loads a session from a prepared form, of whose weights each is copied to the device once, from the disk through pinned
-    /// memory; they are charged already, as of [`Gpu::load`]. `options` gives those of one session.
+    /// Loads a session from a prepared form. Each weight is copied to the device once, from the disk through pinned memory; the
+    /// weights are charged already, as in [`Gpu::load`]. `options` gives the options of one session.
     pub(super) fn load_form(
         self: &Arc<Gpu>,
         library: &Library,
@@ -177,7 +178,7 @@ impl Gpu {
             let loaded = RawSession::load(&environment, &builder, &path);
             loaded.map_err(|error| lent.refusal().unwrap_or_else(|| Error::host("loading a prepared form", error)))
         };
-        // Weights within branches and loops it loads by itself.
+        // onnxruntime loads weights within branches and loops by itself.
         let session =
             OrtSession::of(load(weights_bytes.saturating_sub(copied_bytes), Planning::Fast)?, Reason::without(form))?;
         let make: Make = Box::new(move |planning| match graph_digest(&graph).map_err(unread)? == made_of {
@@ -196,8 +197,8 @@ impl Gpu {
         let memory = lent.load(&file, &ranges)?;
         let placed = externals.into_iter().zip(&memory.addresses).map(|(external, address)| {
             let bytes = (external.range.end - external.range.start) as usize;
-            // SAFETY: so many bytes were just written there, and stay as they are as long as `memory`, which lives as long as the
-            // tensor.
+            // SAFETY: this many bytes were just written there, and do not change as long as `memory` lives, which is as long as
+            // the tensor.
             let tensor = unsafe { Borrowed::on_gpu(cuda.ordinal(), *address, bytes, &external.dims, external.element) };
             Ok((external.name, tensor.map_err(|error| Error::host("passing weights to onnxruntime", error))?))
         });
@@ -209,14 +210,14 @@ impl Gpu {
         self.device.ledger().account(Owner::Workspace, u64::MAX, u64::MAX)
     }
 
-    /// Options of a run that returns when all is queued.
+    /// Options of a run that returns as soon as all work is queued.
     pub(super) fn run_options() -> ort::Result<RunOptions> {
         let mut options = RunOptions::new()?;
         options.disable_device_sync()?;
         Ok(options)
     }
 
-    /// Queues a run. What it needs meanwhile is the workspace's; the outputs belong to `account`.
+    /// Queues a run. Its temporary memory is charged to the workspace; the outputs belong to `account`.
     pub(super) fn run(
         &self,
         session: &OrtSession,
@@ -241,7 +242,7 @@ impl Gpu {
         if ran.is_err()
             && let Some(refusal) = lent.refusal()
         {
-            // An algorithm may have wanted more memory than there is.
+            // An algorithm may have needed more memory than there is.
             ran = plans.run_frugally(run).ok_or(refusal)?;
         }
         drop((bound, copies));
@@ -261,7 +262,7 @@ impl Gpu {
     }
 }
 
-/// An output, when the engine has let go of it.
+/// An output that the engine has released.
 enum Kept {
     Text(Output),
     OnGpu { element: i32, dims: Vec<i64>, claimed: Result<Claimed> },
@@ -299,8 +300,8 @@ fn borrow<'a>(
     let element =
         element_of(tensor.dtype()).ok_or_else(|| Error::unsupported(format!("no engine takes {tensor:?}")))?;
     let (address, bytes) = (Cuda::address(tensor)?, tensor.byte_length() as usize);
-    // SAFETY: the tensor's memory is this long and lives for `'a`; what is queued to read it by then is done before its block is
-    // used again, for that happens in the same queue.
+    // SAFETY: the tensor's memory is this long and lives for `'a`; work that is queued to read it by then is done before its
+    // block is used again, because that happens in the same queue.
     let borrowed = unsafe { Borrowed::on_gpu(ordinal, address, bytes, &dims_of(tensor), element) };
     borrowed.map_err(|error| Error::host("passing a tensor to onnxruntime", error))
 }

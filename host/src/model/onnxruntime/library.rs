@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The file's name, which on Linux a version may follow.
+/// The file's name, which may be followed by a version on Linux.
 const NAME: &str = "libonnxruntime.so";
 
 /// The oldest version that has what hearth calls; the feature `api-24` of `ort`.
 const OLDEST: &str = "1.24";
 
-/// The library in use. `ort` and the library itself allow one for the process: the first that works is kept.
+/// The library in use. `ort` and the library itself allow only one for each process: the first that works is kept.
 static LOADED: Mutex<Option<Library>> = Mutex::new(None);
 
 /// A library that works, and its environment.
@@ -24,13 +24,13 @@ pub(super) struct Library {
     /// Its version.
     pub(super) version: String,
     path: PathBuf,
-    /// What sessions are made in.
+    /// The environment in which sessions are made.
     pub(super) environment: Environment,
 }
 
 impl Library {
-    /// The library that `config` names; where it names none, the one in the data folder, beside the executable, or in the
-    /// loader's path, in that order. Nothing is remembered of a failure, so that a library that is installed later is found.
+    /// The library that `config` names; if it names none, the one in the data folder, next to the executable, or in the loader's
+    /// path, in that order. A failure is not remembered, so a library that is installed later is found.
     ///
     /// Errors: `unavailable` where there is none that works; its source says what was tried.
     pub(super) fn get(config: &Config) -> Result<Library> {
@@ -54,12 +54,12 @@ impl Library {
         Err(unavailable(&failures))
     }
 
-    /// The folder it lies in, where that is known.
+    /// The folder it is in, if that is known.
     pub(super) fn folder(&self) -> Option<&Path> {
         self.path.is_absolute().then(|| self.path.parent()).flatten()
     }
 
-    /// The files that loading it takes, beside the system's libraries.
+    /// The files that are needed to load it, besides the system's libraries.
     pub(super) fn files(&self) -> LibraryFiles {
         if !self.path.is_absolute() {
             return LibraryFiles { path: None, files: Vec::new() };
@@ -97,7 +97,7 @@ fn candidates(config: &Config) -> Vec<PathBuf> {
     let executable = std::env::current_exe().ok();
     if let Some(folder) = executable.as_deref().and_then(Path::parent) {
         found.extend(libraries_in(folder));
-        // `ort` resolves a bare name beside the executable first, and panics where there is no such folder.
+        // `ort` first looks for a bare name next to the executable, and panics if there is no such folder.
         found.push(PathBuf::from(NAME));
         found.push(PathBuf::from(format!("{NAME}.1")));
     }
@@ -134,7 +134,8 @@ fn version(path: &Path) -> Result<String, String> {
 fn load(path: &Path) -> Result<Library, String> {
     let version = version(path)?;
     let builder = ort::init_from(path).map_err(|error| error.to_string())?;
-    // Models choose the names in the engine's messages, and failures come back as errors: nothing is louder than debug.
+    // Models choose the names in the engine's messages, and failures are returned as errors anyway, so everything is logged at
+    // level debug.
     let log = |_: LogLevel, category: &str, _: &str, place: &str, message: &str| {
         tracing::debug!(target: "onnxruntime", category, place, "{message}");
     };

@@ -1,9 +1,9 @@
-//! The sessions of one model on a GPU. cuDNN plans a convolution for one shape of its input, which takes far longer than running
-//! it, and a session forgets the plan when a run has another; so there are several, each for the shapes of its last run, over the
-//! same weights. It never runs one.
+//! The sessions of one model on a GPU. cuDNN plans a convolution for one shape of its input. Planning takes far longer than
+//! running, and a session forgets the plan at a run with another shape. So there are several sessions over the same weights, each
+//! for the shapes of its last run. It never runs a model itself.
 //!
-//! A session of its own plans frugally: that takes less time and memory, and its runs take longer. It has the shapes that were
-//! not seen lately, so that guests whose shapes never come again do not take the plans of those whose shapes do.
+//! One more session plans frugally: planning takes less time and memory, but runs take longer. It runs the shapes that were not
+//! seen recently, so that guests whose shapes never recur do not take the plans of guests whose shapes do.
 
 use super::glue::RawSession;
 use crate::error::{Error, Kind, Result};
@@ -13,17 +13,17 @@ use std::sync::{Arc, OnceLock};
 
 /// Shapes that are remembered although there is no plan for them.
 const REMEMBERED: usize = 64;
-/// A plan is given away that so many runs of the model did not have: where more shapes come again than there are plans, those that
-/// have one keep it. (On an H200 the pages of 04-ocr took up to 6 s where each took another's plans, and 0.6 to
-/// 1.5 s without any.)
+/// A plan that this many runs of the model did not use is given to other shapes. So if more shapes recur than there are plans,
+/// the shapes that have a plan keep it. (On an H200 the pages of 04-ocr took up to 6 s when each took another page's plan, and
+/// 0.6 to 1.5 s without any plan.)
 const IDLE_RUNS: u64 = 256;
 
 /// How convolutions are planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Planning {
-    /// The algorithm that is expected to be the fastest, whatever memory it wants.
+    /// The algorithm that is expected to be the fastest, whatever memory it needs.
     Fast,
-    /// One that works.
+    /// Any algorithm that works.
     Frugal,
 }
 
@@ -38,12 +38,12 @@ pub(super) struct Plans {
 }
 
 struct State {
-    /// The one that ran last is last.
+    /// Ordered by their last run, the most recent last.
     plans: Vec<Entry>,
     most: u64,
-    /// Of runs without a plan, the latest last.
+    /// The shapes of runs without a plan, the latest last.
     seen: VecDeque<Shapes>,
-    /// All of them.
+    /// All runs so far.
     runs: u64,
 }
 
@@ -51,7 +51,7 @@ struct Entry {
     plan: Arc<Plan>,
     /// The dimensions of all inputs of its last run; none before its first.
     shapes: Option<Shapes>,
-    /// Which run that was.
+    /// The number of that run.
     last: u64,
 }
 
@@ -60,12 +60,12 @@ type Shapes = Vec<Vec<u64>>;
 #[derive(Default)]
 struct Plan {
     session: OnceLock<Arc<RawSession>>,
-    /// A session has one handle of cuDNN, which one thread at a time may queue work by.
+    /// A session has one cuDNN handle, through which only one thread at a time may queue work.
     turn: Mutex<()>,
 }
 
 impl Plan {
-    /// Calls `run` with its session, made now if it was not.
+    /// Calls `run` with its session, which is made first if necessary.
     fn run<T>(&self, make: Option<&Make>, planning: Planning, run: impl FnOnce(&Arc<RawSession>) -> T) -> Result<T> {
         let _turn = self.turn.lock();
         if let Some(session) = self.session.get() {
@@ -78,7 +78,7 @@ impl Plan {
 }
 
 impl Plans {
-    /// One session, with up to `most` that `make` makes.
+    /// One session, and up to `most` further ones that `make` makes.
     pub(super) fn new(session: Arc<RawSession>, most: u64, make: Option<Make>) -> Plans {
         let plan = Arc::new(Plan { session: OnceLock::from(session), turn: Mutex::default() });
         let plans = vec![Entry { plan, shapes: None, last: 0 }];
@@ -87,8 +87,8 @@ impl Plans {
         Plans { state, frugal: Plan::default(), make }
     }
 
-    /// Calls `run` with a session that ran inputs of these shapes last. Where there is none: for shapes that were seen lately, with
-    /// a new one, or with one that ran long ago; else with the frugal one. No two calls have one session at a time.
+    /// Calls `run` with a session whose last inputs had these shapes. If there is none: for shapes that were seen recently, with
+    /// a new session or with one that ran long ago; otherwise with the frugal one. No two calls use a session at the same time.
     pub(super) fn run<T>(&self, shapes: &[&[u64]], run: impl Fn(&Arc<RawSession>) -> T) -> T {
         let mut may_be_frugal = self.make.is_some();
         loop {
@@ -101,7 +101,7 @@ impl Plans {
                 (Ok(done), _) => return done,
                 (Err(error), chosen) => {
                     tracing::debug!("no further session of a model: {}", error.chain());
-                    // Those that there are do, from now on.
+                    // From now on, the existing sessions must suffice.
                     match chosen {
                         Some(plan) => self.state().give_up(&plan),
                         None => may_be_frugal = false,
@@ -111,7 +111,7 @@ impl Plans {
         }
     }
 
-    /// Calls `run` with the frugal session; none where there is none.
+    /// Calls `run` with the frugal session; gives none if there is no such session.
     pub(super) fn run_frugally<T>(&self, run: impl FnOnce(&Arc<RawSession>) -> T) -> Option<T> {
         self.make.as_ref()?;
         self.frugal.run(self.make.as_ref(), Planning::Frugal, run).ok()
@@ -123,7 +123,7 @@ impl Plans {
 }
 
 impl State {
-    /// Whose turn it is; none for the frugal one.
+    /// The plan to use; none for the frugal session.
     fn choose(&mut self, shapes: &[&[u64]], may_be_frugal: bool) -> Option<Arc<Plan>> {
         let fits = |entry: &Entry| entry.shapes.as_deref().is_none_or(|of| of == shapes);
         let owned = || shapes.iter().map(|dims| dims.to_vec()).collect();
@@ -157,7 +157,7 @@ impl State {
         Some(plan)
     }
 
-    /// A plan of which there is no session.
+    /// Removes a plan whose session could not be made.
     fn give_up(&mut self, plan: &Arc<Plan>) {
         self.plans.retain(|entry| !Arc::ptr_eq(&entry.plan, plan));
         self.most = self.plans.len() as u64;
@@ -191,7 +191,7 @@ mod tests {
         // The second ran longest ago.
         assert!(Arc::ptr_eq(&of(&mut state, 4), &second) && Arc::ptr_eq(&of(&mut state, 4), &second));
         assert!(Arc::ptr_eq(&of(&mut state, 2), &first));
-        // What has no session leaves the others, one at least.
+        // A plan without a session is removed; at least one stays.
         state.give_up(&third);
         assert!(Arc::ptr_eq(&of(&mut state, 3), &second) && state.plans.len() == 2);
     }
@@ -203,7 +203,7 @@ mod tests {
         assert!(chosen(&mut state, 1, true).is_none());
         let second = chosen(&mut state, 1, true).unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
-        // Any number of others leaves the plans as they are, and is forgotten.
+        // Any number of other shapes leaves the plans unchanged and is forgotten.
         assert!((2..=REMEMBERED as u64 + 2).all(|width| chosen(&mut state, width, true).is_none()));
         assert!(Arc::ptr_eq(&chosen(&mut state, 0, true).unwrap(), &first));
         assert!(Arc::ptr_eq(&chosen(&mut state, 1, true).unwrap(), &second));
@@ -217,14 +217,14 @@ mod tests {
         let first = chosen(&mut state, 0, true).unwrap();
         assert!(chosen(&mut state, 1, true).is_none());
         let second = chosen(&mut state, 1, true).unwrap();
-        // Three shapes in turn on two plans.
+        // Three shapes alternate on two plans.
         for _ in 0..IDLE_RUNS {
             assert!(Arc::ptr_eq(&chosen(&mut state, 0, true).unwrap(), &first));
             assert!(Arc::ptr_eq(&chosen(&mut state, 1, true).unwrap(), &second));
             assert!(chosen(&mut state, 2, true).is_none());
         }
         assert_eq!(state.seen.len(), 1);
-        // One of them comes no more.
+        // One of them no longer occurs.
         for _ in 0..IDLE_RUNS / 2 - 1 {
             assert!(chosen(&mut state, 1, true).is_some() && chosen(&mut state, 2, true).is_none());
         }

@@ -1,4 +1,4 @@
-//! Turns onnxruntime's errors into hearth's: the right kind, and a message without paths of the host; it never hides a cause
+//! Turns onnxruntime's errors into hearth's, with the right kind and a message without paths of the host; it never hides a cause
 //! from the log.
 
 use crate::error::{Error, Kind};
@@ -8,10 +8,10 @@ use std::path::Path;
 /// Characters of the engine's text that a message quotes.
 const MOST_CHARS: usize = 400;
 
-/// What precedes the name of a locale that is missing.
+/// The text before the name of a missing locale.
 const LOCALE: &str = "Failed to construct locale with name:";
 
-/// What to leave out of messages: where a model lies.
+/// Removes the path of a model from messages.
 pub(super) struct Reason {
     folders: Vec<String>,
 }
@@ -46,8 +46,8 @@ impl Reason {
         Error::new(kind, format!("onnxruntime cannot load the model: {text}")).with_source(error)
     }
 
-    /// Why a run failed. The signature has been checked, but the graph may still refuse shapes or values: as far as the
-    /// engine's codes tell, that is the caller's mistake.
+    /// Why a run failed. The signature has been checked, but the graph may still refuse shapes or values: that is the caller's
+    /// mistake, as far as the engine's codes show.
     pub(super) fn of_run(&self, error: ort::Error) -> Error {
         let text = self.shortened(error.message());
         if is_memory(error.message()) {
@@ -69,7 +69,7 @@ impl Reason {
             text = text.replace(&format!("{folder}/"), "").replace(folder, "the model's folder");
         }
         let text = without_sources(text.strip_prefix("Load model from model.onnx failed:").unwrap_or(&text));
-        // What follows are paths outside the model's folder.
+        // Paths outside the model's folder follow.
         let text = text.split(" resolved path:").next().unwrap_or_default().trim();
         match text.char_indices().nth(MOST_CHARS) {
             None => text.to_owned(),
@@ -88,7 +88,7 @@ fn is_memory(text: &str) -> bool {
     ["bad_alloc", "Failed to allocate memory", "bad allocation"].iter().any(|sign| text.contains(sign))
 }
 
-/// Leaves out where in onnxruntime's sources an error arose: `/…/file.cc:12 ` and the function named after it.
+/// Removes the place in onnxruntime's sources where an error arose: `/…/file.cc:12 ` and the function named after it.
 fn without_sources(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;

@@ -1,5 +1,5 @@
-//! Memory that onnxruntime takes from hearth: an allocator of its C API for a device, registered for the process, which two
-//! functions stand behind. Sessions take it by `session.use_env_allocators`; it decides nothing.
+//! An allocator through which onnxruntime takes a device's memory from hearth. It is registered for the process through the C
+//! API, implemented by two functions, and used by sessions with `session.use_env_allocators`. It never decides anything.
 
 use super::checked;
 use ort::AsPointer;
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::ffi::c_void;
 
-/// Takes so many bytes; null where there is no room.
+/// Allocates this many bytes; null if there is no room.
 type Allocate = fn(usize) -> *mut c_void;
 /// Gives back what [`Allocate`] gave.
 type Free = fn(*mut c_void);
@@ -21,7 +21,7 @@ type Throw = unsafe extern "C-unwind" fn() -> !;
 const THROW: &[u8] = b"_ZSt17__throw_bad_allocv";
 const LIBRARY: &str = "libstdc++.so.6";
 
-/// What the API is given: its table first.
+/// The allocator as the API gets it: the API's table first.
 #[repr(C)]
 struct Lender {
     table: OrtAllocator,
@@ -31,9 +31,10 @@ struct Lender {
     throw: Throw,
 }
 
-/// Has sessions of the process take memory of GPU number `ordinal` from `allocate`; the first call for a GPU counts.
+/// Makes sessions of the process take memory of GPU number `ordinal` from `allocate`; only the first call for a GPU has an
+/// effect.
 ///
-/// Errors: why it cannot be.
+/// Errors: why it is not possible.
 pub(in super::super) fn lend_memory(
     environment: &Environment,
     ordinal: u32,
@@ -57,7 +58,7 @@ fn register(
     allocate: Allocate,
     free: Free,
 ) -> Result<(), String> {
-    // SAFETY: the library is loaded already, for onnxruntime is C++; a symbol of this name has this type in all its versions.
+    // SAFETY: the library is loaded already, because onnxruntime is C++; a symbol of this name has this type in all its versions.
     let throw = unsafe {
         let library = libloading::Library::new(LIBRARY).map_err(|error| error.to_string())?;
         let throw = *library.get::<Throw>(THROW).map_err(|error| error.to_string())?;
@@ -66,7 +67,7 @@ fn register(
     };
     // SAFETY: all that the API requires of the table is set below.
     let mut table = unsafe { OrtAllocator::default() };
-    // SAFETY: the two types differ in nothing but that the first may unwind, which the C++ that calls it expects.
+    // SAFETY: the two types differ only in that the first may unwind, which the calling C++ code expects.
     table.Alloc = Some(unsafe {
         std::mem::transmute::<
             unsafe extern "C-unwind" fn(*mut OrtAllocator, usize) -> *mut c_void,
@@ -75,9 +76,9 @@ fn register(
     });
     table.Free = Some(give_back);
     table.Info = Some(tell_place);
-    // Sessions hold on to it as long as they like.
+    // Sessions may keep it for any time.
     let lender = Box::leak(Box::new(Lender { table, place, allocate, free, throw }));
-    // SAFETY: environment and table are alive, the table for good.
+    // SAFETY: environment and table are alive, the table forever.
     let status =
         unsafe { checked((ort::api().RegisterAllocator)(environment.ptr().cast_mut(), &raw mut lender.table)) };
     status.map_err(|error| error.message().to_owned())
@@ -90,7 +91,7 @@ unsafe extern "C-unwind" fn take(this: *mut OrtAllocator, bytes: usize) -> *mut 
     let lender = unsafe { &*this.cast::<Lender>() };
     let address = (lender.allocate)(bytes);
     if address.is_null() && bytes > 0 {
-        // onnxruntime does not look whether the tensors it makes have memory, but it catches what C++'s own allocator throws.
+        // onnxruntime does not check that the tensors it makes have memory, but it catches the exception of C++'s own allocator.
         // SAFETY: the frames between here and its handler are this one, which owns nothing, and C++'s.
         unsafe { (lender.throw)() }
     }
@@ -125,7 +126,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    /// How many requests are granted, and how many blocks are out.
+    /// How many requests are still granted, and how many blocks are allocated.
     static LEFT: AtomicI64 = AtomicI64::new(i64::MAX);
     static OUT: AtomicI64 = AtomicI64::new(0);
 

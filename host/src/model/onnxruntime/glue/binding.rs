@@ -1,5 +1,5 @@
 //! The calls to onnxruntime's C API for sessions on a GPU: the CUDA provider's options, tensors over device memory, and runs
-//! whose outputs stay there; it decides nothing.
+//! whose outputs stay there; it never decides anything.
 
 use super::{Borrowed, Output, RawSession, Value, checked, not_null};
 use ort::AsPointer;
@@ -23,8 +23,8 @@ pub(in super::super) fn add_cuda(builder: &mut SessionBuilder, options: &[(&str,
     let pointers = |texts: &[CString]| -> Vec<*const c_char> { texts.iter().map(|text| text.as_ptr()).collect() };
     let (keys, values) = (pointers(&keys), pointers(&values));
     let mut raw: *mut OrtCUDAProviderOptionsV2 = null_mut();
-    // SAFETY: `raw` is written before it is read, and released by `Options`; the texts outlive the call that reads them, which
-    // is told how many there are.
+    // SAFETY: `raw` is written before it is read, and released by `Options`; the texts outlive the call that reads them, and the
+    // call gets their number.
     unsafe {
         call!(CreateCUDAProviderOptions(&raw mut raw))?;
         let raw = Options(not_null(raw, "CUDA options")?);
@@ -33,8 +33,8 @@ pub(in super::super) fn add_cuda(builder: &mut SessionBuilder, options: &[(&str,
     }
 }
 
-/// Lets a session use a tensor as an initialiser of this name, in place where its memory is where the session wants it; else it
-/// reads its own.
+/// Lets a session use a tensor as an initialiser of this name, without a copy if its memory is where the session wants it;
+/// otherwise the session reads the initialiser from the file.
 ///
 /// # Safety
 /// The tensor outlives the sessions that are made with these options.
@@ -65,7 +65,7 @@ impl<'a> Borrowed<'a> {
     /// A tensor over memory of a GPU that stays the caller's for `'a`: the address of as many bytes as `dims` say.
     ///
     /// # Safety
-    /// There are so many bytes, which queued work writes and nothing else does for `'a`.
+    /// This many bytes exist at the address, and only queued work writes them for `'a`.
     pub(in super::super) unsafe fn on_gpu(
         ordinal: u32,
         address: u64,
@@ -79,7 +79,7 @@ impl<'a> Borrowed<'a> {
     }
 }
 
-/// A tensor that a run left on a GPU, or in host memory where it was asked to.
+/// An output of a run, on a GPU, or in host memory if that was requested.
 pub(in super::super) enum Left {
     /// Text.
     OnHost(Output),
@@ -87,7 +87,7 @@ pub(in super::super) enum Left {
     OnGpu(LeftOnGpu),
 }
 
-/// A tensor that a run left on a GPU.
+/// An output of a run that is on a GPU.
 pub(in super::super) struct LeftOnGpu {
     /// An `ONNXTensorElementDataType`.
     pub(in super::super) element: i32,
@@ -95,7 +95,7 @@ pub(in super::super) struct LeftOnGpu {
     pub(in super::super) dims: Vec<i64>,
     /// The first byte's address.
     pub(in super::super) address: u64,
-    /// How many there are.
+    /// The number of bytes.
     pub(in super::super) bytes: u64,
     _value: Value,
 }
@@ -110,8 +110,8 @@ impl Drop for Binding {
 }
 
 impl RawSession {
-    /// Runs the model on a GPU: outputs stay there, but for those that `on_host` says. With `options` that say so, it returns when
-    /// all is queued. Any number of threads may do so at once, each with options of its own.
+    /// Runs the model on a GPU: outputs stay there, except those for which `on_host` is true. With `options` that say so, it
+    /// returns as soon as all work is queued. Any number of threads may do so at once, each with options of its own.
     pub(in super::super) fn run_on_gpu(
         self: &Arc<Self>,
         ordinal: u32,
@@ -135,8 +135,8 @@ impl RawSession {
             // SAFETY: binding, name and place are alive; the place is copied.
             unsafe { call!(BindOutputToDevice(binding.0.as_ptr(), name.as_ptr(), place))? };
         }
-        // SAFETY: session, options and binding are alive, and so is what the binding refers to. Run may be called by many threads
-        // at once, and does not write to its inputs.
+        // SAFETY: session, options and binding are alive, and so are the values that the binding refers to. Run may be called by
+        // many threads at once, and does not write to its inputs.
         unsafe { call!(RunWithBinding(session, options.ptr(), binding.0.as_ptr()))? };
         let values = bound(&binding)?;
         if values.len() != outputs.len() {
@@ -155,7 +155,7 @@ fn bound(binding: &Binding) -> ort::Result<Vec<Value>> {
     let mut allocator: *mut OrtAllocator = null_mut();
     let mut values: *mut *mut OrtValue = null_mut();
     let mut count = 0usize;
-    // SAFETY: the default allocator is never released; the list is as long as said, each value in it is the caller's, and the
+    // SAFETY: the default allocator is never released; the list has the given length, each value in it is the caller's, and the
     // list itself is given back to the allocator that made it.
     unsafe {
         call!(GetAllocatorWithDefaultOptions(&raw mut allocator))?;

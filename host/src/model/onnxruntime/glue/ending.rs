@@ -1,15 +1,16 @@
-//! The end of a process that runs models on a GPU.
+//! Ends a process that ran models on a GPU without running the destructors of libraries; it never ends one early.
 
 use std::ffi::{c_int, c_void};
 use std::sync::Once;
 
-/// Ends the process, once it ends by itself, before the destructors of libraries run: onnxruntime's give pinned memory back to a
-/// CUDA that may be gone by then, and abort (seen with 1.31.1). Whoever calls this needs none of what such destructors do.
+/// When the process exits, ends it before the destructors of libraries run: onnxruntime's free pinned memory through a CUDA
+/// library that may be finalised by then, and abort (seen with 1.31.1). The caller must not need what such destructors do.
 pub(in super::super) fn skip_destructors() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         #[cfg(target_env = "gnu")]
-        // SAFETY: glibc calls the function with the status and the pointer that is given here, which it does not read.
+        // SAFETY: glibc calls the function with the status and the pointer that is given here; the function does not read the
+        // pointer.
         unsafe {
             on_exit(end, std::ptr::null_mut());
         }
@@ -23,7 +24,7 @@ unsafe extern "C" {
 
 #[cfg(target_env = "gnu")]
 extern "C" fn end(status: c_int, _: *mut c_void) {
-    // SAFETY: it ends the process, and nothing else.
+    // SAFETY: it only ends the process.
     unsafe { libc::_exit(status) }
 }
 
@@ -38,14 +39,14 @@ mod tests {
 
     const HERE: &str = "HEARTH_TEST_ENDS_HERE";
 
-    /// Does nothing but in the process that the test below starts.
+    /// Does nothing except in the process that the test below starts.
     #[test]
     fn the_process_that_ends() {
         if std::env::var_os(HERE).is_none() {
             return;
         }
-        // As a library's destructor, which was registered when it was loaded.
-        // SAFETY: the function takes nothing and gives nothing.
+        // Like a library's destructor, which is registered when the library is loaded. SAFETY: the function takes nothing and
+        // gives nothing.
         assert_eq!(unsafe { libc::atexit(abort) }, 0);
         skip_destructors();
         std::process::exit(7);
