@@ -1,16 +1,16 @@
-//! Reads a tar as it comes, without trusting it; it never writes a file.
+//! Reads an untrusted tar as a stream; it never writes a file.
 //!
-//! The `tar` crate's own reader takes a long name of any length into memory and ends quietly where an archive is cut
-//! off, so the loop over blocks is here and only the header's fields are read by the crate.
+//! The `tar` crate's own reader reads long names of any length into memory, and gives no error where an archive is cut off. So
+//! the loop over blocks is here, and the crate reads only the header's fields.
 
 use crate::error::{Error, Result};
 use std::io::{ErrorKind, Read};
 use tar::{EntryType, Header, PaxExtensions};
 
 const BLOCK: usize = 512;
-/// Bytes of one extended header. It holds one or two paths and some times.
+/// Bytes of one extended header. It holds one or two paths and some timestamps.
 const EXTENDED_BYTES: u64 = 64 << 10;
-/// Bytes of a file's path: what one path component may be on Linux, times two.
+/// Bytes of a file's path: twice what one path component may have on Linux.
 const PATH_BYTES: usize = 512;
 
 /// A file in a tar.
@@ -37,7 +37,7 @@ struct Extended {
 }
 
 impl<R: Read> Archive<R> {
-    /// Reads a tar of at most `most` bytes, headers and padding included.
+    /// Reads a tar of at most `most` bytes, including headers and padding.
     pub(super) fn new(source: R, most: u64) -> Archive<R> {
         Archive { source, left: most }
     }
@@ -68,7 +68,7 @@ impl<R: Read> Archive<R> {
                 _ => {
                     let raw = extended.path.take().unwrap_or_else(|| header.path_bytes().into_owned());
                     let bytes = extended.bytes.take().unwrap_or(bytes);
-                    // Archives older than POSIX mark a folder by a slash at the end of its name only.
+                    // Archives older than POSIX mark a folder only by a slash at the end of its name.
                     let folder = kind == EntryType::Directory || (kind == EntryType::Regular && raw.ends_with(b"/"));
                     if folder {
                         path(&raw)?;
@@ -129,7 +129,7 @@ impl<R: Read> Archive<R> {
         self.source.read_exact(buffer).map_err(unreadable)
     }
 
-    /// Reads what follows the end, so that a compressed archive's checksum is checked and the sender gets its answer.
+    /// Reads what follows the end, so that a compressed archive's checksum is checked and all of the upload is consumed.
     fn drain(&mut self) -> Result<()> {
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -209,7 +209,7 @@ pub(super) fn path(raw: &[u8]) -> Result<Option<String>> {
     }
     let joined = parts.join("/");
     if joined.len() > PATH_BYTES || parts.iter().any(|part| part.len() > 255) {
-        return Err(refused("is too long: 512 bytes may be in all, 255 between slashes"));
+        return Err(refused("is too long: at most 512 bytes, and 255 between slashes, are allowed"));
     }
     Ok(Some(joined).filter(|joined| !joined.is_empty()))
 }

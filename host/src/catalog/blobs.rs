@@ -1,4 +1,4 @@
-//! Blobs: bytes by their sha256, written whole or not at all; it never knows what they are for.
+//! Stores blobs by their sha256, each completely or not at all; it never knows what they are for.
 
 use super::folder::{Folder, sync_folder};
 use crate::bulk;
@@ -14,16 +14,16 @@ use tokio::sync::Notify;
 
 const WRITING: &str = "storing an upload";
 const WORKING: &str = "working on the data folder";
-/// Chunks are gathered to this size before they are passed on to a thread that writes and hashes them, or to a process: the
-/// hand-over costs some 10 µs, and what is done at once may keep a core for as long from those who wait for it.
+/// Chunks are gathered to this size before they are passed to a thread that writes and hashes them, or to a process. Passing
+/// costs some 10 µs, and larger pieces would occupy a core for longer while requests wait for it.
 pub(super) const GATHERED_BYTES: usize = 128 << 10;
 
-/// The folder of blobs, and which of them uploads hold.
+/// The folder of blobs, and the digests that uploads hold.
 #[derive(Debug)]
 pub(super) struct BlobStore {
     pub(super) folder: Folder,
     state: Mutex<State>,
-    /// Rung when there is something to collect.
+    /// Notified when there is something to collect.
     pub(super) released: Notify,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct BlobStore {
 struct State {
     /// How many uploads hold a digest.
     held: HashMap<String, usize>,
-    /// Digests that nobody held when a collection began; an upload that brings one takes it out.
+    /// Digests that no upload held when a collection began; an upload of such a digest removes it from this set.
     doomed: HashSet<String>,
     /// Digests that may have lost their last reference since the last collection.
     loose: HashSet<String>,
@@ -55,19 +55,19 @@ impl BlobStore {
         Hold { blobs: Arc::clone(self), digest: digest.to_owned() }
     }
 
-    /// Says that these digests may have lost their last reference.
+    /// Records that these digests may have lost their last reference.
     pub(super) fn loosen(&self, digests: impl IntoIterator<Item = String>) {
         self.state().loose.extend(digests);
         self.released.notify_one();
     }
 
-    /// Takes what may have lost its last reference since the last call.
+    /// Takes the digests that may have lost their last reference since the last call.
     pub(super) fn take_loose(&self) -> Vec<String> {
         self.state().loose.drain().collect()
     }
 
-    /// Begins to collect: marks those of `candidates` that no upload holds and gives them. A digest that is referenced
-    /// from now on was held after this call, which takes the mark away.
+    /// Begins a collection: marks those of `candidates` that no upload holds, and gives them. A digest that gets a reference from
+    /// now on was held after this call, which removes the mark.
     pub(super) fn doom(&self, candidates: Vec<String>) -> Vec<String> {
         let mut state = self.state();
         let doomed: Vec<String> =
@@ -76,9 +76,9 @@ impl BlobStore {
         doomed
     }
 
-    /// Removes the blob or package of this digest if it is still marked. Gives whether something was removed.
+    /// Removes the blob or package of this digest if it is still marked. Gives true if something was removed.
     pub(super) fn remove_doomed(&self, digest: &str) -> Result<bool> {
-        // The lock is held while the files go, so that an upload sees either the whole blob or none.
+        // The lock is held while the files are removed, so that an upload sees either the complete blob or none.
         let mut state = self.state();
         if !state.doomed.remove(digest) {
             return Ok(false);
@@ -88,7 +88,7 @@ impl BlobStore {
         Ok(blob || package)
     }
 
-    /// Takes the marks away from what turned out to be referenced.
+    /// Removes the marks of digests that turned out to be referenced.
     pub(super) fn spare(&self, digests: &[String]) {
         let mut state = self.state();
         for digest in digests {
@@ -102,7 +102,7 @@ impl BlobStore {
         self.state().held.is_empty()
     }
 
-    /// Gives a whole, synced file its place. Idempotent; the digest is held on return.
+    /// Moves a complete, synced file to its place. Idempotent; the digest is held on return.
     fn adopt(self: &Arc<Self>, file: NamedTempFile, digest: &str, bytes: u64) -> Result<Hold> {
         let hold = self.hold(digest);
         let target = self.folder.blob(digest);
@@ -151,7 +151,7 @@ impl Drop for Hold {
     }
 }
 
-/// A stored blob. It is not collected while this lives; a put in the catalog makes it last.
+/// A stored blob. It is not collected while this lives; a put in the catalog makes it durable.
 #[derive(Debug)]
 pub struct Blob {
     /// The sha256 of its bytes, as 64 lowercase hex digits.
@@ -161,7 +161,7 @@ pub struct Blob {
     _hold: Hold,
 }
 
-/// A blob being written, from a thread that may block. Dropped, it leaves nothing.
+/// A blob being written, from a thread that may block. If it is dropped, nothing is stored.
 pub(super) struct BlobFile {
     blobs: Arc<BlobStore>,
     file: NamedTempFile,
@@ -194,7 +194,7 @@ impl BlobFile {
     }
 }
 
-/// A blob being uploaded. Dropped before `finish`, it leaves nothing.
+/// A blob being uploaded. If it is dropped before `finish`, nothing is stored.
 pub struct BlobWriter {
     /// Absent after a write that failed or was cancelled.
     file: Option<BlobFile>,
@@ -207,7 +207,7 @@ impl BlobWriter {
         BlobWriter { file: Some(file), gathered: Vec::new(), bytes: 0 }
     }
 
-    /// Appends to the blob. After an error, or when the future was dropped, only dropping the writer is left.
+    /// Appends to the blob. After an error, or after the future was dropped, the writer can only be dropped.
     ///
     /// Errors: `storage-full`, `internal`.
     pub async fn write(&mut self, data: &[u8]) -> Result<()> {
@@ -221,7 +221,7 @@ impl BlobWriter {
         self.bytes
     }
 
-    /// Makes the blob last and gives it its name. The same bytes again give the same blob.
+    /// Makes the blob durable under its digest. The same bytes again give the same blob.
     ///
     /// Errors: `storage-full`, `internal`.
     pub async fn finish(mut self) -> Result<Blob> {
@@ -249,7 +249,7 @@ fn broken() -> Error {
     Error::host(WRITING, "the upload failed before")
 }
 
-/// Runs work that waits for the disk on a thread where that holds nobody up.
+/// Runs work that waits for the disk on a thread for blocking work.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
@@ -257,7 +257,7 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     }
 }
 
-/// Runs one piece of an upload's work, after what requests want to have done.
+/// Runs one piece of an upload's work at idle priority.
 pub(super) async fn last<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match bulk::last(work).await {
         Ok(done) => done,

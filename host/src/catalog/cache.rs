@@ -1,14 +1,15 @@
-//! What selectors resolved to lately, so that an invocation reads no database; it never outlives a change.
+//! Caches resolved selectors, so that an invocation does not read the database; it never keeps an entry beyond a change of its
+//! name.
 
 use super::names::Selector;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Entries of one cache. Beyond, it starts anew: an entry costs some 20 µs to read again and about 1 KiB to keep.
+/// Entries of one cache. A full cache is emptied: reading an entry again takes some 20 µs, and keeping it about 1 KiB.
 const ENTRIES: usize = 10_000;
 
-/// Resolved versions by tenant and selector. One process holds the catalog, so nobody else can change what is cached.
+/// Resolved versions by tenant and selector. One process holds the catalog, so no other process can change what is cached.
 #[derive(Debug)]
 pub(super) struct Cache<V> {
     entries: RwLock<Entries<V>>,
@@ -27,7 +28,7 @@ impl<V> Cache<V> {
         Cache { entries: RwLock::new(Entries { generation: 0, count: 0, by_tenant: HashMap::new() }) }
     }
 
-    /// The cached value, or else the generation to pass to [`Cache::insert`], to be taken before the database is read.
+    /// The cached value, or else the generation to pass to [`Cache::insert`], which must be read before the database is.
     pub(super) fn get(&self, tenant: &str, selector: &Selector) -> Result<Arc<V>, u64> {
         let entries = self.entries.read();
         let found = entries.by_tenant.get(tenant).and_then(|selectors| selectors.get(selector));

@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-/// Digests that are looked up before any of them is removed.
+/// Digests that are looked up in one batch, before any of them is removed.
 const AT_ONCE: usize = 256;
 
-/// Removes, at first, whatever an earlier process left, then what comes loose. Waits `grace` before each removal, so
-/// that invocations which resolved a name before it was deleted still find its blobs. Runs until the sender of `stopped`
-/// is dropped.
+/// First removes what an earlier process left unreferenced, then what loses its last reference. Waits `grace` before each
+/// removal, so that invocations that resolved a name before it was deleted still find its blobs. Runs until the sender of
+/// `stopped` is dropped.
 pub(super) async fn keep_collecting(
     blobs: Arc<BlobStore>,
     pool: SqlitePool,
@@ -57,8 +57,8 @@ pub(super) async fn keep_collecting(
     }
 }
 
-/// Removes those of `candidates` that no version refers to and no upload holds. Gives how many it removed.
-/// One collection runs at a time.
+/// Removes those of `candidates` that no version refers to and no upload holds. Gives the number of removed ones. Only one
+/// collection runs at a time.
 pub(super) async fn collect(blobs: &Arc<BlobStore>, pool: &SqlitePool, candidates: Vec<String>) -> Result<u64> {
     let doomed = blobs.doom(candidates);
     let mut loose = Vec::new();
@@ -89,7 +89,7 @@ pub(super) async fn collect(blobs: &Arc<BlobStore>, pool: &SqlitePool, candidate
     .await
 }
 
-/// The digest of every blob and package there is.
+/// The digests of all blobs and packages.
 pub(super) fn everything(blobs: &BlobStore) -> Result<Vec<String>> {
     let failed = |error| Error::storage("listing the data folder", error);
     let mut digests = Vec::new();

@@ -1,4 +1,4 @@
-//! The data folder: made, locked for one process, laid out; it never deletes anything that lasts.
+//! Creates the data folder and its subfolders, and locks it for one process; it never deletes durable data.
 
 use crate::error::{Error, Kind, Result};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// The data folder, locked as long as this lives. The lock goes with the process, however it ends.
+/// The data folder, locked as long as this lives. The lock ends with the process, however that ends.
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
@@ -14,10 +14,10 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder where it is missing (mode 0700), locks it, makes its subfolders and empties `incoming/`.
+    /// Creates the folder if it is missing (mode 0700), locks it, makes its subfolders and empties `incoming/`.
     ///
-    /// Errors: `permission-denied` where it cannot be made or written, `conflict` where another process holds it. Both
-    /// name the folder and the way out.
+    /// Errors: `permission-denied` where it cannot be made or written, `conflict` where another process holds it. Both name the
+    /// folder and a remedy.
     pub(super) fn open(root: &Path) -> Result<Folder> {
         let refused = |error: io::Error| {
             if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
@@ -76,12 +76,12 @@ impl Folder {
         self.root.join("catalog.sqlite")
     }
 
-    /// Where uploads lie until they are whole; on the same file system as what they become.
+    /// The folder for uploads until they are complete; on the same file system as their final place.
     pub(super) fn incoming(&self) -> PathBuf {
         self.root.join("incoming")
     }
 
-    /// Where uploads lie that come in parts.
+    /// The folder for uploads that come in parts.
     pub(super) fn uploads(&self) -> PathBuf {
         self.root.join("uploads")
     }
@@ -91,7 +91,7 @@ impl Folder {
         self.root.join("blobs")
     }
 
-    /// Where one blob lies, or would lie.
+    /// The path of one blob, whether it exists or not.
     pub(super) fn blob(&self, digest: &str) -> PathBuf {
         self.blobs().join(digest.get(..2).unwrap_or("00")).join(digest)
     }
@@ -101,18 +101,18 @@ impl Folder {
         self.root.join("packages")
     }
 
-    /// Where one package is unpacked, or would be.
+    /// The folder of one package, whether it exists or not.
     pub(super) fn package(&self, digest: &str) -> PathBuf {
         self.packages().join(digest)
     }
 }
 
-/// Makes a folder, and those above it, that only this user can enter. One that is there stays as it is.
+/// Creates a folder that only this user can enter, and its parents. An existing one is not changed.
 pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Makes the names in a folder last through a loss of power.
+/// Syncs a folder, so that the names in it survive a loss of power.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

@@ -1,4 +1,4 @@
-//! Functions in the catalog; it never reads a component.
+//! Stores functions in the catalog; it never reads a component.
 
 use super::blobs::Blob;
 use super::names::{Selector, check_alias, check_name};
@@ -14,19 +14,19 @@ use std::sync::Arc;
 /// One version of a function, as an invocation needs it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FunctionVersion {
-    /// Whose it is.
+    /// Its tenant.
     pub tenant: String,
     /// Its name.
     pub name: String,
-    /// Which version.
+    /// The version.
     pub version: u64,
-    /// The component's digest; [`Catalog::path`](crate::model::Blobs::path) says where its bytes lie.
+    /// The component's digest; [`Catalog::path`](crate::model::Blobs::path) gives the path of its bytes.
     pub digest: String,
     /// The component's length.
     pub bytes: u64,
-    /// The WIT world that the component was found to target.
+    /// The component's WIT world, as determined at the upload.
     pub world: String,
-    /// The grants that the component asks for, as it states them.
+    /// The component's requested grants, as in its manifest.
     pub manifest: Value,
 }
 
@@ -56,7 +56,7 @@ pub struct FunctionDetail {
     pub live: u64,
     /// Where the aliases point.
     pub aliases: BTreeMap<String, u64>,
-    /// What the live version asks for.
+    /// The requested grants of the live version.
     pub grants_requested: GrantNames,
     /// Every version, oldest first.
     pub versions: Vec<FunctionSummary>,
@@ -69,8 +69,8 @@ struct Detail {
 }
 
 impl Catalog {
-    /// Stores a version of a function and makes it live. The same component again gives its old version, live again,
-    /// and keeps the world and manifest of this call. On return it lasts, whatever happens to the process or machine.
+    /// Stores a version of a function and makes it live. If the same component was stored before, its old version becomes live
+    /// again, with the world and manifest of this call. On return it is durable, even if the process or the machine stops.
     ///
     /// Errors: `invalid-argument` for the name, `storage-full`, `internal`.
     pub async fn put_function(
@@ -108,13 +108,13 @@ impl Catalog {
             Some(row) => decode::<Detail>(&row.detail)?.manifest,
             None => Value::Null,
         };
-        // A manifest that is wrong was refused when it was put.
+        // A wrong manifest was refused at the upload.
         let grants_requested = GrantNames::of_manifest(&manifest).unwrap_or_default();
         let versions = rows.into_iter().map(summary).collect::<Result<_>>()?;
         Ok(FunctionDetail { name: name.to_owned(), live, aliases, grants_requested, versions })
     }
 
-    /// Deletes a function with all its versions and aliases. A later function of this name goes on counting versions.
+    /// Deletes a function with all its versions and aliases. A later function of this name continues its version numbers.
     ///
     /// Errors: `not-found`.
     pub async fn delete_function(&self, tenant: &str, name: &str) -> Result<()> {
@@ -128,7 +128,7 @@ impl Catalog {
         .await
     }
 
-    /// Makes an alias, or points it to another version. Errors: `invalid-argument` for the alias, `not-found`.
+    /// Creates an alias, or points it to another version. Errors: `invalid-argument` for the alias, `not-found`.
     pub async fn set_function_alias(&self, tenant: &str, name: &str, alias: &str, version: u64) -> Result<()> {
         check_alias(alias, &self.inner.limits)?;
         let (inner, tenant, name) = self.owned(tenant, name);
@@ -153,14 +153,14 @@ impl Catalog {
         .await
     }
 
-    /// Whether any function, of whatever tenant, has a version of this digest.
+    /// Whether any function, of any tenant, has a version of this digest.
     pub async fn has_function(&self, digest: &str) -> Result<bool> {
         self.inner.functions.has(digest).await
     }
 
-    /// The version that a selector means now. What was asked lately comes from memory.
+    /// The version that a selector currently means. Recent results come from memory.
     ///
-    /// Errors: `not-found`, naming what there is.
+    /// Errors: `not-found`, listing what exists.
     pub async fn resolve_function(&self, tenant: &str, selector: &Selector) -> Result<Arc<FunctionVersion>> {
         let generation = match self.inner.function_cache.get(tenant, selector) {
             Ok(version) => return Ok(version),

@@ -1,4 +1,4 @@
-//! Models in the catalog, and what the model layer asks of it; it never loads a model.
+//! Stores models in the catalog, and implements what the model layer needs of it; it never loads a model.
 
 use super::names::{Selector, check_alias, check_name};
 use super::package::{ModelUpload, link};
@@ -34,7 +34,7 @@ pub struct ModelSummary {
 /// One version in [`ModelDetail`].
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelVersionDetail {
-    /// Which version.
+    /// The version.
     pub version: u64,
     /// The package's digest.
     pub digest: String,
@@ -42,7 +42,7 @@ pub struct ModelVersionDetail {
     pub bytes: u64,
     /// Its files.
     pub package: Package,
-    /// What it takes and gives.
+    /// Its inputs and outputs.
     #[schema(value_type = crate::model::Signature)]
     pub signature: Value,
     /// The engine that it was uploaded for, and what its check found.
@@ -73,8 +73,8 @@ struct Detail {
 }
 
 impl Catalog {
-    /// Stores a version of a model and makes it live. The same package again gives its old version, live again, and
-    /// keeps the signature and the engines of this call. On return it lasts, whatever happens to the process or machine.
+    /// Stores a version of a model and makes it live. If the same package was stored before, its old version becomes live again,
+    /// with the signature and the engines of this call. On return it is durable, even if the process or the machine stops.
     ///
     /// Errors: `invalid-argument` for the name, `storage-full`, `internal`.
     pub async fn put_model(
@@ -125,7 +125,7 @@ impl Catalog {
         Ok(ModelDetail { name: name.to_owned(), live, aliases, versions })
     }
 
-    /// Deletes a model with all its versions and aliases. A later model of this name goes on counting versions.
+    /// Deletes a model with all its versions and aliases. A later model of this name continues its version numbers.
     ///
     /// Errors: `not-found`.
     pub async fn delete_model(&self, tenant: &str, name: &str) -> Result<()> {
@@ -139,7 +139,7 @@ impl Catalog {
         .await
     }
 
-    /// Makes an alias, or points it to another version. Errors: `invalid-argument` for the alias, `not-found`.
+    /// Creates an alias, or points it to another version. Errors: `invalid-argument` for the alias, `not-found`.
     pub async fn set_model_alias(&self, tenant: &str, name: &str, alias: &str, version: u64) -> Result<()> {
         check_alias(alias, &self.inner.limits)?;
         let (inner, tenant, name) = self.owned(tenant, name);
@@ -164,14 +164,14 @@ impl Catalog {
         .await
     }
 
-    /// Whether any model, of whatever tenant, has a version of this digest.
+    /// Whether any model, of any tenant, has a version of this digest.
     pub async fn has_model(&self, digest: &str) -> Result<bool> {
         self.inner.models.has(digest).await
     }
 
-    /// The version that a selector means now. What was asked lately comes from memory.
+    /// The version that a selector currently means. Recent results come from memory.
     ///
-    /// Errors: `not-found`, naming what there is.
+    /// Errors: `not-found`, listing what exists.
     pub async fn resolve_model(&self, tenant: &str, selector: &Selector) -> Result<Arc<Resolved>> {
         let generation = match self.inner.model_cache.get(tenant, selector) {
             Ok(version) => return Ok(version),

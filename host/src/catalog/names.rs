@@ -4,7 +4,7 @@ use crate::config::Limits;
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// Which version of a function or model is meant.
+/// Selects a version of a function or model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum At {
     /// `name`: the live version.
@@ -15,7 +15,7 @@ pub enum At {
     Alias(String),
 }
 
-/// A parsed `name[@version|@alias]`. The name and the alias keep the rules of [`check_name`].
+/// A parsed `name[@version|@alias]`. The name and the alias follow the rules of [`check_name`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Selector {
     /// The name of the function or model.
@@ -25,7 +25,7 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Parses what stands in a URL, a command or a guest's call.
+    /// Parses a selector from a URL, a command or a guest's call.
     ///
     /// Errors: `invalid-argument` that says what is allowed.
     pub fn parse(text: &str, limits: &Limits) -> Result<Selector> {
@@ -105,7 +105,7 @@ pub fn check_key(what: &str, key: &str, limits: &Limits) -> Result<()> {
     )))
 }
 
-/// Checks the name of a host, perhaps with a port, as it stands in a URL.
+/// Checks the name of a host, optionally with a port, as in a URL.
 ///
 /// Errors: `invalid-argument` that says what is allowed.
 pub(super) fn check_host(host: &str) -> Result<()> {
@@ -130,7 +130,7 @@ fn parse_version(digits: &str) -> Result<u64> {
         .ok_or_else(|| Error::invalid_argument(format!("{} is no version: versions count 1, 2, 3, …", shown(digits))))
 }
 
-/// A name that somebody sent, quoted, escaped and cut to a length that fits in a message.
+/// An untrusted name, quoted, escaped and shortened for a message.
 fn shown(name: &str) -> String {
     const MOST: usize = 80;
     let start: String = name.chars().take(MOST).flat_map(char::escape_debug).collect();

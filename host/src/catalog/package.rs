@@ -1,5 +1,5 @@
-//! Takes a model's upload into blobs, and puts a package together as a folder; it never reads a model, and lets a child
-//! process read an archive.
+//! Stores a model's upload as blobs, and lays out a package as a folder; it never reads a model or an archive, which a child
+//! process does.
 
 use super::blobs::{Blob, BlobFile, BlobStore, BlobWriter, GATHERED_BYTES, blocking};
 use super::folder::{Folder, private_folder, sync_folder};
@@ -19,34 +19,34 @@ use tokio_util::task::AbortOnDropHandle;
 /// Names of files that an error lists.
 const LISTED: usize = 20;
 
-/// A model whose files are stored. They are not collected while this lives; a put in the catalog makes them last.
+/// A model whose files are stored. They are not collected while this lives; a put in the catalog makes them durable.
 #[derive(Debug)]
 pub struct ModelUpload {
     /// Its files.
     pub package: Package,
-    /// The package's digest: a sha256 over the files' paths, digests and lengths in the order of the paths, so that the
-    /// same files give the same digest however they came.
+    /// The package's digest: a sha256 over the files' paths, digests and lengths in the order of the paths, so that the same
+    /// files give the same digest however they were uploaded.
     pub digest: String,
     /// The length of all files together.
     pub bytes: u64,
     _holds: (Vec<Blob>, super::blobs::Hold),
 }
 
-/// A model being uploaded. Dropped before `finish`, it leaves nothing that lasts.
+/// A model being uploaded. If it is dropped before `finish`, nothing is stored.
 pub struct ModelWriter {
     confined: Arc<Confined>,
     limits: Limits,
-    /// None before the first bytes tell what it is, and after an error.
+    /// None until the first bytes show what it is, and after an error.
     target: Option<Target>,
     files: Option<Files>,
     gathered: Vec<u8>,
     bytes: u64,
 }
 
-/// Where an upload goes.
+/// The destination of an upload.
 enum Target {
     Onnx(Box<BlobWriter>, Files),
-    /// To a child, whose parts a task stores.
+    /// A child; a task stores the parts that it sends.
     Archive(Feed, AbortOnDropHandle<Result<Files>>),
 }
 
@@ -57,7 +57,7 @@ impl ModelWriter {
         ModelWriter { confined, limits, target: None, files: Some(files), gathered: Vec::new(), bytes: 0 }
     }
 
-    /// Appends to the upload. After an error, or when the future was dropped, only dropping the writer is left.
+    /// Appends to the upload. After an error, or after the future was dropped, the writer can only be dropped.
     ///
     /// Errors: those of [`ModelWriter::finish`], as soon as they are known.
     pub async fn write(&mut self, data: &[u8]) -> Result<()> {
@@ -65,7 +65,7 @@ impl ModelWriter {
         self.gathered.extend_from_slice(data);
         let enough = match &self.target {
             None => FIRST_BYTES,
-            // A slow client hears at once that its time is over.
+            // A slow client is told at once that its time is over.
             Some(Target::Archive(_, outcome)) if outcome.is_finished() => 0,
             Some(_) => GATHERED_BYTES,
         };
@@ -77,16 +77,16 @@ impl ModelWriter {
         Ok(())
     }
 
-    /// Bytes written so far, as they came.
+    /// Bytes written so far, as received.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Stores what was uploaded, and gives its files.
     ///
-    /// Errors: `malformed` for what is neither a model nor a whole tar; `invalid-argument` for names and kinds of
-    /// entries that are refused, for a tar without `model.onnx`, and for one that takes longer than `unpack_ms`;
-    /// `too-large`; `storage-full`; `internal`.
+    /// Errors: `malformed` for anything but a model or a complete tar; `invalid-argument` for names and kinds of entries that are
+    /// refused, for a tar without `model.onnx`, and for one that takes longer than `unpack_ms`; `too-large`; `storage-full`;
+    /// `internal`.
     pub async fn finish(mut self) -> Result<ModelUpload> {
         match self.pass_on().await? {
             Target::Onnx(writer, mut files) => {
@@ -100,7 +100,7 @@ impl ModelWriter {
         }
     }
 
-    /// Sends what was gathered to where the upload goes.
+    /// Sends the gathered bytes to the destination.
     async fn pass_on(&mut self) -> Result<Target> {
         let target = match self.target.take() {
             Some(target) => target,
@@ -141,7 +141,7 @@ fn unpacked(outcome: Result<Result<Files>, tokio::task::JoinError>) -> Result<Fi
     outcome.map_err(|error| Error::host("unpacking a model", error))?
 }
 
-/// The files of an upload, in the order in which they come.
+/// The files of an upload, in the order in which they arrive.
 pub(super) struct Files {
     blobs: Arc<BlobStore>,
     most_bytes: u64,
@@ -152,13 +152,13 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Begins one of them.
+    /// Begins a file.
     pub(super) async fn writer(&self) -> Result<BlobWriter> {
         let blobs = Arc::clone(&self.blobs);
         Ok(BlobWriter::new(blocking(move || BlobFile::create(blobs)).await?))
     }
 
-    /// Counts bytes that are to come. Errors: `too-large`.
+    /// Counts bytes before they arrive. Errors: `too-large`.
     pub(super) fn count(&mut self, bytes: u64) -> Result<()> {
         let most = self.most_bytes;
         match self.bytes.checked_add(bytes).filter(|bytes| *bytes <= most) {
@@ -172,7 +172,7 @@ impl Files {
         Ok(())
     }
 
-    /// Whether one more may come. Errors: `too-large`.
+    /// Checks that one more file may arrive. Errors: `too-large`.
     pub(super) fn count_file(&self) -> Result<()> {
         let most = self.most_files;
         if self.holds.len() as u64 >= most {
@@ -181,11 +181,11 @@ impl Files {
         Ok(())
     }
 
-    /// Adds one that is stored. Errors: `invalid-argument` where there is one of that name.
+    /// Adds a stored file. Errors: `invalid-argument` if there is one of that name.
     pub(super) fn add(&mut self, path: String, blob: Blob) -> Result<()> {
         match self.files.entry(path) {
             Place::Occupied(there) => {
-                return Err(Error::invalid_argument(format!("the archive has '{}' twice", there.key())));
+                return Err(Error::invalid_argument(format!("the archive has the file '{}' twice", there.key())));
             }
             Place::Vacant(place) => {
                 place.insert(PackageFile { digest: blob.digest.clone(), bytes: blob.bytes });
@@ -233,7 +233,7 @@ fn package_digest(package: &Package) -> String {
     hex::encode(hasher.finalize())
 }
 
-/// Puts a package together as a folder of hard links to its blobs, and gives its path. Made once, at one stroke.
+/// Lays out a package as a folder of hard links to its blobs, and gives its path. It is made once, by an atomic rename.
 pub(super) fn link(folder: &Folder, digest: &str, package: &Package) -> Result<PathBuf> {
     const MAKING: &str = "laying out a model";
     let target = folder.package(digest);
@@ -256,7 +256,7 @@ pub(super) fn link(folder: &Folder, digest: &str, package: &Package) -> Result<P
             folders.extend(parent.ancestors().take_while(|above| *above != making.path()).map(Path::to_owned));
         }
         let blob = folder.blob(&file.digest);
-        // Some file systems have no hard links, and all bound how many a file may have.
+        // Some file systems have no hard links, and all limit their number for each file.
         if let Err(error) = std::fs::hard_link(&blob, &place) {
             match error.kind() {
                 ErrorKind::NotFound | ErrorKind::StorageFull | ErrorKind::QuotaExceeded => return Err(failed(error)),
@@ -269,11 +269,11 @@ pub(super) fn link(folder: &Folder, digest: &str, package: &Package) -> Result<P
     }
     match std::fs::rename(making.path(), &target) {
         Ok(()) => {}
-        // Somebody else was faster.
+        // Another task was faster.
         Err(_) if target.is_dir() => return Ok(target),
         Err(error) => return Err(Error::storage(MAKING, error)),
     }
-    // It has moved away; what the guard would remove is gone.
+    // The folder was renamed, so the guard has nothing to remove.
     let _ = making.keep();
     sync_folder(&folder.packages()).map_err(failed)?;
     Ok(target)

@@ -1,28 +1,28 @@
-//! Which versions of models stay in memory, and which make room before which; it never loads a model.
+//! Stores which versions of models are pinned, and the priority by which others are evicted; it never loads a model.
 
 use super::{Catalog, database};
 use crate::error::{Error, Result};
 use crate::model::Pin;
 use sqlx::SqlitePool;
 
-/// A version of a model for which something was asked.
+/// A version of a model with a stored pin or priority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedModel {
-    /// Whose model it is.
+    /// The model's tenant.
     pub tenant: String,
     /// Its name.
     pub name: String,
-    /// Which version.
+    /// The version.
     pub version: u64,
     /// The digest of its package.
     pub digest: String,
-    /// What all who have a model of this digest asked for, taken together; see [`Catalog::pin_of`].
+    /// The pin for all models of this digest together; see [`Catalog::pin_of`].
     pub pin: Pin,
 }
 
 impl Catalog {
-    /// Stores what is asked for a version of a model, until it is asked otherwise or the model is deleted; the default is as
-    /// good as nothing. On return it lasts.
+    /// Stores the pin of a version of a model, until it is changed or the model is deleted; the default removes the row. On
+    /// return it is durable.
     ///
     /// Errors: `not-found` where there is no such version (any more).
     pub async fn set_pin(&self, tenant: &str, name: &str, version: u64, pin: Pin) -> Result<()> {
@@ -30,8 +30,8 @@ impl Catalog {
         self.change(async move { set(&inner.models.pool, &tenant, &name, version, pin).await }).await
     }
 
-    /// What was asked for models of a digest, whoever asked: pinned where anybody wants it, and the highest priority. One copy
-    /// in memory serves all of them.
+    /// The pin for all models of a digest, over all tenants: pinned if any of them is pinned, and the highest priority. They
+    /// share one copy in memory.
     pub async fn pin_of(&self, digest: &str) -> Result<Pin> {
         let asked: (Option<bool>, Option<u8>) = sqlx::query_as(
             "SELECT max(p.pinned), max(p.priority) FROM pins p JOIN versions v \
@@ -45,7 +45,7 @@ impl Catalog {
         Ok(Pin { pinned: asked.0.unwrap_or_default(), priority: asked.1.unwrap_or_default() })
     }
 
-    /// Every version for which something was asked.
+    /// Every version with a stored pin or priority.
     pub async fn pins(&self) -> Result<Vec<PinnedModel>> {
         let rows: Vec<(String, String, i64, String)> = sqlx::query_as(
             "SELECT p.tenant, p.name, p.version, v.digest FROM pins p JOIN versions v \

@@ -1,16 +1,16 @@
-//! The one place for the catalog's schema and the steps that lead to it; it never reads or writes a row of it.
+//! The catalog's schema and the migrations to it; it never reads or writes the catalog's rows.
 
 use super::database;
 use crate::error::{Error, Result};
 use sqlx::SqlitePool;
 
-/// Each entry leads from the version before it to its own, counted from 1. An entry that was released never changes.
+/// Each entry migrates from the previous version to its own, counted from 1. A released entry never changes.
 ///
-/// Keys begin with the tenant. `kind` is 'function' or 'model': both have names, versions, aliases and blobs alike, and
-/// `detail` is the JSON that only one of them has. Times are milliseconds since 1970. A row of `names` outlives the
-/// deletion of its versions, so that a version number is never given twice.
+/// Keys begin with the tenant. `kind` is 'function' or 'model': both have names, versions, aliases and blobs, and `detail` is the
+/// JSON specific to the kind. Times are milliseconds since 1970. A row of `names` outlives the deletion of its versions, so that
+/// a version number is never used twice.
 ///
-/// Settings belong to a function, whatever its versions, and go with it. A secret's value is sealed (see vault.rs). A pin
+/// Settings belong to a function, not to a version, and are deleted with it. A secret's value is sealed (see vault.rs). A pin
 /// belongs to one version of a model.
 const STEPS: &[&str] = &[
     "
@@ -76,7 +76,7 @@ const STEPS: &[&str] = &[
         PRIMARY KEY (tenant, name, secret)
     ) STRICT, WITHOUT ROWID;
 ",
-    // What the check of a model found on each engine. Models of before were loaded by onnxruntime.
+    // What the check of a model found on each engine. Older models were loaded by onnxruntime.
     r#"
     UPDATE versions SET detail = json_set(detail, '$.checked', json('{
         "engine": "auto",
@@ -99,9 +99,9 @@ const STEPS: &[&str] = &[
 ",
 ];
 
-/// Brings the schema to the newest version, each step in a transaction of its own.
+/// Migrates the schema to the newest version, each step in its own transaction.
 ///
-/// Errors: `conflict` where a newer hearth made the catalog.
+/// Errors: `conflict` if a newer hearth made the catalog.
 pub(super) async fn migrate(pool: &SqlitePool) -> Result<()> {
     let failed = |error| database("preparing the catalog", error);
     sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL PRIMARY KEY) STRICT")

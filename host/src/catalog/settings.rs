@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
 
-/// What was set for a function, all its versions alike.
+/// The settings of a function, for all its versions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
-    /// What it may use, besides the keys and secrets that have a value below.
+    /// Its grants, besides the keys and secrets that have a value below.
     pub grants: GrantNames,
     /// Its configuration.
     pub config: BTreeMap<String, String>,
@@ -27,21 +27,21 @@ pub struct Settings {
 /// A change of settings. In maps, `None` removes a key.
 #[derive(Clone, Debug, Default)]
 pub struct SettingsChange {
-    /// Whether `grants`, `config` and `limits`, where given, replace what was there. Else they are added to it.
+    /// Whether `grants`, `config` and `limits`, where given, replace the stored ones. Otherwise they are added to them.
     pub replace: bool,
-    /// What to grant.
+    /// Grants to add.
     pub grants: Option<GrantNames>,
-    /// Grants to take back.
+    /// Grants to remove.
     pub revoke: GrantNames,
     /// Configuration to set.
     pub config: Option<BTreeMap<String, Option<String>>>,
-    /// Secrets to set; the others always stay.
+    /// Secrets to set; the others are always kept.
     pub secrets: BTreeMap<String, Option<Secret>>,
     /// Limits to lower.
     pub limits: Option<BTreeMap<String, Option<u64>>>,
 }
 
-/// What the column `detail` holds.
+/// The JSON in the column `detail`.
 #[derive(Serialize, Deserialize)]
 struct Detail {
     grants: GrantNames,
@@ -72,7 +72,7 @@ impl Settings {
             self.grants.add(&grants);
         }
         self.grants.remove(&revoke);
-        // A value grants, so what is taken back loses it.
+        // A value implies a grant, so revoking the grant removes the value.
         self.config.retain(|key, _| !revoke.config.contains(key));
         self.secrets.retain(|name, _| !revoke.secrets.contains(name));
         merge(&mut self.config, config, replace);
@@ -146,9 +146,9 @@ impl SettingsChange {
     }
 }
 
-/// Checks the names that are granted or asked for. `what` says where they stand.
+/// Checks names that are granted or requested. `what` says where they are from.
 ///
-/// Errors: `invalid-argument` for a name that can be none, `too-large` where they are too many.
+/// Errors: `invalid-argument` for an invalid name, `too-large` for too many names.
 pub fn check_grants(what: &str, names: &GrantNames, limits: &Limits) -> Result<()> {
     let (count, most) = (names.count() as u64, limits.settings_entries);
     if count > most {
@@ -164,7 +164,7 @@ pub fn check_grants(what: &str, names: &GrantNames, limits: &Limits) -> Result<(
 }
 
 impl Catalog {
-    /// The settings of a function; empty ones where none were made. Reads the database.
+    /// The settings of a function; empty if none were stored. Reads the database.
     ///
     /// Errors: `not-found` where there is no such function.
     pub async fn settings(&self, tenant: &str, name: &str) -> Result<Settings> {
@@ -173,7 +173,7 @@ impl Catalog {
         read(&self.inner, &mut transaction, tenant, name).await
     }
 
-    /// Changes the settings of a function and gives the new ones. On return they last.
+    /// Changes the settings of a function and gives the new ones. On return they are durable.
     ///
     /// Errors: `not-found` where there is no such function; `invalid-argument` and `too-large` for what is set.
     pub async fn change_settings(&self, tenant: &str, name: &str, change: SettingsChange) -> Result<Settings> {

@@ -1,4 +1,4 @@
-//! Tests of the catalog as a whole: what lasts, what is refused, what is collected; uploads of models are in `uploads`.
+//! Tests the catalog as a whole: what is durable, what is refused, what is collected. `uploads` tests uploads of models.
 
 mod uploads;
 
@@ -19,7 +19,7 @@ async fn open(folder: &TempDir) -> Catalog {
 
 async fn open_with(folder: &TempDir, limits: &Limits) -> Catalog {
     let catalog = Catalog::open(&folder.path().join("data"), limits, Confined::here(), Clock::system()).await.unwrap();
-    // These tests collect themselves, and one collection runs at a time.
+    // These tests start collections themselves, and only one collection runs at a time.
     catalog.stop_collecting().await;
     catalog
 }
@@ -41,7 +41,7 @@ async fn version(catalog: &Catalog, tenant: &str, text: &str) -> Result<u64> {
     Ok(catalog.resolve_function(tenant, &selector).await?.version)
 }
 
-/// Collects at once what would be collected after the grace.
+/// Collects at once what would be collected after the grace period.
 async fn collect_now(catalog: &Catalog) -> u64 {
     let candidates = collect::everything(&catalog.inner.blobs).unwrap();
     collect::collect(&catalog.inner.blobs, &catalog.inner.functions.pool, candidates).await.unwrap()

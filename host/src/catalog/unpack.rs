@@ -1,8 +1,8 @@
-//! Reads an archive in a child process, which sends the files it finds; the child never writes a file, the server never
-//! reads an archive.
+//! Reads an archive in a child process, which sends its files; the child never writes a file, and the server never reads an
+//! archive.
 //!
-//! The child's parts are, for each file, its entry as JSON, then its bytes. The server stores them and computes their
-//! digests itself.
+//! For each file, the child sends its entry as JSON, then its bytes. The server stores the files and computes their digests
+//! itself.
 
 use super::archive::{self, Archive, Entry, is_header};
 use super::package::Files;
@@ -16,12 +16,12 @@ use std::io::{self, Cursor, ErrorKind, Read};
 /// The job of the child.
 pub const UNPACK: Job = Job { name: "unpack", work };
 
-/// Bytes that tell what an upload is.
+/// Bytes that are needed to recognise what an upload is.
 pub(super) const FIRST_BYTES: usize = 512;
 
 const UNPACKING: &str = "unpacking a model";
 
-/// Starts a child that takes an archive and gives its files.
+/// Starts a child that reads an archive and sends its files.
 ///
 /// Errors: those of [`Confined::stream`].
 pub(super) async fn start(confined: &Confined, limits: &Limits) -> Result<(Feed, Parts)> {
@@ -30,7 +30,7 @@ pub(super) async fn start(confined: &Confined, limits: &Limits) -> Result<(Feed,
         queue: Queue::Streaming,
         wall_ms: Cap { value: limits.unpack_ms, limit: "unpack_ms" },
         memory_bytes: Cap { value: limits.unpack_memory_bytes, limit: "unpack_memory_bytes" },
-        // It has no file to write to.
+        // The child writes no file.
         file_bytes: Cap { value: 0, limit: "unpack_memory_bytes" },
         threads: 1,
         reads: Vec::new(),
@@ -40,14 +40,14 @@ pub(super) async fn start(confined: &Confined, limits: &Limits) -> Result<(Feed,
     confined.stream(&UNPACK, &limits.model_bytes.saturating_add(overhead), caps).await
 }
 
-/// Stores what a child finds in an archive.
+/// Stores the files that a child finds in an archive.
 ///
 /// Errors: the child's; `too-large`; those of the disk.
 pub(super) async fn store(mut parts: Parts, mut files: Files) -> Result<Files> {
     let wrong = |what: &str| Error::host(UNPACKING, format!("the child sent {what}"));
     while let Some(part) = parts.next().await? {
         let Entry { path, bytes } = serde_json::from_slice(part).map_err(|error| Error::host(UNPACKING, error))?;
-        // Checked once more: what was untrusted to the child is so here, too.
+        // Checked again: what the child sends is untrusted, too.
         if archive::path(path.as_bytes())?.as_ref() != Some(&path) {
             return Err(wrong("a path that is not plain"));
         }
@@ -65,7 +65,7 @@ pub(super) async fn store(mut parts: Parts, mut files: Files) -> Result<Files> {
     Ok(files)
 }
 
-/// The child's part. Its request is how many bytes the archive may have when it is decompressed.
+/// The work in the child. The request is the number of bytes that the archive may have when it is decompressed.
 fn work(work: &mut Work) -> Result<Value> {
     let most: u64 = work.request()?;
     let Work { input, parts, .. } = work;
@@ -79,7 +79,7 @@ fn work(work: &mut Work) -> Result<Value> {
             let first = self::first(&mut source)?;
             if !matches!(tell(&first)?, Upload::Tar) {
                 return Err(Error::malformed(
-                    "the upload is a gzip of something that is no tar; send a .onnx, .tar or .tar.gz",
+                    "the upload is gzip data, but not of a tar; send a .onnx, .tar or .tar.gz",
                 ));
             }
             tar(Cursor::new(first).chain(source), most, &mut send)?;
@@ -97,7 +97,7 @@ fn tar(source: impl Read, most: u64, send: &mut impl FnMut(&[u8]) -> Result<()>)
     Ok(())
 }
 
-/// What an upload is.
+/// The kind of an upload.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Upload {
     Onnx,
@@ -105,7 +105,7 @@ pub(super) enum Upload {
     Gzip,
 }
 
-/// Tells what an upload is from its first bytes.
+/// Recognises the kind of an upload by its first bytes.
 pub(super) fn tell(first: &[u8]) -> Result<Upload> {
     let others: [(&[u8], &str); 5] = [
         (b"PK\x03\x04", "a zip"),

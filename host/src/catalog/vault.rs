@@ -1,7 +1,7 @@
 //! Seals the secrets of functions for the database and opens them again; it never stores one.
 //!
 //! XChaCha20-Poly1305 with a key derived from the node key and a random nonce for each seal. Tenant, function and name are
-//! authenticated with the value, so that a row which was moved does not open.
+//! authenticated with the value, so that a value that was copied to another row does not open.
 
 use crate::error::{Error, Kind, Result};
 use crate::interface::Secret;
@@ -12,10 +12,10 @@ use std::fmt;
 
 const NONCE_BYTES: usize = 24;
 
-/// What seals and opens.
+/// Seals and opens secrets.
 pub(super) struct Vault(XChaCha20Poly1305);
 
-/// Whose secret it is and how it is called. None of the parts has a `/`.
+/// The tenant, function and name of a secret. None of them contains a `/`.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) tenant: &'a str,
@@ -35,7 +35,7 @@ impl Vault {
         Vault(XChaCha20Poly1305::new(&key.derive("hearth secrets v1").into()))
     }
 
-    /// The value as it is stored: the nonce, then what is sealed.
+    /// The value as it is stored: the nonce, then the sealed value.
     pub(super) fn seal(&self, place: Place<'_>, value: &Secret) -> Result<Vec<u8>> {
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let payload = Payload { msg: value.expose().as_bytes(), aad: &place.bytes() };
@@ -44,7 +44,7 @@ impl Vault {
         Ok([&nonce[..], &sealed].concat())
     }
 
-    /// The value again; nothing where another node key sealed it, or for another place, or where it is damaged.
+    /// The value; `None` if it was sealed with another node key or for another place, or is damaged.
     pub(super) fn open(&self, place: Place<'_>, stored: &[u8]) -> Option<Secret> {
         let (nonce, sealed) = stored.split_first_chunk::<NONCE_BYTES>()?;
         let payload = Payload { msg: sealed, aad: &place.bytes() };
@@ -71,7 +71,7 @@ mod tests {
         let value = Secret::new("hunter2");
         let sealed = vault.seal(place, &value).unwrap();
         assert!(!sealed.windows(7).any(|part| part == b"hunter2"));
-        assert_ne!(sealed, vault.seal(place, &value).unwrap(), "a nonce is used once");
+        assert_ne!(sealed, vault.seal(place, &value).unwrap(), "a nonce is used only once");
         assert_eq!(vault.open(place, &sealed), Some(value));
         for other in
             [Place { tenant: "other", ..place }, Place { function: "g", ..place }, Place { secret: "KEY2", ..place }]

@@ -1,4 +1,4 @@
-//! The rows of the catalog that functions and models share: names, versions, aliases; it never reads their detail.
+//! The catalog's tables that functions and models share: names, versions, aliases; it never interprets the column `detail`.
 
 use super::names::{At, Selector};
 use super::{Put, database};
@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _, SqlitePool};
 use std::collections::BTreeMap;
 
-/// What has names, versions and aliases.
+/// The kinds of things that have names, versions and aliases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub(super) enum Kind {
@@ -51,7 +51,7 @@ impl FromRow<'_, SqliteRow> for Row {
     }
 }
 
-/// A version to be stored.
+/// A version to store.
 pub(super) struct New {
     pub(super) digest: String,
     pub(super) bytes: u64,
@@ -78,8 +78,8 @@ impl Versions {
             .map_err(|error| database("looking a version up", error))
     }
 
-    /// Stores a version and makes it live. The digest of one that is there makes that one live and replaces its detail.
-    /// On return it lasts.
+    /// Stores a version and makes it live. If a version with this digest exists, it becomes live, and its detail is replaced. On
+    /// return the change is durable.
     pub(super) async fn put(&self, tenant: &str, name: &str, new: &New) -> Result<Put> {
         let failed = |error| database("storing a version", error);
         let kind = self.kind.as_str();
@@ -292,7 +292,7 @@ impl Versions {
         Ok(())
     }
 
-    /// The version that a selector means now.
+    /// The version that a selector currently means.
     pub(super) async fn resolve(&self, tenant: &str, selector: &Selector) -> Result<Row> {
         let kind = self.kind.as_str();
         let name = selector.name.as_str();
@@ -334,7 +334,7 @@ impl Versions {
         Error::not_found(format!("no {} is called '{name}'", self.kind.as_str()))
     }
 
-    /// Why nothing was found: the name, or what stood after '@'.
+    /// Why nothing was found: the name, or the part after '@'.
     async fn missing(&self, tenant: &str, name: &str, at: &At) -> Error {
         const SHOWN: usize = 20;
         let (rows, _, aliases) = match self.detail(tenant, name).await {
