@@ -1,6 +1,7 @@
-//! Work on many bytes, for which nobody should have to wait: in pieces between which others get the core, because Linux without
-//! preemption ends a call before it lets anybody else run there, and one of 100 MiB takes tens of milliseconds; and on a thread that
-//! goes last. It never knows what the bytes are.
+//! Bulk I/O in 128 KiB pieces at idle priority, so that it never delays a request; it never knows what the bytes are.
+//!
+//! Without preemption, Linux finishes a system call before it gives the core to another thread, and a call on 100 MiB takes tens
+//! of milliseconds.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::fs::File;
@@ -16,13 +17,13 @@ use tokio::sync::oneshot;
 /// Bytes of one call: tens of microseconds.
 const PIECE_BYTES: usize = 128 << 10;
 
-/// How long a piece of work waits for the thread that goes last. Where others take all cores, that gets next to nothing.
+/// How long a piece of work waits for the idle-priority thread, which gets next to no time where all cores are busy.
 const WAITS: Duration = Duration::from_millis(10);
-/// How long no work goes to it then.
+/// How long work goes to ordinary threads after that.
 const NORMAL_FOR: Duration = Duration::from_secs(10);
 
-/// Has this thread, and all processes that it starts, go last: they get a core that nobody else wants, and lose it as soon as
-/// somebody does (Linux's `SCHED_IDLE`).
+/// Runs this thread, and all processes that it starts, at idle priority (Linux's `SCHED_IDLE`): they run on cores that are
+/// otherwise idle, and lose the core as soon as another thread needs it.
 ///
 /// Errors: the system's, where it refuses.
 pub(crate) fn go_last() -> io::Result<()> {
@@ -31,7 +32,7 @@ pub(crate) fn go_last() -> io::Result<()> {
         .map_err(|error| io::Error::other(format!("{error:?}")))
 }
 
-/// Does a piece of work on a thread that goes last, or on one like others for a while where that takes long.
+/// Does a piece of work on the idle-priority thread; where that takes long, on ordinary threads for a while.
 ///
 /// Errors: it panicked.
 pub(crate) async fn last<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
@@ -41,13 +42,13 @@ pub(crate) async fn last<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
 
 type Piece = Box<dyn FnOnce() + Send>;
 
-/// A thread that goes last. One is enough, and all that should be: where two share a core, Linux lets the one that waited go on
-/// before a thread that wakes.
+/// A thread at idle priority. There is only one: where two of them share a core, Linux may continue with the other one before it
+/// runs an ordinary thread that wakes.
 struct Last {
-    /// None where the system gave no thread.
+    /// `None` where the system refused a thread.
     pieces: Option<mpsc::Sender<Piece>>,
     waits: Duration,
-    /// When all work goes to threads like others until.
+    /// Until then, all work goes to ordinary threads.
     normal_until: Mutex<Option<Instant>>,
 }
 
@@ -56,12 +57,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Last {
-    /// A thread for whose work nobody waits longer before others do it.
+    /// The thread; a piece of work that has waited this long for it is done by an ordinary thread.
     fn new(waits: Duration) -> Last {
         let (pieces, received) = mpsc::channel::<Piece>();
         let work = move || {
             if let Err(error) = go_last() {
-                tracing::warn!("work on uploads does not go last: {error}");
+                tracing::warn!("work on uploads does not run at idle priority: {error}");
             }
             received.into_iter().for_each(|piece| piece());
         };
@@ -83,7 +84,7 @@ impl Last {
                 work.map(|work| done.send(work()));
             }
         };
-        // Where the thread is gone, so is the piece, and nothing comes out.
+        // Where the thread is gone, the piece is dropped and the receiver gets nothing.
         pieces.send(Box::new(piece)).ok();
         let waited = tokio::time::timeout(self.waits, &mut outcome).await;
         if let Ok(Ok(outcome)) = waited {
@@ -105,11 +106,11 @@ impl Last {
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
-    // One piece more, to see its end.
+    // One piece more, to notice the end of the file.
     let mut bytes = Vec::with_capacity(length.saturating_add(PIECE_BYTES));
     loop {
         let whole = bytes.len();
-        // Set to zero, memory that was never used is found here, where others get the core, and not in the call.
+        // Zeroing makes the kernel provide the pages here, where other threads can get the core, and not in the read.
         bytes.resize(whole + PIECE_BYTES, 0);
         let read = loop {
             match file.read(&mut bytes[whole..]) {
@@ -126,7 +127,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Writes all bytes.
 ///
-/// Errors: those of where they go.
+/// Errors: those of the writer.
 pub(crate) fn write(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     bytes.chunks(PIECE_BYTES).try_for_each(|piece| to.write_all(piece))
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-/// What a person wrote: flags, environment variables, and a file for what neither says.
+/// Settings as written: flags, environment variables, and a file for what neither sets.
 #[derive(Clone, Debug, Default, clap::Args, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawConfig {
@@ -24,8 +24,8 @@ pub struct RawConfig {
     /// Threads that one model run may use [default: the machine's cores]
     #[arg(long, env = "HEARTH_MODEL_THREADS", value_name = "N")]
     pub model_threads: Option<usize>,
-    /// Where tensors lie and operators run: cpu, cuda:N (the N-th GPU), or auto (cuda:0 where it works, else cpu) [default:
-    /// auto]
+    /// Where tensors are stored and operators run: cpu, cuda:N (the N-th GPU), or auto (cuda:0 where it works, else cpu)
+    /// [default: auto]
     #[arg(long, env = "HEARTH_DEVICE", value_name = "DEVICE")]
     pub device: Option<String>,
     /// The library that compiles kernels (libnvrtc.so) [default: DATA/lib, the loader's path, then CUDA's installation]
@@ -34,18 +34,18 @@ pub struct RawConfig {
     /// Serve on an address that other machines reach, without authentication
     #[arg(long, env = "HEARTH_INSECURE")]
     pub insecure: bool,
-    /// Run functions only with what their settings grant, also where only this machine reaches the server
+    /// Run functions only with what their settings grant, even if only this machine can reach the server
     #[arg(long, env = "HEARTH_REQUIRE_GRANTS")]
     pub require_grants: bool,
     /// Set a limit; repeat for several. `hearth status` lists them all
     #[arg(long = "limit", env = "HEARTH_LIMITS", value_name = "NAME=VALUE", value_delimiter = ',')]
     pub limits: Vec<String>,
-    /// The program that is started for work on untrusted input [default: this one]. Tests that serve from a program of
-    /// their own need it.
+    /// The program that is started for work on untrusted input [default: this one]. Tests need it that run the server inside the
+    /// test program.
     #[arg(hide = true, long, env = "HEARTH_PROGRAM", value_name = "FILE")]
     #[serde(skip)]
     pub program: Option<PathBuf>,
-    /// A TOML file with the same settings, used where flags and environment are silent
+    /// A TOML file with the same settings, used for what flags and environment do not set
     #[arg(long, env = "HEARTH_CONFIG", value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
@@ -94,11 +94,11 @@ pub struct Config {
     pub ort_lib: Option<PathBuf>,
     /// Threads of one model run.
     pub model_threads: usize,
-    /// Where tensors lie and operators run.
+    /// Where tensors are stored and operators run.
     pub device: DeviceChoice,
     /// The NVRTC library, where one was named.
     pub nvrtc_lib: Option<PathBuf>,
-    /// Whether functions get only what their settings grant, whoever reaches the server.
+    /// Whether functions get only what their settings grant, even if only this machine can reach the server.
     pub require_grants: bool,
     /// The program that is started for work on untrusted input.
     pub program: PathBuf,
@@ -107,13 +107,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether functions are granted what they ask for. So it is where nobody but this machine's users can upload one, as
-    /// long as nobody asked for more care.
+    /// Whether functions are granted what they ask for. This is so where only users of this machine can upload functions and
+    /// `require_grants` is not set.
     pub fn grants_are_automatic(&self) -> bool {
         self.listen.ip().is_loopback() && !self.require_grants
     }
 }
-/// This program, also where its file was replaced since it started.
+/// This program, even if its file was replaced since it started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
 impl RawConfig {

@@ -5,7 +5,8 @@ use std::fmt;
 /// The result of everything that can fail in hearth.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong. Closed: matches on it are exhaustive, so a new kind leads to every place that must know.
+/// What kind of thing went wrong. Closed: matches on it are exhaustive, so the compiler finds every place that a new kind
+/// concerns.
 ///
 /// The first twelve are the guest contract's (`wit/errors.wit`); the others arise only on the host.
 #[derive(
@@ -31,7 +32,7 @@ pub enum Kind {
     NotFound,
     /// It exists, but the caller was not granted it.
     PermissionDenied,
-    /// It clashes with what is there.
+    /// It conflicts with what is there.
     Conflict,
     /// One value exceeds its limit.
     TooLarge,
@@ -41,7 +42,7 @@ pub enum Kind {
     Overloaded,
     /// The deadline passed.
     DeadlineExceeded,
-    /// The caller went away or withdrew the work.
+    /// The caller left or withdrew the work.
     Cancelled,
     /// A model or device cannot serve now.
     Unavailable,
@@ -65,8 +66,8 @@ impl Kind {
         self.into()
     }
 
-    /// The kind a guest names in its own errors. A guest cannot claim a kind of the host's; those and unknown words are
-    /// `HandlerFailed`, and so is `internal`, which is the handler's failure when a handler says it.
+    /// The kind that a guest's own error names. A guest cannot use a kind that is reserved for the host: such kinds and unknown
+    /// words become `HandlerFailed`. So does `internal`, since an internal failure of the handler is the handler's.
     pub fn of_guest(word: &str) -> Kind {
         match Kind::ALL.into_iter().find(|kind| kind.as_str() == word) {
             None | Some(Kind::Internal | Kind::Malformed | Kind::HandlerFailed | Kind::StorageFull) => {
@@ -83,7 +84,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// An error: its kind, a sentence for a person that says what to do, and what caused it.
+/// An error: its kind, a sentence that says what to do, and its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -175,7 +176,7 @@ impl Error {
         handler_failed => HandlerFailed,
     }
 
-    /// A failed write or read of hearth's own files: a full disk is `StorageFull`, all else the host's failure.
+    /// A failed write or read of hearth's own files: a full disk is `StorageFull`, everything else is a failure of the host.
     pub fn storage(what: &str, source: std::io::Error) -> Error {
         if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
             let message = format!("no room left while {what}; free space in the data folder and try again");

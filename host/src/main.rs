@@ -1,4 +1,4 @@
-//! Arguments to configuration to server to exit code; never a decision of its own.
+//! Turns arguments into a configuration, runs the server or a command, and gives the exit code; it never decides anything else.
 
 mod allocator;
 
@@ -26,18 +26,18 @@ enum Command {
     /// Work on untrusted input, for a server that starts this program again
     #[command(hide = true)]
     Confined { job: String },
-    /// Build a function, serve it, and do so again at every change of its sources
+    /// Build a function and serve it, again at every change of its sources
     Dev(cli::Dev),
     #[command(flatten)]
     Client(cli::Command),
 }
 
-/// What a server has done in processes of their own.
+/// The work that a server does in child processes.
 const JOBS: [confined::Job; 4] = [sandbox::COMPILE, sandbox::SNAPSHOT, model::CHECK, catalog::UNPACK];
 
 fn main() -> ExitCode {
     let command = Arguments::parse().command;
-    // What `dev` does it tells itself.
+    // `dev` prints what it does by itself.
     let default = if matches!(command, Command::Dev(_)) { "warn" } else { "warn,hearth=info" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| default.into());
     let colours = std::io::stderr().is_terminal();
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         allocator::keep_for_a_while();
     }
     let outcome = match command {
-        // Before there are other threads.
+        // Before other threads start.
         Command::Confined { job } => return confined::enter(&JOBS, &job),
         Command::Client(command) => run(command.run()),
         Command::Dev(command) => run(async { command.run(stop_signal()?, start).await }),
@@ -82,7 +82,7 @@ async fn start(settings: RawConfig, end: CancellationToken) -> anyhow::Result<cl
     Ok((address, serving))
 }
 
-/// Ready when the process is asked to end: ctrl-c, or the signal that service supervisors send.
+/// Completes when the process is asked to end: by ctrl-c, or by the signal that service supervisors send.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

@@ -1,4 +1,4 @@
-//! The key of a data folder, from which this node's own secrets and signatures come; it never leaves the process.
+//! The key of a data folder; signatures and sealing keys are derived from it. It never leaves the process.
 
 use crate::error::{Error, Result};
 use hmac::{Hmac, KeyInit, Mac};
@@ -25,8 +25,8 @@ impl NodeKey {
         match fs::read(&path) {
             Ok(bytes) => bytes.try_into().map(NodeKey).map_err(|_| {
                 Error::invalid_argument(
-                    "the file node.key in the data folder is damaged; restore it, or remove it: compiled code is then made \
-                     anew and the secrets of functions must be set again",
+                    "the file node.key in the data folder is damaged; restore it, or remove it: compiled code is then \
+                     built again and the secrets of functions must be set again",
                 )
             }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -41,7 +41,7 @@ impl NodeKey {
                     .map_err(failed)?;
                 file.write_all(&key).and_then(|()| file.sync_all()).map_err(failed)?;
                 fs::rename(&partial, &path).map_err(failed)?;
-                // What is sealed with the key lasts, so the key's name must too.
+                // Secrets sealed with the key are durable, so the key's file name must be durable too.
                 fs::File::open(data).and_then(|folder| folder.sync_all()).map_err(failed)?;
                 Ok(NodeKey(key))
             }
@@ -49,7 +49,7 @@ impl NodeKey {
         }
     }
 
-    /// HMAC-SHA-256 with this key, nothing hashed yet.
+    /// HMAC-SHA-256 with this key, before any input.
     pub(crate) fn hmac(&self) -> Hmac<Sha256> {
         // HMAC pads a key that is shorter than SHA-256's block with zeros (RFC 2104).
         let mut block = [0; 64];
@@ -57,7 +57,7 @@ impl NodeKey {
         Hmac::<Sha256>::new(&block.into())
     }
 
-    /// A key of its own for one purpose, so that no two uses share one.
+    /// A derived key for one purpose, so that no two uses share a key.
     pub fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
         let mut mac = self.hmac();
         mac.update(purpose.as_bytes());

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 pub struct Limit {
     /// The name, as in `--limit NAME=VALUE`; its last word is the unit.
     pub name: &'static str,
-    /// The value where nothing else is set.
+    /// The value if nothing else is set.
     pub default: u64,
     /// The smallest value that can be set.
     pub least: u64,
@@ -88,18 +88,19 @@ limits! {
     model_files = 10_000, 1, 1_000_000;
     /// Uploads in parts (`/v1/uploads`) that are open at once, of all tenants.
     open_uploads = 100, 0, 100_000;
-    /// Bytes of all open uploads together: those that came or were announced. They lie in the data folder until the model is
-    /// stored, and during that twice.
+    /// Bytes of all open uploads together: those that came or were announced. They are in the data folder until the model is
+    /// stored; while it is stored, they take the space twice.
     open_uploads_bytes = 256 * GIB, KIB, 4096 * GIB;
-    /// Milliseconds after which an upload that nothing came for is removed: a night, so that it can go on in the morning.
+    /// Milliseconds after which an upload that receives nothing is removed. The default spans a night, so that an upload can
+    /// continue in the morning.
     upload_idle_ms = 24 * 3_600_000, 1_000, 90 * 24 * 3_600_000;
-    /// Bytes of one asset that a guest reads at once.
+    /// Bytes of one asset that a guest reads in one call.
     asset_bytes = 64 * MIB, KIB, 2 * GIB, function;
     /// Bytes of a name: of a function, model, alias, configuration key or secret. Names are parts of URLs and metrics.
     name_bytes = 64, 1, 128;
-    /// Milliseconds of one invocation, waiting for models included.
+    /// Milliseconds of one invocation, including its waits for models.
     invocation_ms = 30_000, 1, 3_600_000, function;
-    /// Milliseconds between two points where a running guest lets others run.
+    /// Milliseconds between two points at which a running guest yields to others.
     yield_ms = 2, 1, 1_000;
     /// Invocations that run at once. Each holds a slot of the instance pool.
     concurrent_invocations = 256, 1, 10_000;
@@ -119,25 +120,26 @@ limits! {
     guest_core_instances = 64, 1, 1_000;
     /// Bytes of the stack of a guest's calls. Deeper recursion traps.
     guest_stack_bytes = MIB, 64 * KIB, 8 * MIB;
-    /// Bytes of one guest call's lists and strings, copied by the host.
+    /// Bytes of the lists and strings of one call of a guest, which the host copies.
     hostcall_bytes = 128 * MIB, MIB, 2 * GIB, function;
     /// Bytes of log lines of one invocation; later lines are dropped and counted.
     log_bytes = 64 * KIB, 0, 64 * MIB, function;
     /// Log lines kept for each function, the newest ones.
     log_lines = 1_000, 1, 100_000;
-    /// Bytes of the log lines kept for each function, as JSON; the oldest go first. One line has a quarter of them at most.
+    /// Bytes of the log lines kept for each function, as JSON; the oldest are dropped first. One line has a quarter of them at
+    /// most.
     function_log_bytes = MIB, 16 * KIB, GIB;
-    /// Clients that follow functions' logs at once. Each holds a connection for as long as it likes.
+    /// Clients that follow functions' logs at once. Each can hold a connection for any time.
     log_followers = 100, 0, 100_000;
-    /// Clients that read functions' logs at once and do not follow them. Each may hold `function_log_bytes`.
+    /// Clients that read functions' logs at once without following them. Each may take `function_log_bytes` of memory.
     log_readers = 100, 1, 100_000;
-    /// Bytes of all tensors of one invocation that are alive at once, those of views counted once.
+    /// Bytes of all tensors of one invocation that are alive at once. Views of the same bytes count once.
     tensor_bytes = GIB, KIB, 1024 * GIB, function;
     /// Tensors of one invocation that are alive at once.
     tensor_count = 10_000, 1, 1_000_000, function;
-    /// Handles of one instance on tensors, models and runs, and on what WASI lends.
+    /// Handles of one instance on tensors, models, runs and WASI resources.
     handles = 20_000, 10, 1_000_000, function;
-    /// Bytes that the first half of a pipeline may hand to the second, beside tensors.
+    /// Bytes that the first half of a pipeline may pass to the second, besides tensors.
     pipeline_state_bytes = MIB, 0, 64 * MIB, function;
     /// Dimensions of a tensor.
     tensor_rank = 8, 1, 32;
@@ -147,35 +149,35 @@ limits! {
     image_pixels = 100_000_000, 1, 10_000_000_000, function;
     /// Model runs of one invocation.
     model_runs = 10_000, 1, 1_000_000_000, function;
-    /// Runs that one invocation submitted and that are not over: it may overlap models, not fill their queues.
+    /// Submitted runs of one invocation that are not over. It may run several models at the same time, but not fill their queues.
     submitted_runs = 16, 1, 10_000, function;
-    /// Milliseconds that loading a model waits for room on the device, where the models that could leave are in use.
+    /// Milliseconds that loading a model waits for room on the device while the models that could be evicted are in use.
     room_wait_ms = 10_000, 0, 3_600_000;
     /// Model runs waiting for one model at once; more are refused as overloaded.
     queued_model_runs = 1_024, 1, 1_000_000;
-    /// Bytes of the device's memory for tensors and models' work, all tenants together: host memory on the CPU device; on a GPU
-    /// no more than it has free.
+    /// Bytes of the device's memory for tensors and model runs of all tenants together: host memory on the CPU device; on a GPU
+    /// at most what is free there.
     device_bytes = 8 * GIB, MIB, 4096 * GIB;
-    /// Bytes of a model's weights up to which onnxruntime makes packed copies of them in private memory: products with few rows
-    /// then run up to twice as fast, but a gigabyte takes a second more at every load. Larger models run from the file, which
+    /// Bytes of a model's weights up to which onnxruntime makes packed copies of them in private memory. Matrix products with few
+    /// rows then run up to twice as fast, but each gigabyte adds a second to every load. Larger models run from the file, which
     /// is mapped and shared.
     packed_model_bytes = 256 * MIB, 0, 4096 * GIB;
-    /// Bytes on disk of the prepared forms of models, from which they are loaded again in milliseconds; those unused for
-    /// longest go first. 0 keeps none.
+    /// Bytes on disk of the prepared forms of models, from which they are loaded again in milliseconds. The least recently used
+    /// are deleted first. 0 keeps none.
     model_snapshot_bytes = 64 * GIB, 0, 4096 * GIB;
-    /// Bytes of prepared forms in host memory up to which more are read there ahead, of models that wait for room on the device or
-    /// that a function that was called may open. 0 reads nothing ahead.
+    /// Bytes of prepared forms that are read into host memory ahead of their load: of models that wait for room on the device,
+    /// and of models that a called function may open. 0 reads nothing ahead.
     staged_bytes = 16 * GIB, 0, 4096 * GIB;
-    /// Sessions of one model with convolutions on a GPU, over the same weights: each is planned for the shapes of its last run, and
-    /// planning takes far longer than a run.
+    /// Sessions of one model with convolutions on a GPU. They share the weights. Each is planned for the shapes of its last run,
+    /// and planning takes far longer than a run.
     model_plans = 16, 1, 256;
-    /// Bytes of pinned host memory through which tensors go to a GPU and back.
+    /// Bytes of pinned host memory through which tensors are copied to a GPU and back.
     staging_bytes = 64 * MIB, MIB, 64 * GIB;
-    /// Milliseconds that a shutting-down server lets running requests finish.
+    /// Milliseconds that a server waits for running requests when it shuts down.
     shutdown_ms = 10_000, 0, 600_000;
     /// Milliseconds that a client may take between two parts of a body, its own or an answer's.
     body_idle_ms = 30_000, 100, 3_600_000;
-    /// Grants, configuration keys and secrets of one function, together, and as many that its manifest may ask for.
+    /// Grants, configuration keys and secrets of one function, together. Its manifest may ask for as many.
     settings_entries = 256, 1, 10_000;
     /// Bytes of one value of a function's configuration or of one of its secrets. Certificates and keys take some KiB.
     setting_bytes = 64 * KIB, 16, MIB;
@@ -187,27 +189,27 @@ limits! {
     /// Child processes that compile components and run their `init` at once; more wait. Each may take several cores and the
     /// memory that `compile_memory_bytes` allows.
     confined_processes = 4, 1, 1_000;
-    /// Child processes that check models at once; more wait. Each may take the memory that `check_memory_bytes` allows, and
-    /// minutes, for which no component should wait.
+    /// Child processes that check models at once; more wait. Each may take the memory that `check_memory_bytes` allows and run
+    /// for minutes, so they do not count as `confined_processes`.
     checking_processes = 2, 1, 1_000;
-    /// Uploads that wait for a child process of one sort; more are refused as overloaded.
+    /// Uploads that wait for a child process of one kind; more are refused as overloaded.
     queued_processes = 64, 0, 1_000_000;
-    /// Milliseconds that compiling a component may take. A compiler cannot be interrupted, so its process is ended.
+    /// Milliseconds that compiling a component may take. A compiler cannot be interrupted, so its process is killed.
     compile_ms = 60_000, 10, 3_600_000;
-    /// Bytes of memory of the process that compiles a component; a function of a few KB can make a compiler ask for any.
+    /// Bytes of memory of the process that compiles a component; a function of a few KB can make a compiler ask for any amount.
     compile_memory_bytes = 2 * GIB, 64 * MIB, 1024 * GIB;
     /// Bytes of a component's compiled code, which the server loads into its memory.
     compiled_bytes = GIB, MIB, 16 * GIB;
-    /// Imports and exports of a component, at its top. Each is checked and linked; a WASI program has some fifty.
+    /// Imports and exports of a component at its top level. Each is checked and linked; a WASI program has some fifty.
     component_exports = 1_000, 1, 100_000;
-    /// Milliseconds that the first load of a model and its runs may take on one engine; weights of tens of GB come from a disk
-    /// in minutes.
+    /// Milliseconds that the first load of a model and its runs may take on one engine; reading weights of tens of GB from a disk
+    /// takes minutes.
     check_ms = 600_000, 10, 24 * 3_600_000;
-    /// Bytes of memory of the process that loads a model first and tries it: its weights, some of them twice while they are
-    /// rearranged, and what its runs take.
+    /// Bytes of memory of the process that first loads and runs a model: its weights, some of them twice while they are
+    /// rearranged, and the memory of its runs.
     check_memory_bytes = 32 * GIB, 64 * MIB, 4096 * GIB;
-    /// Milliseconds after which the check of a model begins no further run on generated inputs, on each engine, once one has
-    /// succeeded. Most models do all within it.
+    /// Milliseconds, for each engine, after which the check of a model starts no further run on generated inputs once one run has
+    /// succeeded. Most models finish all runs in this time.
     check_runs_ms = 2_000, 0, 3_600_000;
     /// Bytes of outputs of one engine that the check of a model keeps and compares; larger ones are not compared.
     check_output_bytes = 64 * MIB, 0, GIB;
@@ -215,16 +217,16 @@ limits! {
     samples = 100, 0, 10_000;
     /// Bytes of all files below `samples/` of a model.
     sample_bytes = 64 * MIB, 0, GIB;
-    /// Milliseconds that unpacking an archive may take, the time in which the client sends it included.
+    /// Milliseconds that unpacking an archive may take, including the time in which the client sends it.
     unpack_ms = 3_600_000, 10, 7 * 24 * 3_600_000;
     /// Bytes of memory of the process that unpacks an archive, whose data passes through in parts of 128 KiB.
     unpack_memory_bytes = 256 * MIB, 64 * MIB, 16 * GIB;
-    /// Child processes that unpack archives at once; more wait. Slow clients keep them for long, so there are more of them.
+    /// Child processes that unpack archives at once; more wait. Slow clients hold them for long, so there are more of them.
     unpacking_processes = 16, 1, 1_000;
 }
 
 impl Limits {
-    /// Takes `name=value` apart, without a look at the table. Values may end in KiB, MiB or GiB; `-` in names is `_`.
+    /// Splits `name=value`, without checking it against the table. Values may end in KiB, MiB or GiB; `-` in names is `_`.
     ///
     /// Errors: `invalid-argument` where it is not of this form.
     pub fn parse(assignment: &str) -> Result<(String, u64)> {
@@ -286,8 +288,8 @@ impl Limits {
         Ok(())
     }
 
-    /// These limits, which are the server's, with those of one function. A server that was started with a lower value
-    /// since then keeps it, and what is no limit of a function any more is left out.
+    /// The server's limits, lowered by those of one function. If the server was since started with a lower value, that value
+    /// holds. A name that is no longer a limit of a function is ignored.
     pub fn lowered<'a>(&self, function: impl IntoIterator<Item = (&'a String, &'a u64)>) -> Limits {
         let mut limits = self.clone();
         for (name, value) in function {
@@ -385,14 +387,14 @@ mod tests {
         "# Limits",
         "",
         "Everything that a client, a component or a model could make grow has a limit. `hearth serve --limit NAME=VALUE`",
-        "sets one (again for more; also `HEARTH_LIMITS`, and `limits = [\"NAME=VALUE\"]` in the file of `--config`); values may",
-        "end in KiB, MiB or GiB. `hearth status` shows what a server has.",
+        "sets one (repeat it for more; or `HEARTH_LIMITS`, or `limits = [\"NAME=VALUE\"]` in the file of `--config`).",
+        "Values may end in KiB, MiB or GiB. `hearth status` shows what a server has.",
         "",
         "Those with *yes* can be lowered for one function, and not raised: `hearth settings FUNCTION --limit NAME=VALUE`,",
         "or `limits` in `PATCH /v1/functions/{name}/settings`.",
         "",
-        "This page is made from the table in `host/src/config/limits.rs`; with `HEARTH_WRITE_DOCS=1` in the environment its",
-        "test writes it anew.",
+        "This page is generated from the table in `host/src/config/limits.rs`; with `HEARTH_WRITE_DOCS=1` in the",
+        "environment its test writes it again.",
         "",
         "| limit | default | from | to | for one function | what it bounds, and why |",
         "|---|---|---|---|---|---|",
