@@ -1,8 +1,8 @@
-//! Ends connections whose clients say nothing, or take nothing of what they asked for, so that neither places nor the bytes of
-//! answers are held for them; it never looks into a request.
+//! Ends connections whose clients send nothing, or do not read their answers, so that they hold neither connections nor memory;
+//! it never looks into a request.
 //!
-//! A connection whose socket takes no byte is stuck. Over HTTP/2 a client can also take one answer and leave another, so there
-//! each answer tells by itself whose turn it is: the server's while it has nothing to give, else the client's.
+//! A connection whose socket accepts no bytes is stuck. Over HTTP/2 a client can also read one answer and leave another. So each
+//! answer there records which side it waits for: the server while there is nothing to send, else the client.
 
 use crate::gate::Share;
 use bytes::Bytes;
@@ -17,29 +17,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// Bytes of an answer that HTTP/2 gets at once.
+/// Bytes of an answer that HTTP/2 gets in one piece.
 const PART_BYTES: usize = 64 << 10;
-/// In place of a time: what is waited for is not the client's to do.
+/// Stands for a time: the answer does not wait for the client.
 const NEVER: u64 = u64::MAX;
 
-/// An answer on its way to the client.
+/// An answer to a client.
 pub(super) type Answer = http::Response<Content>;
 
 /// What an answer carries.
 pub(super) enum Content {
     /// Bytes, and their share of the budget.
     Bytes(Bytes, Option<Share>),
-    /// What the control plane makes.
+    /// A stream of the control plane.
     Stream(axum::body::Body),
 }
 
-/// What is going on on one connection. Times are milliseconds since it was opened.
+/// The state of one connection. Times are milliseconds since it was opened.
 #[derive(Debug)]
 pub(super) struct Connection {
     opened: Instant,
-    /// When a byte came or went.
+    /// When a byte was last read or written.
     moved: AtomicU64,
-    /// Since when its socket takes nothing that is written.
+    /// Since when its socket accepts no bytes.
     stuck: AtomicU64,
     state: Mutex<State>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Connection {
 struct State {
     /// Requests that are being answered, and streams that are being made.
     working: usize,
-    /// For each answer over HTTP/2 that was not taken to its end: since when it is the client's turn.
+    /// For each answer over HTTP/2 that is not completely read: since when it waits for the client.
     turns: Vec<(u64, Arc<AtomicU64>)>,
     next: u64,
 }
@@ -56,9 +56,9 @@ struct State {
 /// Why a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stalled {
-    /// Nothing was asked.
+    /// The client sent no request.
     Silent,
-    /// An answer was not taken.
+    /// The client did not read an answer.
     Untaken,
 }
 
@@ -69,18 +69,18 @@ impl Connection {
         Arc::new(Connection { opened: Instant::now(), moved: AtomicU64::new(0), stuck, state: Mutex::default() })
     }
 
-    /// What it reads and writes, watched.
+    /// The stream of this connection, watched.
     pub(super) fn watch<S>(self: &Arc<Connection>, stream: S) -> Watched<S> {
         Watched { stream, connection: self.clone() }
     }
 
-    /// The server works for this connection until what this gives is dropped.
+    /// The server works for this connection until the returned value is dropped.
     pub(super) fn work(self: &Arc<Connection>) -> Working {
         self.lock().working += 1;
         Working(self.clone())
     }
 
-    /// The body of an answer on it.
+    /// The body of an answer on this connection.
     pub(super) fn answer(self: &Arc<Connection>, version: Version, content: Content) -> Answering {
         let turn = (version == Version::HTTP_2).then(|| self.turn());
         let content = match content {
@@ -101,8 +101,8 @@ impl Connection {
         Arc::new(Turn { connection: self.clone(), id, since })
     }
 
-    /// Waits until this connection should be ended: it was the client's turn for `patience`, or nothing moved for `silence`
-    /// while the server had nothing to do for it.
+    /// Waits until this connection should be ended: it waited for the client for `patience`, or no byte moved for `silence` while
+    /// the server had nothing to do for it.
     pub(super) async fn stalled(&self, silence: Duration, patience: Duration) -> Stalled {
         let [silence, patience] = [silence, patience].map(|time| time.as_millis() as u64);
         loop {
@@ -124,7 +124,7 @@ impl Connection {
                 }
                 due = due.min(silent);
             }
-            // Nothing that begins meanwhile is due before that.
+            // Whatever begins meanwhile is not due before that.
             let pause = (due - now).min(silence).min(patience).max(1);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
@@ -138,7 +138,7 @@ impl Connection {
         self.moved.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Remembers how a write ended.
+    /// Records how a write ended.
     fn wrote<T>(&self, polled: Poll<T>) -> Poll<T> {
         if polled.is_ready() {
             self.stuck.store(NEVER, Ordering::Relaxed);
@@ -165,7 +165,7 @@ impl Drop for Working {
     }
 }
 
-/// An answer over HTTP/2, until all of it was taken.
+/// An answer over HTTP/2, until the client has read all of it.
 struct Turn {
     connection: Arc<Connection>,
     id: u64,
@@ -186,7 +186,7 @@ impl Drop for Turn {
     }
 }
 
-/// The bytes of an answer, until the last of them was taken.
+/// The bytes of an answer, until the client has read the last of them.
 struct Owner {
     bytes: Bytes,
     _turn: Option<Arc<Turn>>,
@@ -199,7 +199,7 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
-/// An answer's body, which says whose turn it is.
+/// An answer's body, which records whether it waits for the server or the client.
 pub(super) struct Answering {
     content: Held,
     turn: Option<Arc<Turn>>,
@@ -248,7 +248,7 @@ impl Body for Answering {
     }
 }
 
-/// A connection's stream, which tells when bytes come and go.
+/// A connection's stream, which records when bytes are read and written.
 pub(super) struct Watched<S> {
     stream: S,
     connection: Arc<Connection>,

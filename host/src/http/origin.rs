@@ -1,7 +1,7 @@
-//! Keeps web pages of other sites out of a server that trusts whoever reaches its loopback address; never authentication.
+//! Refuses requests from web pages of other sites to a server without authentication on loopback; it never authenticates anyone.
 //!
-//! A browser lets any page send requests to 127.0.0.1. A page that was loaded under a name which was pointed there meanwhile
-//! (DNS rebinding) shows in `Host`, one of another site in `Origin`. Programs send no `Origin` and are not concerned.
+//! A browser lets any page send requests to 127.0.0.1. If the page's own name was changed to point there (DNS rebinding), `Host`
+//! shows it; a page of another site shows in `Origin`. Programs that send no `Origin` are not affected.
 
 use crate::error::{Error, Result};
 use http::header::{HOST, ORIGIN};
@@ -40,8 +40,8 @@ fn refusal(header: &str, value: Option<&HeaderValue>) -> Error {
     let shown: String =
         value.map(|value| String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()).unwrap_or_default();
     Error::permission_denied(format!(
-        "the header {header} is '{shown}', and this server, which has no authentication, takes requests for 127.0.0.1 or \
-         localhost only, and none from pages of other sites"
+        "the header {header} is '{shown}', and this server, which has no authentication, accepts requests for \
+         127.0.0.1 or localhost only, and none from pages of other sites"
     ))
 }
 

@@ -1,4 +1,4 @@
-//! The one table from error kinds to HTTP statuses, and the JSON of an error; it never decides what an error is.
+//! The one table from error kinds to HTTP statuses, and the JSON of an error; it never chooses an error's kind.
 
 use super::connection::{Answer, Content};
 use crate::api::{ErrorBody, ErrorDetail};
@@ -16,7 +16,7 @@ pub(super) fn of(kind: Kind) -> StatusCode {
         Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::InvalidArgument | Kind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::LimitExceeded | Kind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-        // Nobody reads it: the client is gone. The number is nginx's, for the log.
+        // No client reads it: the client has left. The number is nginx's and appears in the log.
         Kind::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::HandlerFailed => StatusCode::BAD_GATEWAY,

@@ -1,4 +1,4 @@
-//! `context`: the request at hand and the invocation's log; never anything that was not granted.
+//! `context`: the current request and the invocation's log; it never gives anything that was not granted.
 
 use super::bindings::hearth::inference::context;
 use super::{Ctx, Fault};
@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-/// How much a log line matters, as `context.log-level`; `Stdout` and `Stderr` are what a guest wrote there.
+/// How much a log line matters, as `context.log-level`; `Stdout` and `Stderr` are lines that a guest wrote to these streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum LogLevel {
@@ -47,12 +47,13 @@ pub struct LogLine {
     pub fields: Vec<(String, String)>,
 }
 
-/// What a line costs beside its text, and a field of it: what they take in memory at least, so that empty ones are bounded.
+/// The bytes that a line counts besides its text, and a field besides its name and value. That is the least they take in memory,
+/// so empty lines and fields are bounded too.
 const LINE_BYTES: usize = 64;
 const FIELD_BYTES: usize = 64;
 
-/// The log of one invocation, up to a number of bytes. Clones are the same log: whoever keeps one can read it after the
-/// invocation has ended, however it ended.
+/// The log of one invocation, up to a number of bytes. Clones share the log, so it can be read after the invocation has ended,
+/// however it ended.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<Mutex<Logged>>);
 
@@ -83,12 +84,12 @@ impl Log {
         }
     }
 
-    /// Counts lines that were dropped before they came here.
+    /// Counts lines that were dropped before they reached the log.
     pub fn count_dropped(&self, lines: u64) {
         self.logged().dropped += lines;
     }
 
-    /// The bytes that still have room.
+    /// The bytes that are left.
     pub fn room_bytes(&self) -> u64 {
         self.logged().room_bytes
     }
@@ -98,7 +99,7 @@ impl Log {
         self.logged().lines.iter().rev().map(|line| &line.message).find(|message| message.contains(part)).cloned()
     }
 
-    /// Takes the lines so far, and how many were dropped. There is no more room for others than before.
+    /// Takes the lines so far, and the number of dropped ones. This frees no room for further lines.
     pub fn take(&self) -> (Vec<LogLine>, u64) {
         let mut log = self.logged();
         (std::mem::take(&mut log.lines), std::mem::take(&mut log.dropped))

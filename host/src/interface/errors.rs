@@ -1,11 +1,11 @@
-//! Errors on their way to the guest and back; never a status code.
+//! Converts errors to and from those of guests; it never knows status codes.
 
 use super::Ctx;
 use super::bindings::hearth::inference::errors;
 use crate::error::{Error, Kind};
 use wasmtime::component::ResourceTableError;
 
-/// What a host call can end with besides its value: an error for the guest, or a trap.
+/// How a host call can fail: with an error for the guest, or with a trap.
 #[derive(Debug)]
 pub enum Fault {
     /// A guest's mistake or a host's refusal; the guest gets it as a value.

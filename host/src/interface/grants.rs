@@ -1,5 +1,5 @@
-//! What functions may use: the names asked for, granted and missing, and the values behind them; it never decides who
-//! grants what.
+//! What functions may use: the names that are requested, granted or missing, and the granted values; it never decides what is
+//! granted.
 
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// Names of models, configuration keys, secrets and hosts, one list each: asked for, granted, or missing.
+/// Names of models, configuration keys, secrets and hosts, one list each: requested, granted or missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrantNames {
@@ -23,8 +23,8 @@ pub struct GrantNames {
 }
 
 impl GrantNames {
-    /// What a component asks for: the JSON of its `hearth:manifest` section, `null` where it has none. Members that are
-    /// not known are ignored, since a newer SDK may write more.
+    /// The requested grants of a component, from the JSON of its `hearth:manifest` section, which is `null` where it has none.
+    /// Unknown members are ignored, since a newer SDK may write more.
     ///
     /// Errors: `invalid-argument` where a list is no list of strings.
     pub fn of_manifest(manifest: &Value) -> Result<GrantNames> {
@@ -63,21 +63,21 @@ impl GrantNames {
         self.count() == 0
     }
 
-    /// Adds what another one names.
+    /// Adds the names of another one.
     pub fn add(&mut self, more: &GrantNames) {
         for (names, (_, more)) in self.lists_mut().into_iter().zip(more.lists()) {
             names.extend(more.iter().cloned());
         }
     }
 
-    /// Takes out what another one names.
+    /// Removes the names of another one.
     pub fn remove(&mut self, less: &GrantNames) {
         for (names, (_, less)) in self.lists_mut().into_iter().zip(less.lists()) {
             names.retain(|name| !less.contains(name));
         }
     }
 
-    /// Those of these names that `granted` does not cover.
+    /// The names that `granted` does not cover.
     pub fn missing_from(&self, granted: &GrantNames) -> GrantNames {
         let mut missing = self.clone();
         missing.remove(granted);
@@ -86,7 +86,7 @@ impl GrantNames {
     }
 }
 
-/// As in `models magika, ocr; secrets TOKEN`, the first of each list.
+/// As in `models magika, ocr; secrets TOKEN`, with the first names of each list.
 impl fmt::Display for GrantNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 10;
@@ -134,13 +134,13 @@ impl Grant {
     }
 }
 
-/// A value that nobody but the guest it was granted to may see: `Debug` and errors never show it, and its memory is
-/// overwritten when the last clone is dropped.
+/// A value that only the guest it was granted to may see: `Debug` and errors never show it, and its memory is overwritten when
+/// the last clone is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
 impl Secret {
-    /// Takes a value into custody.
+    /// Wraps a value.
     pub fn new(value: impl Into<String>) -> Secret {
         Secret(Arc::new(Zeroizing::new(value.into())))
     }

@@ -1,9 +1,9 @@
-//! Requests to handlers and their responses, as plain data; never a connection.
+//! Requests to handlers and their responses, as plain data; it never sees a connection.
 
 use super::Ctx;
 use super::bindings::hearth::inference::http_types;
 
-/// What the client sent, as `http-types.request`.
+/// A client's request, as `http-types.request`.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// `GET`, `POST`, …

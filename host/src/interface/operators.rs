@@ -1,4 +1,4 @@
-//! `operators`: from the guest's calls to the device's operators; never a computation of its own.
+//! `operators`: turns the guest's calls into the device's operators; it never computes anything itself.
 
 use super::bindings::hearth::inference::operators;
 use super::bindings::hearth::inference::tensors;
@@ -12,8 +12,8 @@ use crate::error::Error;
 use std::time::Instant;
 use wasmtime::component::Resource;
 
-/// Work of more operations than this leaves the guest's thread, so that others run meanwhile: some 100 µs, which is what
-/// handing work to another thread and back costs several times over.
+/// Work of more operations than this runs on another thread, so that other tasks can use the guest's. It takes some 100 µs,
+/// several times what it costs to hand work to another thread and back.
 const INLINE_OPERATIONS: u64 = 200_000;
 
 type Handle = Resource<Tensor>;
@@ -24,7 +24,7 @@ impl Ctx {
         let mut outputs = self.operate_all(op, inputs).await?.into_iter();
         match (outputs.next(), outputs.next()) {
             (Some(output), None) => Ok(output),
-            _ => Err(Fault::Trap(wasmtime::Error::msg("an operator of one result gave another number of them"))),
+            _ => Err(Fault::Trap(wasmtime::Error::msg("an operator did not give one result"))),
         }
     }
 
@@ -54,7 +54,7 @@ impl Ctx {
     /// Runs an operator of two results.
     async fn operate_two(&mut self, op: Op, inputs: Vec<Tensor>) -> Result<[Handle; 2], Fault> {
         let outputs = self.operate_all(op, inputs).await?;
-        outputs.try_into().map_err(|_| Fault::Trap(wasmtime::Error::msg("an operator gave other than two results")))
+        outputs.try_into().map_err(|_| Fault::Trap(wasmtime::Error::msg("an operator did not give two results")))
     }
 
     async fn function(&mut self, unary: Unary, input: Handle) -> Result<Handle, Fault> {

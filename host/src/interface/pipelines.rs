@@ -1,4 +1,4 @@
-//! `pipelines`: what the first half of a pipeline asks for; never the run itself.
+//! `pipelines`: the model call that the first half of a pipeline asks for; it never runs the model.
 
 use super::bindings::hearth::inference::pipelines;
 use super::{Ctx, ModelCall};
@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 impl pipelines::Host for Ctx {}
 
 impl Ctx {
-    /// The model call that a guest asks for, with its tensors taken out of its hands. A handle that is none is a trap.
+    /// The model call that a guest asks for; its tensors are taken from the guest. An invalid handle is a trap.
     pub(super) fn take_call(&mut self, call: pipelines::Call) -> wasmtime::Result<Result<ModelCall>> {
         let pipelines::Call { model, inputs, state, keep } = call;
         let most = self.call.limits.pipeline_state_bytes;

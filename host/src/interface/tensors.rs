@@ -1,4 +1,4 @@
-//! `tensors`: making, describing and reading tensors; never computing on them, which is `operators`.
+//! `tensors`: makes, describes and reads tensors; it never computes on them, which `operators` does.
 
 use super::bindings::hearth::inference::tensors;
 use super::{Ctx, Fault};

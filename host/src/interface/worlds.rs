@@ -1,5 +1,5 @@
-//! The worlds that a component can be of, told by what it imports and exports, and the calls of each; it never compiles
-//! or limits anything.
+//! Determines a component's world from its imports and exports, and makes the calls of each world; it never compiles or limits
+//! anything.
 
 use super::bindings::{self, hearth::inference::errors, hearth::inference::pipelines};
 use super::{Ctx, Phase, Request, Response, causes, of_guest};
@@ -11,7 +11,7 @@ use wasmtime::{Engine, Store};
 
 mod handler {
     #![allow(missing_docs, unreachable_pub, clippy::all)]
-    // The types are those of `bindings`; only the export is made anew.
+    // The types are those of `bindings`; only the export is generated here.
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "handler",
@@ -60,8 +60,8 @@ impl World {
         self.init
     }
 
-    /// The world of a component that imports and exports these names: its exports tell what it is called with, and a handler
-    /// without tensors, operators and models is pure.
+    /// The world of a component that imports and exports these names: its exports determine how it is called, and a handler that
+    /// imports no tensors, operators or models is pure.
     ///
     /// Errors: `invalid-argument` where no world has such exports, saying what is missing.
     pub fn of_names<'a>(
@@ -116,7 +116,7 @@ fn listed(exports: &BTreeSet<&str>) -> String {
     }
 }
 
-/// A component that was checked against its world: every import is linked, every export the world wants is there.
+/// A component that was checked against its world: every import is linked, and every export that the world requires is there.
 pub struct Program<T: 'static> {
     world: World,
     entry: Entry<T>,
@@ -128,15 +128,15 @@ enum Entry<T: 'static> {
     Pipeline(bindings::PipelinePre<T>),
 }
 
-/// What a fresh instance is to do.
+/// What a fresh instance has to do.
 pub enum Turn {
     /// Answer a request, or prepare the model's run.
     Begin(Request),
-    /// Answer with what the model gave; pipelines only.
+    /// Answer with the model's outputs; pipelines only.
     Finish(Finished),
 }
 
-/// What a fresh instance gave.
+/// The result of a fresh instance.
 pub enum Answer {
     /// The response.
     Respond(Response),
@@ -167,11 +167,11 @@ pub struct Finished {
 }
 
 impl<T: Send + 'static> Program<T> {
-    /// Checks a component against the world that its exports tell. The error says what is missing or unknown.
+    /// Checks a component against the world that its exports determine. The error says what is missing or unknown.
     pub fn new(linker: &Linker<T>, component: &Component, ctx: fn(&mut T) -> &mut Ctx) -> Result<Program<T>, Error> {
         let world = World::of(linker.engine(), component)?;
         let pre = linker.instantiate_pre(component).map_err(|error| {
-            let message = format!("the component asks for something hearth does not have: {}", causes(&error));
+            let message = format!("the component imports something that hearth does not have: {}", causes(&error));
             Error::invalid_argument(message)
         })?;
         let entry = match world.kind {
@@ -187,13 +187,13 @@ impl<T: Send + 'static> Program<T> {
         Ok(Program { world, entry, ctx })
     }
 
-    /// The world it is of.
+    /// Its world.
     pub fn world(&self) -> World {
         self.world
     }
 
-    /// Lets a fresh instance take its turn; `init_first` runs `init` in it before, for components without a snapshot. The
-    /// outer error is a trap, the inner one the guest's own.
+    /// Runs a fresh instance; `init_first` runs `init` in it first, for components without a snapshot. The outer error is a trap,
+    /// the inner one the guest's own.
     pub async fn turn(
         &self,
         store: &mut Store<T>,
@@ -262,7 +262,7 @@ impl<T: Send + 'static> Program<T> {
         }
     }
 
-    /// A fresh instance in which `init` has run, and which then serves.
+    /// A fresh instance in which `init` has run, ready to serve.
     async fn initialised(
         &self,
         store: &mut Store<T>,

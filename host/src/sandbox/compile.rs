@@ -1,4 +1,4 @@
-//! Reads and compiles a component in a child process; it never loads what came out, which `artefacts` does.
+//! Reads and compiles a component in a child process; it never loads the compiled code, which `artefacts` does.
 
 use super::engine_config;
 use crate::bulk;
@@ -15,8 +15,9 @@ use wasmtime::{Engine, InstanceAllocationStrategy};
 /// The job of the child.
 pub const COMPILE: Job = Job { name: "compile", work };
 
-/// Threads that compile one component: fewer than there are cores, and more than so many gain little. Where two that go last share a
-/// core, Linux's scheduler (EEVDF) lets the one that waited go on before a thread of the server's that wakes, for up to 4 ms.
+/// Threads that compile one component: fewer than there are cores, and at most this number, since more gain little. Where two
+/// idle-priority threads share a core, Linux's scheduler (EEVDF) may continue with the other one, and not with a thread of the
+/// server that wakes, for up to 4 ms.
 const MOST_THREADS: usize = 8;
 /// Bytes of the section `hearth:manifest`.
 const MANIFEST_BYTES: usize = 1 << 20;
@@ -30,7 +31,7 @@ struct Request {
     limits: Limits,
 }
 
-/// What is known of a component once it was compiled.
+/// A compiled component.
 pub(super) struct Compiled {
     /// wasmtime's serialised form. Only a child of this program that compiled it can have written it.
     pub(super) code: Vec<u8>,
@@ -38,7 +39,7 @@ pub(super) struct Compiled {
     pub(super) manifest: Value,
 }
 
-/// Compiles the component in a file, in a child; `folder` is for the compiled code on its way.
+/// Compiles the component in a file, in a child; `folder` holds the file through which the compiled code is passed.
 ///
 /// Errors: `invalid-argument` where it is no component, does not compile, or takes more than `compile_ms` or
 /// `compile_memory_bytes`; `too-large` where its manifest or code is.
@@ -58,7 +59,7 @@ pub(super) async fn compile(
     Ok(Compiled { code, manifest })
 }
 
-/// What compiling may take. The caller adds what it reads.
+/// What compiling may take. The caller adds the files that it reads.
 pub(super) fn caps(limits: &Limits) -> Caps {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Caps {
@@ -72,8 +73,8 @@ pub(super) fn caps(limits: &Limits) -> Caps {
     }
 }
 
-/// wasmtime's settings for compiling: code as the server's engine has it, without the server's pool of instances, whose
-/// address space a child has no use for.
+/// wasmtime's settings for compiling: the same code as for the server's engine, but without the pool of instances, whose address
+/// space a child does not need.
 fn compiler_config(limits: &Limits) -> wasmtime::Config {
     let mut config = engine_config(limits);
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
@@ -97,7 +98,7 @@ fn work(work: &mut Work) -> Result<Value> {
     Ok(manifest)
 }
 
-/// The compiler, and what runs a component once in a child.
+/// The engine with which a child compiles a component, and runs one once.
 pub(super) fn compiler(limits: &Limits) -> Result<Engine> {
     Engine::new(&compiler_config(limits))
         .map_err(|error| Error::host("setting up the compiler", interface::causes(&error)))
@@ -123,7 +124,7 @@ fn refuse_others(wasm: &[u8]) -> Result<()> {
 fn code(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>> {
     engine.precompile_component(wasm).map_err(|error| {
         let causes = interface::causes(&error);
-        // A child that says so ran out of the memory it may take.
+        // With this message, the child ran out of the memory that it may take.
         if causes.contains("Cannot allocate memory") {
             return confined::out_of_memory(causes);
         }
@@ -131,12 +132,12 @@ fn code(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>> {
     })
 }
 
-/// Counts what is at the component's top, and gives the JSON of the custom section `hearth:manifest`, wherever in the
-/// component that lies; `null` without one.
+/// Counts imports and exports at the component's top level, and gives the JSON of the custom section `hearth:manifest`, wherever
+/// in the component it is; `null` without one.
 fn survey(wasm: &[u8], limits: &Limits) -> Result<Value> {
     let (mut depth, mut outlets, mut manifest) = (0_u32, 0_u64, None);
     for payload in Parser::new(0).parse_all(wasm) {
-        // Bytes that do not parse are refused by the compiler, with its reason.
+        // The compiler refuses bytes that do not parse, and gives the reason.
         let Ok(payload) = payload else { break };
         match payload {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
@@ -148,7 +149,7 @@ fn survey(wasm: &[u8], limits: &Limits) -> Result<Value> {
                     return Err(Error::new(Kind::TooLarge, "the section hearth:manifest is larger than 1 MiB"));
                 }
                 manifest = Some(serde_json::from_slice(section.data()).map_err(|error| {
-                    let message = format!("the section hearth:manifest is not the JSON it should be: {error}");
+                    let message = format!("the section hearth:manifest is not valid JSON: {error}");
                     Error::invalid_argument(message)
                 })?);
             }
@@ -192,7 +193,7 @@ mod tests {
             hasher.finish()
         };
         assert_eq!(hash(&compiler_config(&limits)), hash(&engine_config(&limits)));
-        // Were it always the same, it would say nothing.
+        // The hash depends on the settings; a constant would prove nothing.
         assert_ne!(hash(engine_config(&limits).epoch_interruption(false)), hash(&engine_config(&limits)));
     }
 

@@ -1,4 +1,4 @@
-//! One request through one fresh instance, under its limits; it never outlives its deadline or its caller.
+//! Runs one request in a fresh instance, under its limits; it never outlives its deadline or its caller.
 
 use super::output::Output;
 use super::{Function, Runtime};
@@ -14,7 +14,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use wasmtime::{Engine, ResourceLimiter, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
-/// What a store carries: the host's side of the contract, WASI for guests that import it, and the memory limits.
+/// The data of a store: the host's side of the contract, WASI for guests that import it, and the memory limits.
 pub(super) struct State {
     pub(super) ctx: Ctx,
     wasi: Option<Box<Wasi>>,
@@ -32,7 +32,7 @@ struct Wasi {
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let State { ctx, wasi, .. } = self;
-        // Made when first asked for: it costs more than the rest of an invocation, and most guests do not want it.
+        // Made at the first use: it costs more than the rest of an invocation, and most guests do not use it.
         let wasi = wasi.get_or_insert_with(|| Box::new(Wasi::new(ctx)));
         WasiCtxView { ctx: &mut wasi.ctx, table: ctx.table() }
     }
@@ -53,7 +53,7 @@ impl Wasi {
 }
 
 impl Drop for Wasi {
-    /// However the instance ends, a call that was cancelled included, its output is in the log.
+    /// However the instance ends, also by cancellation, its output is in the log.
     fn drop(&mut self) {
         self.stdout.log_to(&self.log, LogLevel::Stdout);
         self.stderr.log_to(&self.log, LogLevel::Stderr);
@@ -98,13 +98,13 @@ impl ResourceLimiter for Limiter {
 pub struct Receipt {
     /// From the start of the invocation to its answer, without the transfer of bodies.
     pub wall_us: u64,
-    /// Running the guest's own code, making its instance included.
+    /// Running the guest's own code, including making its instance.
     pub guest_us: u64,
     /// In operators and image decoding.
     pub operators_us: u64,
     /// In model runs.
     pub model_us: u64,
-    /// Waiting: for a place in the pool, for models' turns and their loading.
+    /// Waiting: for a place in the pool, in models' queues and for models to load.
     pub queue_us: u64,
     /// Model runs.
     pub model_runs: u64,
@@ -124,9 +124,9 @@ pub struct Receipt {
 
 /// One request for a function.
 pub struct Invocation {
-    /// Who calls what, until when.
+    /// The call's tenant, function and deadline.
     pub call: Call,
-    /// What the client sent.
+    /// The client's request.
     pub request: Request,
     /// The place it runs in.
     pub pass: Pass,
@@ -142,7 +142,7 @@ pub struct Outcome {
     pub receipt: Receipt,
 }
 
-/// What an invocation has come to, over all its instances.
+/// What an invocation has used so far, over all its instances.
 struct Progress {
     ctx: Ctx,
     /// Time inside polls of guests' instances.
@@ -154,7 +154,7 @@ struct Progress {
 }
 
 impl Runtime {
-    /// Runs one invocation to its end, its deadline, or until the future is dropped, which ends guest and host work.
+    /// Runs one invocation to its end, its deadline, or until the future is dropped, which ends the work of guest and host.
     pub async fn invoke(&self, function: &Function, invocation: Invocation) -> Outcome {
         let started = Instant::now();
         let Invocation { call, request, pass, waited } = invocation;
@@ -185,7 +185,7 @@ impl Runtime {
             Ok(Answer::Run(call)) => call,
             Err(error) => return (progress, Err(error)),
         };
-        // While the device works, others have the place.
+        // While the device works, other requests can use the place.
         progress.ctx.hold(None);
         let (deadline, limit_ms) = (progress.ctx.call().deadline, progress.ctx.call().limits.invocation_ms);
         let between = async {
@@ -209,7 +209,7 @@ impl Runtime {
         (progress, answer)
     }
 
-    /// Lets a fresh instance take its turn, until the deadline.
+    /// Runs a fresh instance, until the deadline.
     async fn turn(&self, function: &Function, progress: Progress, turn: Turn) -> (Progress, Result<Answer>) {
         let Progress { ctx, mut polled, waited, memory_bytes } = progress;
         let (deadline, limit_ms) = (ctx.call().deadline, ctx.call().limits.invocation_ms);
@@ -238,8 +238,8 @@ impl Runtime {
     }
 }
 
-/// Ends an instance, whose pages are returned to the kernel: for a large one that takes many milliseconds, in which this
-/// thread's other work moves to another.
+/// Drops an instance and so returns its pages to the kernel. For a large one that takes many milliseconds; meanwhile this
+/// thread's other tasks move to another thread.
 fn taken_apart(store: Store<State>) -> (Ctx, Limiter) {
     const LARGE: usize = 16 << 20;
     let large = store.data().limiter.memory_bytes > LARGE;
@@ -266,14 +266,14 @@ pub(super) fn store(engine: &Engine, ctx: Ctx) -> Store<State> {
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(limits.hostcall_bytes as usize);
     store.set_epoch_deadline(1);
-    // tokio's own yield lets waiting tasks and the network go first. A future that only wakes itself would keep its thread
-    // from looking at the network for some 60 rounds.
+    // tokio's own yield runs waiting tasks and polls the network first. A future that only wakes itself would keep its thread
+    // from polling the network for some 60 rounds.
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
     store
 }
 
 impl State {
-    /// The host's side and what the guest's memory came to, with its output added to the log.
+    /// The host's side and the guest's use of memory, after adding its output to the log.
     pub(super) fn into_parts(self) -> (Ctx, Limiter) {
         let State { ctx, wasi, limiter } = self;
         drop(wasi);
@@ -298,7 +298,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Why a guest trapped, in words for its author: a panic's own message, the limit that was hit, or wasmtime's reason.
+/// Why a guest trapped, as a message for its author: a panic's own message, the limit that was hit, or wasmtime's reason.
 pub(super) fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> Error {
     if let Some(exit) = trap.downcast_ref::<I32Exit>() {
         return Error::handler_failed(format!("the handler exited with status {} instead of answering", exit.0));
@@ -317,7 +317,7 @@ pub(super) fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> E
         }
         (_, None, Some(other)) => format!("the handler trapped: {other}"),
         (refused, None, None) => match (trap.root_cause().to_string(), refused) {
-            // wasmtime's error has no type of its own for this.
+            // wasmtime has no error type for this.
             (cause, Some(refused)) if cause.contains("minimum size") => {
                 format!("the handler's instance does not fit: {refused}")
             }
@@ -332,7 +332,7 @@ pub(super) fn trapped(trap: &wasmtime::Error, ctx: &Ctx, limiter: &Limiter) -> E
     Error::new(Kind::HandlerFailed, reason)
 }
 
-/// Tells host work that the invocation is over, however it ended.
+/// Stops the host's work when the invocation is over, however it ended.
 struct EndOnDrop(crate::device::Stop);
 
 impl Drop for EndOnDrop {

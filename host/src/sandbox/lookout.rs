@@ -1,27 +1,27 @@
-//! Sees to it that some thread looks for new requests while another runs a guest; it never runs one itself.
+//! Makes sure that a thread polls the network while another runs a guest; it never runs a guest itself.
 //!
-//! A worker of tokio that comes from its wait for the network with one task runs that task, and wakes no other worker: nobody
-//! waits for the network until the task yields, which a guest does at the first tick of the epoch, milliseconds later. A
-//! worker that is woken meanwhile, and finds nothing to do, waits for the network in its stead. Waking one costs microseconds,
-//! so it is done for guests that take long only.
+//! A tokio worker that returns from the network poll with one task runs that task and wakes no other worker. Until that task
+//! yields, nobody polls the network; a guest first yields at a tick of the epoch, milliseconds later. Another worker that is
+//! woken meanwhile, and finds nothing to do, polls the network. Waking one costs microseconds, so this is done only for functions
+//! that run long.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Guests that run shorter than this keep nobody waiting.
+/// Guests that run shorter than this delay nothing.
 const LONG: Duration = Duration::from_micros(150);
-/// So many short runs in a row make a function one of short runs: whoever alternates gains nothing.
+/// After this many short runs in a row, a function counts as one of short runs. A function that alternates never does.
 const REMEMBERED: u32 = 128;
 
-/// What is known of how long a function runs.
+/// What is known about a function's run times.
 #[derive(Debug)]
 pub(super) struct Lookout {
-    /// Runs until it is taken for one of short runs.
+    /// Short runs that are left until the function counts as one of short runs.
     expected: AtomicU32,
 }
 
 impl Lookout {
-    /// Of a function that never ran: it may take long.
+    /// For a function that never ran: it may run long.
     pub(super) fn new() -> Lookout {
         Lookout { expected: AtomicU32::new(REMEMBERED) }
     }
@@ -29,18 +29,18 @@ impl Lookout {
     /// A run of the function begins. Must be called within a runtime.
     pub(super) fn begins(&self) {
         if self.expected.load(Ordering::Relaxed) > 0 {
-            // A worker keeps the task that was spawned last for itself; for the one before it wakes another worker.
+            // A worker keeps the last spawned task for itself, and wakes another worker for the one before.
             tokio::spawn(async {});
             tokio::spawn(async {});
         }
     }
 
-    /// A run had the processor for so long.
+    /// A run took this much processor time.
     pub(super) fn ended(&self, ran: Duration) {
         if ran >= LONG {
             self.expected.store(REMEMBERED, Ordering::Relaxed);
         } else if let left @ 1.. = self.expected.load(Ordering::Relaxed) {
-            // Runs that end at the same time may count as one.
+            // Runs that end at the same time may be counted as one.
             self.expected.store(left - 1, Ordering::Relaxed);
         }
     }

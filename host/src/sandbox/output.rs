@@ -1,4 +1,4 @@
-//! A guest's standard output on its way to the log: whole lines up to the room there is; it never fails a write.
+//! Collects a guest's standard output for the log, in whole lines, as far as there is room; it never fails a write.
 
 use crate::interface::{Log, LogLevel};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// Bytes of one write. The host allocates as many when a guest asks for zeroes.
+/// Bytes of one write. The host allocates this many when a guest asks for zeroes.
 const WRITE_BYTES: usize = 64 << 10;
 
 /// Standard output or standard error of one instance. Clones are the same stream.
@@ -21,11 +21,11 @@ pub(super) struct Output(Arc<Mutex<Written>>);
 struct Written {
     kept: Vec<u8>,
     room_bytes: usize,
-    /// The room was used up: what comes from here on is counted and not kept.
+    /// The room is used up: further output is counted and not kept.
     full: bool,
-    /// Ends of lines in what was not kept.
+    /// Line ends in the output that was not kept.
     ends: u64,
-    /// What was not kept ends within a line.
+    /// Whether the output that was not kept ends within a line.
     within: bool,
 }
 

@@ -1,8 +1,9 @@
-//! Runs a component's `init` once and keeps the memory it leaves in a new component; it never runs for a request.
+//! Runs a component's `init` once and writes a component that starts from the memory that `init` left; it never runs for a
+//! request.
 //!
-//! What init may see is given with the request: configuration, and the models that the function asks for, by signature and
-//! assets. It gets no secrets, tensors, operators or model runs. The work is done in a child process: it takes the
-//! component apart with another parser than the compiler's, and runs the guest under the limits of an invocation.
+//! The request carries what `init` may see: the configuration, and the signatures and assets of the function's models. `init`
+//! gets no secrets, tensors, operators or model runs. The work is done in a child process, because it reads the component with
+//! another parser than the compiler's and runs the guest. The guest has the limits of an invocation.
 
 use super::State;
 use super::compile;
@@ -25,10 +26,10 @@ use wasmtime::component::{Component, ComponentNamedList, Instance, Lift, Linker,
 use wasmtime::{Engine, Store};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
-/// What a snapshot is made of, and so what it is a snapshot for: with anything else it would be another one.
+/// The inputs of a snapshot besides the component. Another value of any of them needs another snapshot.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct InitInputs {
-    /// Whose function it is. Snapshots are never shared between tenants.
+    /// The function's tenant. Snapshots are never shared between tenants.
     pub tenant: String,
     /// The function's name, for its log.
     pub function: String,
@@ -41,7 +42,8 @@ pub struct InitInputs {
 }
 
 impl InitInputs {
-    /// The name of the snapshot of a component: the component's digest, and one over everything else that it depends on.
+    /// The name of the snapshot of a component: the component's digest, and a digest over everything else that the snapshot
+    /// depends on.
     pub(super) fn key(&self, digest: &str) -> String {
         let models: BTreeMap<&str, &str> =
             self.models.iter().map(|(name, model)| (name.as_str(), model.digest.as_str())).collect();
@@ -51,13 +53,13 @@ impl InitInputs {
     }
 }
 
-/// Why no snapshot can be made of a component that exports `init`, so that it would run in every instance; `None` where one
-/// can be. Nothing of the component runs, and it is taken apart in this process: for a user's own file.
+/// Why no snapshot can be made of a component that exports `init`, so that `init` would run in every instance; `None` where one
+/// can be made. The component is parsed in this process and not run, so this is only for a user's own file.
 pub fn snapshot_obstacle(wasm: &[u8]) -> Option<String> {
     wizer().instrument_component(wasm).err().map(|error| causes(&error))
 }
 
-/// The snapshotter, for the contract's `init`, which stays in the component that it makes.
+/// The snapshotter, for the contract's `init`, which stays in the resulting component.
 fn wizer() -> Wizer {
     let mut wizer = Wizer::new();
     wizer.init_func("init").keep_init_func(true);
@@ -67,7 +69,7 @@ fn wizer() -> Wizer {
 /// The job of the child.
 pub const SNAPSHOT: Job = Job { name: "snapshot", work };
 
-/// Everything that making a snapshot takes.
+/// Everything that making a snapshot needs.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request {
     pub(super) component: PathBuf,
@@ -77,7 +79,7 @@ pub(super) struct Request {
     pub(super) limits: Limits,
 }
 
-/// What came of it.
+/// The result.
 pub(super) struct Made {
     pub(super) ending: Ending,
     /// What init logged.
@@ -88,7 +90,7 @@ pub(super) struct Made {
 pub(super) enum Ending {
     /// The file of a component whose memory is what init left; removed when dropped.
     Snapshot(tempfile::TempPath),
-    /// The component is of a kind that no snapshot can be made of; init works in each instance all the same.
+    /// No snapshot can be made of this component, for this reason; `init` runs in each instance instead.
     Without(String),
 }
 
@@ -99,15 +101,16 @@ struct Reply {
     log: Vec<LogLine>,
 }
 
-/// Runs `init` of a component in a child, and keeps a component that starts from what it left in a file of `folder`.
+/// Runs `init` of a component in a child, and writes a component that starts from the memory that `init` left into a file of
+/// `folder`.
 ///
-/// Errors: `invalid-argument` where init fails, does not end, traps, or takes too much of anything.
+/// Errors: `invalid-argument` where `init` fails, does not end, traps, or exceeds a limit.
 pub(super) async fn make(confined: &Confined, request: &Request, folder: &Path) -> Result<Made> {
     const KEEPING: &str = "keeping a snapshot";
     let output = tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::storage(KEEPING, error))?;
     let output = output.into_temp_path();
     let limits = &request.limits;
-    // Its own time is bounded in the child, where it can be told from the compiler's.
+    // The time of `init` is bounded in the child, which can distinguish it from the compiler's.
     let wall_ms = limits.compile_ms.saturating_add(limits.invocation_ms);
     let caps = Caps {
         what: "the function's inputs",
@@ -145,7 +148,7 @@ type Snapshot = (Result<Vec<u8>, String>, Vec<LogLine>);
 
 async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot> {
     let limits = &request.limits;
-    // A component that the snapshotter cannot take apart is run as it is: init must still succeed.
+    // A component that the snapshotter cannot instrument is run as it is: `init` must still succeed.
     let wizer = wizer();
     let parts = wizer.instrument_component(wasm);
     let (bytes, reason) = match &parts {
@@ -156,7 +159,7 @@ async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot
         .map_err(|error| Error::invalid_argument(format!("the component does not compile: {}", causes(&error))))?;
     let mut linker = Linker::new(engine);
     super::link(&mut linker)?;
-    // Its time begins when it can.
+    // The time of `init` begins when it can run.
     let deadline = Instant::now() + Duration::from_millis(limits.invocation_ms);
     let ticking = super::Ticker::start(engine, Duration::from_millis(limits.yield_ms), || true)?;
     let ctx = interface::Ctx::new(services(request), call(request, deadline));
@@ -170,7 +173,7 @@ async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot
     let outcome = match begun {
         Ok(Ok((instance, Ok(())))) => {
             if let Ok((parts, _)) = &parts {
-                // Reading the memory is the host's work and copies what the limits bound already.
+                // The host reads the memory, and its size is bounded by the limits already.
                 store.set_hostcall_fuel(usize::MAX);
                 let mut state = InstanceState { store: &mut store, instance, failed: None };
                 let taken = wizer.snapshot_component(parts, &mut state).await;
@@ -193,7 +196,7 @@ async fn run(request: &Request, engine: &Engine, wasm: &[u8]) -> Result<Snapshot
             let reason = || reason.unwrap_or_else(|| "no snapshot was taken".to_owned());
             Ok((snapshot.unwrap_or_else(|| Err(reason())), log))
         }
-        // Whatever kind init names, it is the component that fails.
+        // Whatever kind `init` names, the component is at fault.
         Err(Ok(error)) => Err(Error::invalid_argument(error.message())),
         Err(Err(Some(trap))) => Err(Error::invalid_argument(trapped(&trap, &ctx, &limiter).message()).context("init")),
         Err(Err(None)) => {
@@ -231,7 +234,7 @@ fn call(request: &Request, deadline: Instant) -> Call {
     }
 }
 
-/// The models that the request came with.
+/// The models of the request.
 struct Given {
     models: BTreeMap<String, Arc<Resolved>>,
     assets: BTreeMap<String, PathBuf>,
@@ -244,8 +247,8 @@ impl Directory for Given {
             let names: Vec<&str> = self.models.keys().map(String::as_str).collect();
             let name: String = name.chars().take(64).collect();
             Error::not_found(format!(
-                "init knows no model '{name}'; there is {}: name it in #[handler(models = […])] just so, and add it before \
-                 the function",
+                "init knows no model '{name}'; there is {}: name it in #[handler(models = […])] exactly like that, and add \
+                 it before the function",
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
             ))
         })
@@ -262,7 +265,7 @@ impl Blobs for Given {
     }
 }
 
-/// How the snapshotter reads an instance: by functions that it added to the component.
+/// Reads an instance for the snapshotter, through functions that it added to the component.
 struct InstanceState<'a> {
     store: &'a mut Store<State>,
     instance: Instance,
@@ -281,7 +284,7 @@ impl InstanceState<'_> {
         Ok(accessor.call_async(&mut *self.store, ()).await?.0)
     }
 
-    /// A number, or 0 and a failure to remember: the trait has no place for one.
+    /// A number, or 0 and a stored failure, because the trait cannot return one.
     async fn number<R: Lift + Send + Sync + Default + 'static>(&mut self, instance: &str, name: &str) -> R
     where
         (R,): ComponentNamedList + Lift,
