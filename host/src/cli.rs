@@ -1,5 +1,4 @@
-//! The commands that build functions and talk to a server, over the same HTTP that anybody can use; they never open the data
-//! folder.
+//! The commands that build functions and talk to a server over its public HTTP API; they never open the data folder.
 
 mod build;
 mod client;
@@ -30,13 +29,13 @@ use clap::{Args, Subcommand};
 pub enum Command {
     /// Make a folder with a small function to start from
     New(new::New),
-    /// Build a function's crate and make it a component
+    /// Build a function's crate into a component
     Build(build::Build),
-    /// Tell what a component is, imports, exports and asks for
+    /// Show a component's world, imports, exports and requested grants
     Inspect(inspect::Inspect),
     /// Upload a component; it is live at once
     Deploy(deploy::Deploy),
-    /// Call a function and print what it answers
+    /// Call a function and print its answer
     Invoke(invoke::Invoke),
     /// Add and list models
     #[command(subcommand)]
@@ -51,13 +50,13 @@ pub enum Command {
     Status(list::Status),
 }
 
-/// Which server, whose functions, and how to print.
+/// The server, the tenant, and the form of the output.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
     /// Where the server listens
     #[arg(long, env = "HEARTH_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     server: String,
-    /// Whose functions and models
+    /// The tenant whose functions and models are used
     #[arg(long, value_name = "TENANT", default_value = client::DEFAULT_TENANT)]
     tenant: String,
     /// Print JSON instead of text
@@ -73,9 +72,9 @@ impl Target {
 }
 
 impl Command {
-    /// Runs the command to its end. What was asked for goes to stdout, all else to stderr.
+    /// Runs the command to its end. The result goes to stdout, everything else to stderr.
     ///
-    /// Errors: a sentence for a person. The command has failed then, also where the server answered with an error.
+    /// Errors: a sentence for the user. The command then has failed, also if the server answered with an error.
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
             Command::New(command) => command.run(),
@@ -92,7 +91,7 @@ impl Command {
     }
 }
 
-/// The failure of another program, which this one passes on.
+/// The failure of another program, whose exit status is passed on.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ProgramFailed {

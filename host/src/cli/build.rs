@@ -1,4 +1,4 @@
-//! `hearth build`: cargo builds a guest crate, and what it makes becomes a component; it never runs it and talks to no server.
+//! `hearth build`: builds a guest crate with cargo and makes the module a component; it never runs it or contacts a server.
 
 use super::ProgramFailed;
 use super::component::Facts;
@@ -17,13 +17,13 @@ pub struct Build {
     source: Source,
 }
 
-/// Which crate is meant.
+/// Selects the crate.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Source {
     /// The folder of the crate, or of its workspace
     #[arg(default_value = ".")]
     path: PathBuf,
-    /// The package, where the workspace has several functions
+    /// The package, if the workspace has several functions
     #[arg(short, long, value_name = "PACKAGE")]
     package: Option<String>,
 }
@@ -37,20 +37,20 @@ pub(super) struct Project {
     pub(super) folder: PathBuf,
     /// The folder of the workspace's Cargo.toml and Cargo.lock.
     pub(super) workspace: PathBuf,
-    /// Where cargo puts what it makes.
+    /// Cargo's target folder.
     pub(super) target: PathBuf,
     manifest: PathBuf,
 }
 
-/// What a build made.
+/// The result of a build.
 pub(super) struct Built {
     /// The component's file.
     pub(super) path: PathBuf,
-    /// What it holds.
+    /// The component's bytes.
     pub(super) wasm: Vec<u8>,
-    /// What it says about itself.
+    /// What was read from the component.
     pub(super) facts: Facts,
-    /// The folders of all packages that it was made of and that lie on this machine.
+    /// The folders of all local packages that it was built from.
     pub(super) folders: BTreeSet<PathBuf>,
 }
 
@@ -64,14 +64,14 @@ impl Build {
 }
 
 impl Source {
-    /// The folder that a person named.
+    /// The folder from the command line.
     pub(super) fn folder(&self) -> &Path {
         &self.path
     }
 
-    /// What builds guests in the crate's folder.
+    /// The toolchain for guests in the crate's folder.
     ///
-    /// Errors: a path that is no folder; no toolchain, naming the commands that would help.
+    /// Errors: a path that is not a folder; no toolchain, naming the commands that would help.
     pub(super) async fn toolchain(&self) -> Result<Toolchain> {
         let folder = self.path.clone();
         if !folder.is_dir() {
@@ -84,13 +84,13 @@ impl Source {
 
     /// Asks cargo which crate this is.
     ///
-    /// Errors: no crate, several where none is named, or one that makes no WebAssembly module.
+    /// Errors: no crate, several crates and none is named, or a crate that makes no WebAssembly module.
     pub(super) async fn project(&self, toolchain: &Toolchain) -> Result<Project> {
         let mut command = toolchain.cargo(&self.path)?;
         command.args(["metadata", "--no-deps", "--format-version", "1"]);
         let output = output(command).await?;
         if !output.status.success() {
-            return Err(failed("cargo cannot tell about this folder", output.status));
+            return Err(failed("cargo cannot read the project in this folder", output.status));
         }
         let metadata: Value = serde_json::from_slice(&output.stdout).context("reading cargo's metadata")?;
         let folder = self.path.canonicalize().with_context(|| format!("cannot read {}", self.path.display()))?;
@@ -98,7 +98,7 @@ impl Source {
     }
 }
 
-/// The package that is meant: the one named, or the one that the folder lies in, or the only one that could be a function.
+/// The selected package: the named one, or the one that contains the folder, or the only one that could be a function.
 fn chosen(metadata: &Value, folder: &Path, package: Option<&str>) -> Result<Project> {
     let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
     let name = |package: &Value| package["name"].as_str().unwrap_or_default().to_owned();
@@ -149,10 +149,10 @@ fn chosen(metadata: &Value, folder: &Path, package: Option<&str>) -> Result<Proj
 }
 
 impl Project {
-    /// Builds the crate and writes the component, `NAME.wasm` in cargo's target folder. Cargo says itself what it does and
-    /// what is wrong.
+    /// Builds the crate and writes the component, `NAME.wasm` in cargo's target folder. Cargo prints its progress and errors
+    /// itself.
     ///
-    /// Errors: a failed build, as `ProgramFailed` with cargo's exit status; a module that is no guest.
+    /// Errors: a failed build, as `ProgramFailed` with cargo's exit status; a module that is not a guest.
     pub(super) async fn build(&self, toolchain: &Toolchain) -> Result<Built> {
         let mut command = toolchain.cargo(&self.folder)?;
         command
@@ -165,7 +165,7 @@ impl Project {
         let artefacts = artefacts(&output.stdout)?;
         let own = artefacts.iter().find(|artefact| artefact.cdylib && artefact.manifest == self.manifest);
         let module = own.and_then(|artefact| artefact.wasm().next());
-        let module = module.with_context(|| format!("cargo made no WebAssembly module of {}", self.name))?.clone();
+        let module = module.with_context(|| format!("cargo made no WebAssembly module from {}", self.name))?.clone();
         let folders = artefacts.iter().filter(|artefact| artefact.local);
         let folders = folders.filter_map(|artefact| Some(artefact.manifest.parent()?.to_path_buf())).collect();
         let path = self.target.join(&self.name).with_added_extension("wasm");
@@ -194,7 +194,7 @@ fn component(module: &Path, path: &Path) -> Result<(Vec<u8>, Facts)> {
 }
 
 impl Built {
-    /// Where it is, its size and world, and what it asks for.
+    /// Its path, size, world and requested grants.
     fn description(&self) -> String {
         let here = std::env::current_dir().unwrap_or_default();
         let path = self.path.strip_prefix(&here).unwrap_or(&self.path);
@@ -207,12 +207,12 @@ impl Built {
     }
 }
 
-/// Runs cargo to its end, or until nobody waits for it. What it says to a person goes to the terminal as it comes.
+/// Runs cargo to its end, or until the future is dropped. Its messages go to the terminal as they arrive.
 async fn output(command: std::process::Command) -> Result<Output> {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
     let child = command.spawn().context("cannot start cargo; it comes with Rust")?;
-    child.wait_with_output().await.context("cannot read what cargo says")
+    child.wait_with_output().await.context("cannot read cargo's output")
 }
 
 fn failed(what: &str, status: ExitStatus) -> anyhow::Error {

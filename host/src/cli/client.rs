@@ -1,4 +1,4 @@
-//! An HTTP client for one server: paths of a tenant, streaming bodies, errors in words; it never prints.
+//! An HTTP client for one server: paths of a tenant, streaming bodies, readable errors; it never prints.
 
 use super::Target;
 use crate::api::ErrorBody;
@@ -16,18 +16,18 @@ use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
-/// Whose functions and models are meant where nobody says.
+/// The tenant if none is named.
 pub(super) const DEFAULT_TENANT: &str = "default";
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long the other side's machine may leave what was sent without a sign that it came; then the connection is lost.
+/// How long sent data may stay unacknowledged by the server's machine before the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Bytes of an answer of the control plane. Lists of functions are the longest.
+/// Most bytes of an answer of the control plane. Lists of functions are the longest.
 const ANSWER_BYTES: usize = 64 << 20;
 
-/// What is sent: bytes at hand, or a stream.
+/// A request's body: bytes in memory, or a stream.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// A body of bytes that are at hand.
+/// A body of bytes in memory.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
@@ -36,14 +36,14 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
 #[derive(Clone)]
 pub(super) struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Body>,
-    /// Scheme, host, port and perhaps a path, without a slash at the end.
+    /// Scheme, host, port and optionally a path, without a slash at the end.
     server: String,
-    /// What stands before a path of this tenant.
+    /// The prefix of this tenant's paths.
     tenant: String,
 }
 
 impl Client {
-    /// A client for the server and tenant that a person named.
+    /// A client for the named server and tenant.
     pub(super) fn new(target: &Target) -> Result<Client> {
         let server = server(&target.server)?;
         let tenant = match target.tenant.as_str() {
@@ -93,9 +93,9 @@ impl Client {
         let (_, bytes) = self.exchange(method, path, headers, body).await?;
         serde_json::from_slice(&bytes).map_err(|error| match error.is_data() {
             true => {
-                anyhow!("{} answered otherwise than this version expects: {error}; is it an older hearth?", self.server)
+                anyhow!("{} gave an answer of unknown form: {error}; is it an older hearth?", self.server)
             }
-            false => anyhow!("{} answered with something that is no JSON; is it hearth?", self.server),
+            false => anyhow!("{} gave an answer that is not JSON; is it hearth?", self.server),
         })
     }
 
@@ -154,12 +154,12 @@ impl Client {
         }
         match error.is_connect() {
             true => anyhow!("cannot connect to {server}: {cause}; is --server right?"),
-            false => anyhow!("the exchange with {server} broke off: {cause}"),
+            false => anyhow!("the connection to {server} broke off: {cause}"),
         }
     }
 }
 
-/// What a server answered with an error.
+/// An error answer of a server.
 #[derive(Debug, thiserror::Error)]
 #[error("{words}")]
 pub(super) struct Refused {
@@ -168,7 +168,7 @@ pub(super) struct Refused {
     words: String,
 }
 
-/// The server's error in words, where the bytes are one: `not-found: no function is called 'x' (request 7)`.
+/// The text of the server's error, if the bytes are one: `not-found: no function is called 'x' (request 7)`.
 pub(super) fn refusal(bytes: &[u8]) -> Option<String> {
     let ErrorBody { error } = serde_json::from_slice(bytes).ok()?;
     let words = format!("{}: {}", error.kind, error.message);
@@ -196,12 +196,12 @@ fn server(text: &str) -> Result<String> {
     Ok(with_scheme)
 }
 
-/// One segment of a path, with everything encoded that means something in a URL, but `@`, which hearth's own do.
+/// One segment of a path. All characters with a meaning in URLs are encoded, except `@`, which hearth's paths use.
 pub(super) fn encode(segment: &str) -> String {
     percent(segment, |byte| byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte))
 }
 
-/// What a person wrote as path and query: kept, but for bytes that no URL may have.
+/// Path and query from the command line, unchanged except for bytes that no URL may have, which are encoded.
 pub(super) fn encode_path(path: &str) -> String {
     percent(path, |byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}#".contains(&byte))
 }

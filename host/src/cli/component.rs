@@ -1,5 +1,4 @@
-//! What a component says about itself: its world, what it imports and exports, what it asks for; it never compiles or runs
-//! one.
+//! Reads a component's world, imports, exports and requested grants; it never compiles or runs one.
 
 use super::output::{bytes, printable};
 use crate::interface::{GrantNames, World};
@@ -8,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use wasmparser::{Parser, Payload};
 
-/// Bytes of a manifest, as the server takes it.
+/// Most bytes of a manifest that the server accepts.
 const MANIFEST_BYTES: usize = 1 << 20;
 const MANIFEST: &str = "hearth:manifest";
 
@@ -18,16 +17,16 @@ pub(super) struct Facts {
     bytes: usize,
     imports: Vec<String>,
     exports: Vec<String>,
-    /// What its manifest asks for.
+    /// The requested grants in its manifest.
     requested: GrantNames,
-    /// The bytes of custom sections by name, those of nested modules too.
+    /// The bytes of custom sections by name, including those of nested modules.
     sections: BTreeMap<String, usize>,
 }
 
 impl Facts {
     /// Reads and validates a component.
     ///
-    /// Errors: what is no component, saying what it is instead.
+    /// Errors: anything that is not a component, saying what it is instead.
     pub(super) fn read(wasm: &[u8]) -> Result<Facts> {
         if Parser::is_core_wasm(wasm) {
             bail!(
@@ -60,7 +59,7 @@ impl Facts {
                 Payload::ComponentImportSection(imports) if depth == 0 => {
                     for import in imports {
                         let import = import?;
-                        // Types that the world names for itself are imports too, but nothing that a guest can call.
+                        // Types that the world names are imports too, but a guest cannot call them.
                         if !matches!(import.ty, wasmparser::ComponentTypeRef::Type(_)) {
                             facts.imports.push(import.name.name.to_owned());
                         }
@@ -84,13 +83,13 @@ impl Facts {
         Ok(facts)
     }
 
-    /// The world of hearth's contract that it is of, or why it is of none.
+    /// Its world in hearth's contract, or why it has none.
     fn world(&self) -> Result<World, String> {
         let world = World::of_names(self.imports.iter().map(String::as_str), self.exports.iter().map(String::as_str));
         world.map_err(|error| error.message().to_owned())
     }
 
-    /// It exports `init`, which runs once for each deployment.
+    /// Whether it exports `init`, which runs once for each deployment.
     pub(super) fn has_init(&self) -> bool {
         self.exports.iter().any(|export| export == "init")
     }
@@ -104,12 +103,12 @@ impl Facts {
         format!("{}, {world}", bytes(self.bytes as u64))
     }
 
-    /// What it asks to be granted, in words: `models magika, ocr; hosts example.org`; empty for nothing.
+    /// Its requested grants as text: `models magika, ocr; hosts example.org`; empty if there are none.
     pub(super) fn wishes(&self) -> String {
         wishes(&self.requested)
     }
 
-    /// Everything, one row each. `without_snapshot` is why no snapshot can be made of what its `init` leaves.
+    /// Everything, one row each. `without_snapshot` is why no snapshot can be made of its `init`.
     pub(super) fn rows(&self, without_snapshot: Option<&str>) -> Vec<(&'static str, String)> {
         let or_none = |text: String| if text.is_empty() { "nothing".to_owned() } else { text };
         let world = match self.world() {
@@ -153,11 +152,11 @@ fn requested(manifest: &[u8]) -> Result<GrantNames> {
         bail!("the section {MANIFEST} has {} bytes; servers take at most 1 MiB", manifest.len());
     }
     let manifest = serde_json::from_slice(manifest);
-    let manifest = manifest.with_context(|| format!("the section {MANIFEST} is not the JSON it should be"))?;
+    let manifest = manifest.with_context(|| format!("the section {MANIFEST} is not valid JSON"))?;
     Ok(GrantNames::of_manifest(&manifest)?)
 }
 
-/// What a function asks for or lacks, in words: `models magika, ocr; hosts example.org`.
+/// Requested or missing grants as text: `models magika, ocr; hosts example.org`.
 pub(super) fn wishes(names: &GrantNames) -> String {
     let lists = names.lists().into_iter().filter(|(_, names)| !names.is_empty());
     let words = lists.map(|(kind, names)| format!("{kind} {}", names.iter().cloned().collect::<Vec<_>>().join(", ")));

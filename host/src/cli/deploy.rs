@@ -1,4 +1,4 @@
-//! `hearth deploy`: uploads a component; it never looks into it.
+//! `hearth deploy`: uploads a component; it never reads its contents.
 
 use super::client::{Client, encode};
 use super::component::wishes;
@@ -45,14 +45,14 @@ impl Deploy {
         }
         let missing = wishes(&value.missing_grants);
         if !missing.is_empty() {
-            text.push_str(&format!("it cannot run before it is granted {missing}; `hearth settings` grants it\n"));
+            text.push_str(&format!("it cannot run before it is granted {missing}; grant it with `hearth settings`\n"));
         }
         text.push_str(&format!("call it at {}\n", client.url(&format!("/fn/{}", encode(&name)))));
         print(&text)
     }
 }
 
-/// Puts an upload at a path.
+/// Sends an upload by PUT to a path.
 pub(super) async fn put<T: DeserializeOwned>(
     client: &Client,
     path: &str,

@@ -1,5 +1,5 @@
-//! `hearth dev`: builds a crate, deploys it and does so again at every change of its sources, with the function's log on the
-//! terminal; it knows the server by its URL only, whoever started it.
+//! `hearth dev`: builds and deploys a crate, again at every change of its sources, and prints the function's log; it uses the
+//! server only through its URL.
 
 mod watch;
 
@@ -30,22 +30,22 @@ pub struct Dev {
     /// The function's name [default: the package's, with - for _]
     #[arg(long)]
     name: Option<String>,
-    /// Deploy to a server that runs already, and start none; the flags of the server then mean nothing
+    /// Deploy to a running server instead of starting one; the server's flags are then ignored
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// The settings of the server that it starts. Its data folder is .hearth in the crate's folder where none is named
+    /// The settings of the server that it starts. Its data folder is .hearth in the crate's folder if none is named
     #[command(flatten)]
     settings: RawConfig,
 }
 
-/// A server that was started for `hearth dev`: where it listens, and its end.
+/// A server that was started for `hearth dev`: its address, and the task that runs it.
 pub type Started = (SocketAddr, JoinHandle<Result<()>>);
 
 impl Dev {
     /// Runs until `stop` is ready. `start` starts a server that serves until its token is cancelled.
     ///
-    /// Errors: a folder without a function, no toolchain, a server that cannot be started. A build that fails later is shown
-    /// and waited out.
+    /// Errors: a folder without a function, no toolchain, a server that cannot be started. If a later build fails, the error is
+    /// shown and the next change awaited.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
@@ -81,7 +81,7 @@ impl Dev {
     }
 }
 
-/// An address at which this machine reaches a listener.
+/// An address at which this machine can reach a listener.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -98,7 +98,7 @@ struct Session {
     client: Client,
     /// The version that is live.
     version: Option<u64>,
-    /// The models that were said to be missing.
+    /// The models that were reported missing.
     hinted: BTreeSet<String>,
 }
 
@@ -144,7 +144,7 @@ impl Session {
         }
     }
 
-    /// Builds the sources as they are now and deploys what comes out. A project that is not known is asked for.
+    /// Builds the current sources and deploys the component. Asks cargo for the project if it is not known.
     async fn renew(&self, project: &mut Option<Project>) -> Result<(Built, FunctionPut)> {
         let project = match project {
             Some(project) => project,
@@ -177,14 +177,14 @@ impl Session {
         print(&text)
     }
 
-    /// Says once how to add each model that the function asks for and the server lacks.
+    /// Prints, once for each, how to add a model that the function requests and the server lacks.
     async fn hint_at_models(&mut self, deployed: &FunctionPut) {
         let wanted = deployed.grants_requested.models.iter();
         let wanted: Vec<&str> = wanted.map(|model| model.split('@').next().unwrap_or(model)).collect();
         if wanted.is_empty() {
             return;
         }
-        // A hint is worth no failure.
+        // A hint must not cause a failure.
         let Ok(ModelList { models }) = self.client.get("/v1/models").await else { return };
         let has: BTreeSet<String> = models.into_iter().map(|model| model.summary.name).collect();
         for model in wanted {
@@ -209,7 +209,7 @@ impl Drop for Follower {
 }
 
 impl Follower {
-    /// Follows from now on; ready when the server sends what is logged.
+    /// Follows the log from now on; completes when the server is sending lines.
     async fn start(client: &Client, name: &str) -> Follower {
         const AGAIN: Duration = Duration::from_secs(1);
         let (client, name) = (client.clone(), name.to_owned());
@@ -219,11 +219,11 @@ impl Follower {
             loop {
                 let newest = vec!["limit=0".to_owned()];
                 let stream = logs::Stream::open(&client, &name, newest).await;
-                // The first answer, good or bad, is what the caller waits for.
+                // The caller waits for the first answer, whether it succeeds or not.
                 drop(connected.take());
                 if let Ok(stream) = stream {
                     let show = |line: &LoggedLine| print(&(logs::text(line) + "\n")).map(ControlFlow::Continue);
-                    // A server that was started anew is followed anew.
+                    // After the server restarted, its log is followed again.
                     stream.each(show).await.ok();
                 }
                 tokio::time::sleep(AGAIN).await;

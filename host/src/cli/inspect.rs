@@ -1,4 +1,4 @@
-//! `hearth inspect`: tells what a file is and what a component asks for; it needs no server and runs nothing.
+//! `hearth inspect`: shows what a file is and which grants a component requests; it never contacts a server or runs anything.
 
 use super::component::Facts;
 use super::output::{bytes, print, print_json, printable};
@@ -40,12 +40,12 @@ impl Inspect {
             return print_json(&json!({ "kind": "model" }));
         }
         print(&format!(
-            "{path} is a model. A server checks it and tells what it takes and gives: hearth model add {path}\n"
+            "{path} is a model. A server checks it and shows its inputs and outputs: hearth model add {path}\n"
         ))
     }
 }
 
-/// Whether a path is a model by its name or by what its folder holds.
+/// Whether a path is a model, by its name or by the files of its folder.
 fn is_model(path: &Path) -> Result<bool> {
     let found = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     if found.is_dir() {
@@ -57,19 +57,19 @@ fn is_model(path: &Path) -> Result<bool> {
     Ok(path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")))
 }
 
-/// The bytes of a file that a server could be made to take.
+/// The bytes of a file that a server could accept.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let most = LIMITS.iter().find(|limit| limit.name == "component_bytes").map_or(1 << 30, |limit| limit.most);
     let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut wasm = Vec::new();
     file.take(most + 1).read_to_end(&mut wasm).with_context(|| format!("cannot read {}", path.display()))?;
     if wasm.len() as u64 > most {
-        bail!("{} is larger than {}; no server takes such a component", path.display(), bytes(most));
+        bail!("{} is larger than {}; no server accepts such a component", path.display(), bytes(most));
     }
     Ok(wasm)
 }
 
-/// Rows of a name and one or more lines, the lines below each other.
+/// Rows of a name and one or more lines, one below the other.
 fn aligned(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! `hearth invoke`: calls a function and passes its answer on as it is; it never interprets a body.
+//! `hearth invoke`: calls a function and prints its answer unchanged; it never interprets a body.
 
 use super::client::{Body, Client, encode, encode_path, full, refusal};
 use super::output::{print_json, printable, table};
@@ -89,7 +89,7 @@ impl Invoke {
     }
 }
 
-/// Writes the body to stdout as it comes. An error of the server itself becomes this command's error.
+/// Writes the body to stdout as it arrives. An error of the server itself becomes this command's error.
 async fn pass_on(status: StatusCode, mut body: Incoming) -> Result<()> {
     let mut out = std::io::stdout();
     let mut held = status.as_u16() >= 400;
@@ -113,7 +113,7 @@ async fn pass_on(status: StatusCode, mut body: Incoming) -> Result<()> {
     Ok(())
 }
 
-/// Whether the reader of stdout is still there.
+/// Whether stdout still has a reader.
 fn written(done: std::io::Result<()>) -> Result<bool> {
     match done {
         Ok(()) => Ok(true),
@@ -122,7 +122,7 @@ fn written(done: std::io::Result<()>) -> Result<bool> {
     }
 }
 
-/// Prints everything about the answer as one JSON object. A body that is no UTF-8 is in `body_hex`.
+/// Prints everything about the answer as one JSON object. A body that is not UTF-8 is in `body_hex`.
 async fn as_json(status: StatusCode, headers: &HeaderMap, receipt: Option<Value>, body: Incoming) -> Result<()> {
     let bytes = body.collect().await.context("the answer broke off")?.to_bytes();
     let headers: Vec<Value> =
@@ -167,7 +167,7 @@ fn headers(lines: &[String]) -> Result<HeaderMap> {
 
 fn stdin() -> Body {
     let (sender, receiver) = mpsc::channel(4);
-    // A plain thread: one that waits for a terminal does not keep the command from ending.
+    // An ordinary thread: if it waits for a terminal, the command can still end.
     std::thread::spawn(move || {
         let mut input = std::io::stdin().lock();
         loop {

@@ -1,4 +1,4 @@
-//! `hearth functions` and `hearth status`: tables of what the server says; they never change anything.
+//! `hearth functions` and `hearth status`: print the server's answers as tables; they never change anything.
 
 use super::Target;
 use super::client::Client;
@@ -52,7 +52,7 @@ impl Functions {
 
 impl Status {
     pub(super) async fn run(self) -> Result<()> {
-        // A server has one status, whatever tenants it has.
+        // A server has one status for all tenants.
         let target = Target { tenant: super::client::DEFAULT_TENANT.to_owned(), ..self.target };
         let client = Client::new(&target)?;
         let status: api::Status = client.get("/v1/status").await?;
@@ -67,7 +67,7 @@ impl Status {
         let engines: Vec<_> = status.engines.iter().map(row).collect();
         if !engines.is_empty() {
             text.push('\n');
-            text.push_str(&table(&["ENGINE", "VERSION", "NOT THERE BECAUSE"], &engines));
+            text.push_str(&table(&["ENGINE", "VERSION", "UNAVAILABLE BECAUSE"], &engines));
         }
         let row = |model: &ModelState| {
             vec![
@@ -102,7 +102,7 @@ impl Status {
     }
 }
 
-/// Everything but the lists, one line each.
+/// Everything except the lists, one line each.
 fn facts(status: &api::Status) -> Vec<Vec<String>> {
     let api::Status { uptime_s, device, reading_is_confined, invocations, uploads, .. } = status;
     let mut rows = vec![
@@ -123,7 +123,7 @@ fn facts(status: &api::Status) -> Vec<Vec<String>> {
     rows.into_iter().map(|(name, value)| vec![name, value]).collect()
 }
 
-/// A limit's number as `--limit` takes it.
+/// A limit's value in the form for `--limit`.
 fn as_limit(name: &str, count: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let exact = units.iter().find(|(_, unit)| count >= *unit && count.is_multiple_of(*unit));

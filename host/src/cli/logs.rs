@@ -1,4 +1,4 @@
-//! `hearth logs`: prints what a function logged, and follows it; it never changes what is kept.
+//! `hearth logs`: prints and follows a function's log; it never changes the log.
 
 use super::Target;
 use super::client::{Client, encode, full, refusal};
@@ -20,7 +20,7 @@ const LINE_BYTES: usize = 256 << 20;
 pub struct Logs {
     /// The function's name
     name: String,
-    /// Go on with new lines until ctrl-c
+    /// Follow: print new lines until ctrl-c
     #[arg(short, long)]
     follow: bool,
     /// Only the newest lines [default: all that the server keeps]
@@ -67,11 +67,11 @@ fn path(name: &str) -> String {
     format!("/v1/functions/{}/logs", encode(name))
 }
 
-/// The lines of a function's log, those kept and those to come.
+/// The lines of a function's log: the stored ones, then new ones.
 pub(super) struct Stream(Incoming);
 
 impl Stream {
-    /// Asks for the lines; they come from the moment on that this is ready.
+    /// Asks for the lines; the server sends new ones from when this completes.
     pub(super) async fn open(client: &Client, name: &str, mut query: Vec<String>) -> Result<Stream> {
         query.push("follow=1".to_owned());
         let path = format!("{}?{}", path(name), query.join("&"));

@@ -13,22 +13,22 @@ use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Uploads of this size and more go on after a broken connection; a smaller one is sent again as fast.
+/// Uploads of this size and more are resumed after a broken connection; a smaller one is sent again as quickly.
 const IN_PARTS_BYTES: u64 = 64 << 20;
 
 /// The commands below `hearth model`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Model {
-    /// Upload a model: a folder with model.onnx and assets/, one of Hugging Face with an ONNX export, an .onnx file with the
-    /// external data beside it, a .tar or .tar.gz
+    /// Upload a model: a folder with model.onnx and assets/, one of Hugging Face with an ONNX export, an .onnx file with external
+    /// data next to it, a .tar or .tar.gz
     Add(Add),
     /// List the models
     List(List),
     /// Load a model, so that the first call need not wait for it
     Load(Named),
-    /// Take a model out of memory; calls that use it end undisturbed
+    /// Unload a model from memory, as soon as the calls that use it have ended
     Unload(Named),
-    /// Load a model and keep it from making room for others
+    /// Load a model and keep it in memory: it is never evicted
     Pin(Pin),
 }
 
@@ -43,10 +43,10 @@ pub struct Add {
     /// The model's name [default: the path's last part, without its extension and with - for _]
     #[arg(long)]
     name: Option<String>,
-    /// Go on with an upload that was given up, of the same files
+    /// Continue an interrupted upload of the same files
     #[arg(long, value_name = "ID")]
     resume: Option<String>,
-    /// The engine that it is to run on: auto, onnxruntime or rten [default: what its model.toml says, else auto]
+    /// The engine to run it on: auto, onnxruntime or rten [default: the one in its model.toml, else auto]
     #[arg(long)]
     engine: Option<String>,
     #[command(flatten)]
@@ -132,7 +132,7 @@ impl List {
     }
 }
 
-/// What is sent of a folder or file.
+/// The source to upload for a folder or file.
 fn source(path: &Path, onnx: Option<&Path>) -> Result<Source> {
     let ending = |ending| path.extension().is_some_and(|extension| extension == ending);
     let ModelFiles { files, left_out } = match (path.is_dir(), onnx) {
@@ -145,13 +145,13 @@ fn source(path: &Path, onnx: Option<&Path>) -> Result<Source> {
         eprintln!("hearth: left out: {}", listed(left_out.iter().map(String::as_str)));
     }
     match &files[..] {
-        // As it is: nothing else belongs to it.
+        // A single file is sent unchanged.
         [file] => Source::file(&file.path),
         files => Source::tar(files),
     }
 }
 
-/// The engines whose check a model passed, and by how much they differ: `onnxruntime, rten (differs by 1.2e-6)`.
+/// The engines on which a model passed its check, and by how much they differ: `onnxruntime, rten (differs by 1.2e-6)`.
 fn engines(verdicts: &[Verdict]) -> String {
     let passed = verdicts.iter().filter(|verdict| verdict.passed).map(|verdict| match verdict.difference {
         Some(difference) => format!("{} (differs by {difference:.1e})", verdict.engine),
@@ -160,7 +160,7 @@ fn engines(verdicts: &[Verdict]) -> String {
     passed.collect::<Vec<_>>().join(", ")
 }
 
-/// Why the other engines are refused, and what the passed ones fail of, one line each.
+/// Why the other engines are refused, and on which inputs the passed ones fail, one line each.
 fn refusals(name: &str, verdicts: &[Verdict]) -> String {
     let name = printable(name);
     let lines = verdicts.iter().filter_map(|Verdict { engine, passed, reason, failure, .. }| match (passed, failure) {
@@ -174,7 +174,7 @@ fn refusals(name: &str, verdicts: &[Verdict]) -> String {
     lines.collect()
 }
 
-/// What a model takes and gives, one line each: `input  image  f32 [batch, 3, ?]`.
+/// A model's inputs and outputs, one line each: `input  image  f32 [batch, 3, ?]`.
 fn signature(Signature { inputs, outputs }: &Signature) -> String {
     let line = |way: &'static str| {
         move |tensor: &TensorSignature| {

@@ -1,4 +1,4 @@
-//! Chooses the files that make a model: the graph, the weights beside it, assets; it never sends one.
+//! Chooses the files of a model: the graph, the weights next to it, assets; it never sends one.
 
 use super::onnx::external_data;
 use super::source::Packed;
@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
-/// Folders within folders. Deeper ones are a loop of links.
+/// Depth of nested folders. Deeper ones mean a loop of links.
 const DEPTH: usize = 32;
 /// Names that a message lists.
 const LISTED: usize = 12;
 /// The folder into which Hugging Face's tools export.
 const ONNX: &str = "onnx";
-/// A folder with one of these is as Hugging Face lays a model out.
+/// A folder with one of these is a model folder of Hugging Face.
 const HUGGING_FACE: [&str; 4] = ["config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"];
 /// The files of such a folder that a function may need: configuration, vocabularies, templates.
 const ASSET_EXTENSIONS: [&str; 5] = ["json", "txt", "model", "jinja", "tiktoken"];
@@ -21,22 +21,22 @@ const ASSET_EXTENSIONS: [&str; 5] = ["json", "txt", "model", "jinja", "tiktoken"
 /// The files of a model.
 #[derive(Debug, Default)]
 pub(super) struct ModelFiles {
-    /// Those that are sent, in the order of their names.
+    /// The files that are sent, in the order of their names.
     pub(super) files: Vec<Packed>,
-    /// Those of the folder that are not.
+    /// The folder's files that are not sent.
     pub(super) left_out: Vec<String>,
 }
 
 impl ModelFiles {
-    /// An .onnx file with the external data that it names. Other things beside it are not taken.
+    /// An .onnx file with the external data that it names. Other files next to it are left out.
     pub(super) fn of_file(onnx: &Path) -> Result<ModelFiles> {
         let mut chosen = Chosen::default();
         chosen.model(onnx)?;
         Ok(ModelFiles { files: chosen.files(), left_out: Vec::new() })
     }
 
-    /// A folder's model: `model.onnx`, `onnx/model.onnx`, the only .onnx file there, or the one named; the external data that
-    /// it names; `model.toml`, `samples/` and `assets/`. Where there is no `assets/`, but what Hugging Face's tools write, its
+    /// A folder's model: `model.onnx`, `onnx/model.onnx`, the only .onnx file there, or the one named; the external data that it
+    /// names; `model.toml`, `samples/` and `assets/`. If there is no `assets/`, but files of Hugging Face's tools, their
     /// configuration and vocabularies become assets. Names that begin with a dot are left out; links to files are followed.
     pub(super) fn of_folder(folder: &Path, onnx: Option<&Path>) -> Result<ModelFiles> {
         let mut all = Vec::new();
@@ -69,7 +69,7 @@ impl ModelFiles {
 struct Chosen(BTreeMap<String, PathBuf>);
 
 impl Chosen {
-    /// A graph and what it names.
+    /// A graph and the files that it names.
     fn model(&mut self, onnx: &Path) -> Result<()> {
         let folder = onnx.parent().unwrap_or(Path::new(""));
         for location in external_data(onnx)? {
@@ -79,7 +79,7 @@ impl Chosen {
             }
             let path = folder.join(&location);
             if !path.is_file() {
-                bail!("{} has external data in {location}, which is not beside it", onnx.display());
+                bail!("{} has external data in {location}, which is not next to it", onnx.display());
             }
             self.add(location, path)?;
         }
@@ -127,7 +127,7 @@ fn graph(folder: &Path, all: &[Packed], onnx: Option<&Path>) -> Result<PathBuf> 
     }
 }
 
-/// Names for a message.
+/// A list of names for a message.
 pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     match names.len() {
@@ -217,7 +217,7 @@ mod tests {
         ];
         assert_eq!(names(&files), wanted);
         assert_eq!(files.left_out, ["config.json", "notes.md"]);
-        // The file alone takes only what it names.
+        // A single file includes only the files that it names.
         let file = ModelFiles::of_file(&plain.path().join("model.onnx")).unwrap();
         assert_eq!(names(&file), ["b.bin", "model.onnx", "weights/a.bin"]);
     }
@@ -261,7 +261,7 @@ mod tests {
         check(&[("pytorch_model.bin", b"")], None, "docs/exporting.md");
         check(&[("a.onnx", b""), ("b/c.onnx", b"")], None, "but a.onnx, b/c.onnx; name one with --onnx");
         check(&[("a.onnx", b"")], Some("b.onnx"), "b.onnx");
-        check(&[("net.onnx", &model(&["gone.bin"]))], None, "in gone.bin, which is not beside it");
+        check(&[("net.onnx", &model(&["gone.bin"]))], None, "in gone.bin, which is not next to it");
         check(&[("net.onnx", &model(&["../up.bin"]))], None, "'../up.bin', which is not below");
         check(&[("net.onnx", &model(&["/etc/passwd"]))], None, "not below");
         check(&[("net.onnx", b"words, not a model")], None, "is no ONNX model");

@@ -1,4 +1,4 @@
-//! `hearth new`: a folder with a small function and the SDK it needs; it never builds it, and never writes over a file.
+//! `hearth new`: makes a folder with a small function and the SDK; it never builds the function or overwrites a file.
 
 mod vendor;
 
@@ -7,7 +7,7 @@ use super::upload;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
-/// What the folder holds besides the SDK; `{{name}}` and `{{function}}` are replaced.
+/// The folder's files besides the SDK; `{{name}}` and `{{function}}` are replaced.
 const FILES: [(&str, &str); 4] = [
     ("Cargo.toml", include_str!("new/rust/Cargo.toml.in")),
     ("src/lib.rs", include_str!("new/rust/lib.rs")),
@@ -15,7 +15,7 @@ const FILES: [(&str, &str); 4] = [
     (".gitignore", include_str!("new/rust/gitignore")),
 ];
 
-/// Where the SDK lies in the folder.
+/// Where the SDK is in the folder.
 const VENDOR: &str = "vendor/hearth";
 const NAME_BYTES: usize = 64;
 
@@ -43,18 +43,18 @@ impl New {
     }
 }
 
-/// Writes a new project into a folder that is not there or empty.
+/// Writes a new project into a folder that does not exist or is empty.
 fn write(folder: &Path, name: &str) -> Result<()> {
     let shown = folder.display();
     match std::fs::read_dir(folder) {
         Ok(mut entries) => {
             if entries.next().is_some() {
-                bail!("{shown} is there already and not empty; choose another name, or remove it");
+                bail!("{shown} exists already and is not empty; choose another name, or remove it");
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            bail!("{shown} is there already and is a file; choose another name, or remove it")
+            bail!("{shown} exists already and is a file; choose another name, or remove it")
         }
         Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
     }
@@ -63,7 +63,7 @@ fn write(folder: &Path, name: &str) -> Result<()> {
         let text = text.replace("{{name}}", name).replace("{{function}}", &function);
         put(&folder.join(path), &text)?;
     }
-    // Versions that this SDK was tested with; cargo drops those that the project does not need.
+    // The versions that this SDK was tested with; cargo removes those that the project does not need.
     put(&folder.join("Cargo.lock"), vendor::lock()?)?;
     for (path, text) in vendor::files()? {
         put(&folder.join(VENDOR).join(path), &text)?;
@@ -91,9 +91,9 @@ fn check_language(lang: &str) -> Result<()> {
     }
 }
 
-/// A name is a crate's, a folder's and (with `-` for `_`) a function's.
+/// Checks a name that is used for the crate, the folder and (with `-` for `_`) the function.
 fn check_name(name: &str) -> Result<()> {
-    // Names that cargo refuses or that would hide a crate which the project uses.
+    // Names that cargo refuses or that would hide a crate that the project uses.
     const TAKEN: [&str; 11] = [
         "alloc",
         "core",
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(manifest["package"]["name"].as_str(), Some("my_demo"));
         let sdk = manifest["dependencies"]["hearth-guest"]["path"].as_str().unwrap();
         assert!(place.path().join(sdk).join("Cargo.toml").is_file());
-        // As the SDK's own sources have it.
+        // The path that the SDK's own sources use.
         assert!(place.path().join(sdk).join("../../wit/worlds.wit").is_file());
     }
 }

@@ -1,4 +1,4 @@
-//! Finds the files beside an .onnx file that hold its weights; it never takes the model into memory, nor judges it.
+//! Finds the files next to an .onnx file that hold its weights; it never reads the model into memory or checks it.
 //!
 //! Fields are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), by number.
 
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-/// Graphs within graphs, and the messages between them.
+/// Depth of nested graphs and the messages between them.
 const DEPTH: usize = 64;
 /// `TensorProto.DataLocation.EXTERNAL`.
 const EXTERNAL: u64 = 1;
@@ -38,7 +38,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// What a field of this message holds, where it leads on.
+    /// The kind of message in a field of this message, if it can contain tensors.
     fn field(self, number: u64) -> Option<Kind> {
         match (self, number) {
             (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => Some(Kind::Graph),
@@ -74,7 +74,7 @@ fn search(message: &mut Message<'_>, kind: Kind, depth: usize, found: &mut BTree
         }
     }
     if external {
-        let none = || wrong("a tensor is said to be in another file, and no file is named");
+        let none = || wrong("a tensor is in another file, but no file is named");
         found.insert(location.ok_or_else(none)?);
     }
     Ok(())
@@ -122,7 +122,7 @@ pub(super) mod tests {
         assert_eq!(check(&[8, 10]).unwrap(), [""; 0]);
         let inline = bytes(7, &bytes(5, &bytes(9, &vec![0; 300_000])));
         assert_eq!(check(&inline).unwrap(), [""; 0]);
-        // An entry that names a file, in a tensor that is not said to be there.
+        // An entry that names a file, in a tensor that is not declared external.
         let unused = bytes(13, &[bytes(1, b"location"), bytes(2, b"unused")].concat());
         assert_eq!(check(&bytes(7, &bytes(5, &unused))).unwrap(), [""; 0]);
         // A constant's tensor, in the branch of an If, after a large initialiser.

@@ -1,10 +1,10 @@
-//! Prints results: JSON, aligned tables, sizes for people; it never asks a server.
+//! Prints results: JSON, aligned tables, readable sizes; it never asks a server.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
 
-/// Prints to stdout. A reader that has gone away (`| head`) is no failure.
+/// Prints to stdout. A closed pipe (`| head`) is no failure.
 pub(super) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -63,12 +63,12 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{scaled:.1} {unit}")
 }
 
-/// The first digits of a digest: enough to tell versions apart.
+/// The first digits of a digest: enough to distinguish versions.
 pub(super) fn short_digest(digest: &str) -> String {
     digest.chars().take(12).collect()
 }
 
-/// Text of a server, without what could command a terminal.
+/// Text from a server, without control characters for the terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }

@@ -1,4 +1,4 @@
-//! `hearth model load|unload|pin`: asks for a model's place in memory; it never decides one.
+//! `hearth model load|unload|pin`: asks the server to load, unload or pin a model; it never decides what is evicted.
 
 use super::Target;
 use super::client::{Client, encode, full};
@@ -23,10 +23,10 @@ pub struct Named {
 pub struct Pin {
     /// The model: NAME, NAME@VERSION or NAME@ALIAS
     name: String,
-    /// Let it make room for others again
+    /// Unpin it: it may be evicted again
     #[arg(long)]
     off: bool,
-    /// From 0 to 255: models of a lower priority make room first
+    /// From 0 to 255: models of a lower priority are evicted first
     #[arg(long, default_value_t = 0)]
     priority: u8,
     #[command(flatten)]
@@ -67,7 +67,7 @@ impl Pin {
         let body = PinModel { pinned: !self.off, priority: self.priority };
         let path = format!("/v1/models/{}/pin", encode(&self.name));
         let value: ModelPinned = Client::new(&self.target)?.send_json(Method::POST, &path, &body).await?;
-        let what = if self.off { "makes room for others again" } else { "stays in memory" };
+        let what = if self.off { "may be evicted again" } else { "stays in memory" };
         Named { name: self.name, target: self.target }.tell(&value, value.version, what)
     }
 }

@@ -1,4 +1,4 @@
-//! Uploads in parts, which go on after a connection broke or a server restarted; it never chooses what is sent.
+//! Uploads in parts, which continue after a connection broke or a server restarted; it never chooses what is sent.
 
 use super::client::{Client, Refused, encode, full};
 use super::source::Source;
@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Failures after one another between which nothing came to the server. With the waits between them they take a minute.
+/// Successive failures without any progress. With the waits between them they take a minute.
 const TRIES: u32 = 12;
 const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
@@ -26,7 +26,7 @@ pub(super) struct Resumable<'a> {
 }
 
 impl<'a> Resumable<'a> {
-    /// Begins an upload, or takes one up that was begun before.
+    /// Begins an upload, or resumes an earlier one.
     ///
     /// Errors: the server's; `id` is of an upload of another length.
     pub(super) async fn begin(
@@ -40,7 +40,7 @@ impl<'a> Resumable<'a> {
             let (offset, length) = this.status().await?;
             let (length, bytes) = (length.unwrap_or(this.source.bytes()), this.source.bytes());
             if length != bytes || offset > length {
-                bail!("upload {} has {length} bytes, and this has {bytes}: it is another", this.id);
+                bail!("upload {} has {length} bytes, but these files have {bytes}: it is another upload", this.id);
             }
             return Ok(this);
         }
@@ -50,8 +50,8 @@ impl<'a> Resumable<'a> {
         Ok(Resumable { client, source, progress, id: begun.id })
     }
 
-    /// Sends all of it, then stores it as a model, with more of a query, and gives the server's answer. What cannot succeed is
-    /// removed there.
+    /// Sends everything, then stores it as a model, with further query parameters, and gives the server's answer. An upload that
+    /// cannot succeed is removed from the server.
     pub(super) async fn store_as(self, model: &str, query: &str, working: &'static str) -> Result<ModelPut> {
         let source = self.source.clone();
         let digest = tokio::task::spawn_blocking(move || source.sha256());
@@ -62,13 +62,13 @@ impl<'a> Resumable<'a> {
         let answer = self.client.call(Method::PUT, &path, HeaderMap::new(), full("")).await;
         let Err(error) = answer else { return answer };
         if is_final(&error) {
-            // It is removed when it is idle, if not now.
+            // If this fails, the server removes it when it was idle for long enough.
             drop(self.client.exchange(Method::DELETE, &self.path(), HeaderMap::new(), full("")).await);
             return Err(error);
         }
         Err(error.context(format!(
-            "everything was sent, and the server did not say that it is stored; `hearth model list` shows whether it is, and \
-             the same command with --resume {} tries again",
+            "everything was sent, but the server did not confirm that it is stored; `hearth model list` shows whether \
+             it is, and the same command with --resume {} tries again",
             self.id
         )))
     }
@@ -80,7 +80,7 @@ impl<'a> Resumable<'a> {
         while offset < total {
             let Err(error) = self.part(offset).await else { return Ok(()) };
             self.source.check()?;
-            // A body that came too slowly is 400 too.
+            // A body that arrived too slowly is also a 400.
             if is_final(&error) && error.downcast_ref::<Refused>().is_none_or(|refused| refused.status != 400) {
                 return Err(error);
             }
@@ -88,12 +88,12 @@ impl<'a> Resumable<'a> {
             loop {
                 failures += 1;
                 if failures > TRIES {
-                    let resume = format!("the same command with --resume {} goes on", self.id);
-                    return Err(error.context(format!("the upload stands at {offset} of {total} bytes; {resume}")));
+                    let resume = format!("the same command with --resume {} continues", self.id);
+                    return Err(error.context(format!("the upload has {offset} of {total} bytes; {resume}")));
                 }
                 self.progress.suspend(|| {
                     if failures == 1 {
-                        eprintln!("hearth: {error:#}; going on with the upload");
+                        eprintln!("hearth: {error:#}; continuing the upload");
                     }
                 });
                 tokio::time::sleep(LONGEST_WAIT.min(SHORTEST_WAIT * 2u32.saturating_pow(failures - 1))).await;
@@ -113,7 +113,7 @@ impl<'a> Resumable<'a> {
         Ok(())
     }
 
-    /// Sends what comes after an offset, all of it.
+    /// Sends everything after an offset.
     async fn part(&self, offset: u64) -> Result<()> {
         let mut headers = HeaderMap::new();
         headers.insert(OFFSET, HeaderValue::from(offset));
@@ -127,7 +127,7 @@ impl<'a> Resumable<'a> {
         }
     }
 
-    /// Where the server says the upload stands, and how long it will be.
+    /// The upload's offset on the server, and its final length.
     async fn status(&self) -> Result<(u64, Option<u64>)> {
         let UploadStatus { offset, length, .. } = self.client.get(&self.path()).await?;
         Ok((offset, length))
@@ -138,8 +138,8 @@ impl<'a> Resumable<'a> {
     }
 }
 
-/// Whether the same request cannot succeed later either: the server neither is busy or restarting, nor still writes what an
-/// earlier connection brought.
+/// Whether the same request cannot succeed later either: the server is not busy or restarting, and is not still writing what it
+/// received over an earlier connection.
 fn is_final(error: &anyhow::Error) -> bool {
     let refused = error.downcast_ref::<Refused>();
     refused.is_some_and(|refused| !matches!(refused.status, 408 | 409 | 429 | 500 | 502 | 503 | 504))

@@ -1,4 +1,5 @@
-//! `hearth settings`: shows and changes what a function may use and how much; it never shows or takes a secret as an argument.
+//! `hearth settings`: shows and changes a function's grants, configuration, secrets and limits; it never shows a secret or takes
+//! one as an argument.
 
 use super::Target;
 use super::client::{Client, encode};
@@ -24,16 +25,16 @@ pub struct Settings {
     /// Set a key of its configuration
     #[arg(long, value_name = "KEY=VALUE")]
     config: Vec<String>,
-    /// Set a secret: to the environment variable of this name, or, where there is none, to what stdin says
+    /// Set a secret, to the value of the environment variable of this name or, without one, to the text from stdin
     #[arg(long, value_name = "NAME")]
     secret: Vec<String>,
-    /// Lower a limit, as in tensor_bytes=64MiB; `hearth status --json` marks those that a function may have
+    /// Lower a limit, as in tensor_bytes=64MiB; `hearth status --json` marks the limits that a function may lower
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<String>,
-    /// Take back the grant of a model
+    /// Revoke the grant of a model
     #[arg(long, value_name = "MODEL")]
     revoke_model: Vec<String>,
-    /// Take back the grant of a host
+    /// Revoke the grant of a host
     #[arg(long, value_name = "HOST")]
     revoke_host: Vec<String>,
     /// Remove a key of its configuration
@@ -64,7 +65,7 @@ impl Settings {
         }
     }
 
-    /// The body of the change; the default where nothing is to be changed.
+    /// The body of the change; the default if nothing changes.
     fn patch(&self, environment: impl Fn(&str) -> Option<String>, mut stdin: impl Read) -> Result<SettingsPatch> {
         let names = |models: &[String], hosts: &[String]| {
             let [models, hosts] = [models, hosts].map(|names| names.iter().cloned().collect());
@@ -89,7 +90,7 @@ impl Settings {
         })
     }
 
-    /// The secrets that are set, by name.
+    /// The secrets to set, by name.
     fn secrets(
         &self,
         environment: impl Fn(&str) -> Option<String>,
@@ -109,7 +110,7 @@ impl Settings {
                 (None, None) => {
                     let mut text = String::new();
                     stdin.read_to_string(&mut text).with_context(|| format!("reading the secret '{name}'"))?;
-                    // What `echo` and editors add is not part of it.
+                    // The newline that `echo` and editors add is not part of it.
                     text.strip_suffix('\n')
                         .map(|line| line.strip_suffix('\r').unwrap_or(line).to_owned())
                         .unwrap_or(text)
@@ -121,14 +122,14 @@ impl Settings {
     }
 }
 
-/// What is set and removed, where there is any.
+/// The values to set and remove, if there are any.
 fn values<V>(set: Vec<(String, V)>, removed: &[String]) -> Option<BTreeMap<String, Option<V>>> {
     let removed = removed.iter().map(|key| (key.clone(), None));
     let all: BTreeMap<_, _> = removed.chain(set.into_iter().map(|(key, value)| (key, Some(value)))).collect();
     (!all.is_empty()).then_some(all)
 }
 
-/// The settings as a table, and what is missing below it.
+/// The settings as a table, followed by the missing grants.
 fn shown(settings: &api::Settings) -> String {
     let api::Settings { grants, config, secrets, unreadable_secrets, limits, missing_grants, .. } = settings;
     let mut rows = Vec::new();

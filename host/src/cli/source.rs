@@ -1,4 +1,4 @@
-//! The bytes of an upload: a file, or files packed as a tar on the way, readable from any offset; it never sends them.
+//! The bytes of an upload: a file, or files packed as a tar while they are read, from any offset; it never sends them.
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 const END: usize = 1024;
 const BLOCK: u64 = 512;
 
-/// A file to be packed.
+/// A file to pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packed {
     /// Its name in the archive.
@@ -20,7 +20,7 @@ pub(super) struct Packed {
     pub(super) path: PathBuf,
 }
 
-/// What is to be uploaded: always the same bytes, as long as the files do not change.
+/// A source of an upload: always the same bytes, as long as the files do not change.
 #[derive(Debug)]
 pub(super) struct Source {
     pieces: Vec<Piece>,
@@ -34,7 +34,7 @@ enum Piece {
 }
 
 impl Source {
-    /// One file as it is.
+    /// One file, unchanged.
     pub(super) fn file(path: &Path) -> Result<Source> {
         let mut source = Source { pieces: Vec::new(), bytes: 0 };
         source.add_file(path)?;
@@ -49,7 +49,7 @@ impl Source {
             header.set_mode(0o644);
             let found = metadata(path)?;
             header.set_size(found.len());
-            // The data is not given to the builder, but follows as a piece of its own.
+            // The data is not given to the builder; it follows as a separate piece.
             let mut builder = tar::Builder::new(Vec::new());
             let added = builder.append_data(&mut header, name, io::empty());
             added.with_context(|| format!("{name} cannot be named in a tar"))?;
@@ -61,12 +61,12 @@ impl Source {
         Ok(source)
     }
 
-    /// How many bytes it has.
+    /// Its length in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether its files are as they were. Errors: one that is not.
+    /// Checks that its files did not change. Errors: a changed file.
     pub(super) fn check(&self) -> io::Result<()> {
         for piece in &self.pieces {
             if let Piece::File { path, bytes, modified } = piece {
@@ -81,7 +81,7 @@ impl Source {
         Reader { pieces: &self.pieces, skip: offset, open: None }
     }
 
-    /// The SHA-256 of all of it, in hexadecimal. Reads everything.
+    /// The SHA-256 of all its bytes, in hexadecimal. Reads everything.
     pub(super) fn sha256(&self) -> io::Result<String> {
         let (mut hasher, mut reader, mut part) = (Sha256::new(), self.read_from(0), vec![0; 1 << 20]);
         loop {
@@ -113,16 +113,16 @@ fn metadata(path: &Path) -> Result<Metadata> {
     std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// What is left to read of a [`Source`].
+/// Reads the rest of a [`Source`].
 pub(super) struct Reader<'a> {
     pieces: &'a [Piece],
-    /// Bytes of the first piece that were read or left out.
+    /// Bytes of the first piece that were read or skipped.
     skip: u64,
     open: Option<File>,
 }
 
 impl Read for Reader<'_> {
-    /// Errors: also where a file is not as it was, since the bytes before and after would not belong together.
+    /// Errors: also if a file changed, since the bytes before and after would not belong together.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let [piece, rest @ ..] = self.pieces {
             let length = match piece {

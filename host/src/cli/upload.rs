@@ -22,15 +22,15 @@ const WAITING: usize = 4;
 
 /// Something to upload.
 pub(super) struct Upload {
-    /// What is sent.
+    /// The body.
     pub(super) body: Body,
     /// Its length, where it is known.
     pub(super) bytes: Option<u64>,
-    /// What shows how far it is.
+    /// The progress bar.
     pub(super) progress: ProgressBar,
 }
 
-/// The bytes of one file. Reading ends the bar; what follows is the server's work, which `then` names.
+/// The bytes of one file. The bar ends when everything is read; then the server's work is shown, which `then` names.
 pub(super) async fn file(path: &Path, then: &'static str) -> Result<Upload> {
     let file = tokio::fs::File::open(path).await.with_context(|| format!("cannot read {}", path.display()))?;
     let found = file.metadata().await.with_context(|| format!("cannot read {}", path.display()))?;
@@ -43,7 +43,7 @@ pub(super) async fn file(path: &Path, then: &'static str) -> Result<Upload> {
     Ok(Upload { body: streamed(stream, progress.clone(), Some(then)), bytes, progress })
 }
 
-/// The rest of a source from an offset on. Reading ends the bar, if `then` names what the server does after that.
+/// The rest of a source from an offset on. If `then` names what the server does next, the bar ends when everything is read.
 pub(super) fn rest(source: &Arc<Source>, offset: u64, progress: &ProgressBar, then: Option<&'static str>) -> Body {
     progress.set_position(offset);
     let (sender, receiver) = mpsc::channel(WAITING);
@@ -58,7 +58,7 @@ pub(super) fn rest(source: &Arc<Source>, offset: u64, progress: &ProgressBar, th
                 chunk.truncate(count);
                 chunk.freeze()
             });
-            // Nobody listens where the upload has ended.
+            // The receiver is gone if the upload has ended.
             if over || sender.blocking_send(chunk).is_err() || failed {
                 return;
             }
@@ -68,8 +68,8 @@ pub(super) fn rest(source: &Arc<Source>, offset: u64, progress: &ProgressBar, th
     streamed(chunks, progress.clone(), then)
 }
 
-/// The name that a file or folder suggests: its own without extensions, as hearth allows it. cargo makes
-/// `file_type.wasm` of a package `file-type`, so `_` is taken back to `-`.
+/// The name for a file or folder: its own without extensions, in the form that hearth allows. cargo makes `file_type.wasm` from a
+/// package `file-type`, so `_` becomes `-` again.
 pub(super) fn suggested_name(path: &Path) -> Result<String> {
     let path = std::path::absolute(path).context("the current folder is gone")?;
     let path = if path.is_dir() { path.canonicalize().unwrap_or(path) } else { path };
@@ -105,7 +105,7 @@ fn streamed(
     StreamBody::new(chunks.chain(end)).boxed_unsync()
 }
 
-/// A bar on stderr, where that is a terminal.
+/// A progress bar on stderr, if that is a terminal.
 pub(super) fn bar(bytes: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("uploading [{bar:30}] {binary_bytes} of {binary_total_bytes}, {eta} left");
@@ -115,7 +115,7 @@ pub(super) fn bar(bytes: u64) -> ProgressBar {
     bar
 }
 
-/// Shows that the server works.
+/// Shows that the server is working.
 pub(super) fn waiting(bar: &ProgressBar, what: &'static str) {
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
         bar.set_style(style);

@@ -1,4 +1,4 @@
-//! Watches the sources of a crate and tells when they rest after a change; it never reads them.
+//! Watches the sources of a crate and reports when a change is complete; it never reads them.
 
 use anyhow::{Context, Result};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -7,44 +7,44 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
-/// A change is over after this time without another.
+/// A change is complete after this time without another.
 const REST: Duration = Duration::from_millis(100);
-/// Somebody who writes without a rest is not waited for longer than this.
+/// Uninterrupted changes are awaited for no longer than this.
 const LONGEST: Duration = Duration::from_secs(2);
 /// Folders that are watched at most; the system has a limit for all programs together.
 const FOLDERS: usize = 5_000;
 
-/// The folders watched, and what happened in them.
+/// The watched folders, and the events in them.
 pub(super) struct Watch {
     watcher: RecommendedWatcher,
     events: mpsc::UnboundedReceiver<notify::Result<Event>>,
     watched: BTreeSet<PathBuf>,
     left_out: Vec<PathBuf>,
-    /// When cargo wrote the lock file itself.
+    /// The lock file's time when cargo wrote it.
     locked: Option<SystemTime>,
-    /// A Cargo.toml changed since this was asked.
+    /// A Cargo.toml changed since the project was last read.
     manifests: bool,
 }
 
-/// What changed.
+/// A change.
 pub(super) struct Change {
     /// When it began.
     pub(super) began: Instant,
-    /// A Cargo.toml is among it.
+    /// Whether a Cargo.toml changed.
     pub(super) manifests: bool,
 }
 
 impl Watch {
-    /// Watches nothing yet, and never what is in `left_out`.
+    /// Watches nothing yet, and never anything in `left_out`.
     pub(super) fn new(left_out: Vec<PathBuf>) -> Result<Watch> {
         let (sender, events) = mpsc::unbounded_channel();
-        // Nobody listens any more where the program ends.
+        // The receiver is gone when the program ends.
         let watcher = notify::recommended_watcher(move |event| drop(sender.send(event)));
         let watcher = watcher.context("the system cannot watch files")?;
         Ok(Watch { watcher, events, watched: BTreeSet::new(), left_out, locked: None, manifests: false })
     }
 
-    /// Watches a folder with all below it, but what builds and version control leave there.
+    /// Watches a folder with all below it, except the folders of builds and version control.
     pub(super) fn add(&mut self, folder: &Path) -> Result<()> {
         if self.watched.contains(folder) || self.is_left_out(folder) {
             return Ok(());
@@ -59,7 +59,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Watches a folder without those below it.
+    /// Watches a folder without its subfolders.
     pub(super) fn add_alone(&mut self, folder: &Path) -> Result<()> {
         if self.watched.contains(folder) {
             return Ok(());
@@ -71,12 +71,12 @@ impl Watch {
         Ok(())
     }
 
-    /// Takes the lock file as it is now for cargo's own work, which is no change.
+    /// Treats the current lock file as written by cargo, which is no change.
     pub(super) fn settle(&mut self, lock: &Path) {
         self.locked = modified(lock);
     }
 
-    /// Waits for a change and then for rest.
+    /// Waits for a change and until it is complete.
     pub(super) async fn change(&mut self) -> Result<Change> {
         loop {
             let event = self.events.recv().await.context("the system stopped watching")?;
@@ -88,7 +88,7 @@ impl Watch {
         while began.elapsed() < LONGEST {
             match tokio::time::timeout(REST, self.events.recv()).await {
                 Err(_) => break,
-                // What does not matter does not make the rest longer, but for the time that it took.
+                // An irrelevant event does not restart the wait.
                 Ok(Some(event)) => drop(self.matters(&event)),
                 Ok(None) => anyhow::bail!("the system stopped watching"),
             }
@@ -96,7 +96,7 @@ impl Watch {
         Ok(Change { began, manifests: std::mem::take(&mut self.manifests) })
     }
 
-    /// Whether an event is a change of a source; folders that came are watched from now on.
+    /// Whether an event is a change of a source; new folders are watched from now on.
     fn matters(&mut self, event: &notify::Result<Event>) -> bool {
         let Ok(event) = event else {
             // Events were lost: what changed is unknown, so something may have.
@@ -119,7 +119,7 @@ impl Watch {
             matters = true;
             self.manifests |= path.file_name().is_some_and(|name| name == "Cargo.toml");
             if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-                // One that is gone again, or that cannot be watched, is no reason to end.
+                // A folder that was removed again, or that cannot be watched, is no reason to stop.
                 self.add(path).ok();
             } else if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(notify::event::ModifyKind::Name(_)))
             {
@@ -136,7 +136,7 @@ impl Watch {
 
     fn is_left_out(&self, path: &Path) -> bool {
         let named = path.file_name().is_some_and(|name| name == ".git" || name == ".hearth");
-        // Cargo marks its target folders so, those of other crates too.
+        // Cargo marks target folders this way, also those of other crates.
         named || self.left_out.iter().any(|out| path.starts_with(out)) || path.join("CACHEDIR.TAG").exists()
     }
 }
@@ -145,7 +145,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|found| found.modified()).ok()
 }
 
-/// Files that editors make for a moment.
+/// Temporary files of editors.
 fn is_passing(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let ends = ["~", ".swp", ".swx", ".swo", ".tmp"].iter().any(|end| name.ends_with(end));
@@ -190,7 +190,7 @@ mod tests {
         assert!(told(&mut watch).await);
         std::fs::write(root.join("src/new/mod.rs"), "y").unwrap();
         assert!(told(&mut watch).await);
-        // As editors save: a new file under the old one's name.
+        // Like editors save: a new file replaces the old one.
         std::fs::write(root.join("src/deep/x.tmp"), "y").unwrap();
         std::fs::rename(root.join("src/deep/x.tmp"), root.join("src/deep/x.rs")).unwrap();
         assert!(told(&mut watch).await);

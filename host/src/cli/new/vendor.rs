@@ -1,10 +1,11 @@
-//! The SDK and the contract that this program carries, as a project outside the repository needs them; it never reads a file.
+//! The SDK and the contract that are embedded in this program, adapted for a project outside the repository; it never reads a
+//! file.
 
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use toml::{Table, Value};
 
-/// Files of the repository, made by build.rs: their names below its root, and what they hold.
+/// Files of the repository, embedded by build.rs: their names below its root, and their contents.
 static CARRIED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/sdk.rs"));
 
 /// The workspace that the SDK belongs to in the repository.
@@ -16,7 +17,7 @@ pub(super) fn lock() -> Result<&'static str> {
     carried(LOCK)
 }
 
-/// Every file of the SDK and the contract, laid out as in the repository. Its manifests name no workspace: what they take from
+/// Every file of the SDK and the contract, laid out as in the repository. Its manifests name no workspace: what they inherit from
 /// the repository's is written into them.
 pub(super) fn files() -> Result<Vec<(&'static str, Cow<'static, str>)>> {
     let workspace: Table = carried(WORKSPACE)?.parse().context(WORKSPACE)?;
@@ -38,7 +39,7 @@ fn carried(name: &str) -> Result<&'static str> {
     found.map(|(_, text)| *text).with_context(|| format!("this program does not carry {name}"))
 }
 
-/// A manifest with what it inherits from its workspace written out.
+/// A manifest with the values that it inherits from its workspace written out.
 fn alone(manifest: &str, workspace: &Table) -> Result<String> {
     let mut manifest: Table = manifest.parse()?;
     let of = |key: &str| workspace.get(key).and_then(Value::as_table).with_context(|| format!("no workspace.{key}"));
@@ -76,7 +77,7 @@ fn inherit(table: &mut Table, workspace: &Table) -> Result<()> {
     Ok(())
 }
 
-/// What a dependency says itself is added to what the workspace says; features are joined, as cargo joins them.
+/// A dependency's own keys are added to those of the workspace; features are merged, as cargo does.
 fn joined(mut found: Table, others: Table) -> Value {
     for (key, value) in others {
         match (found.get_mut(&key), value) {

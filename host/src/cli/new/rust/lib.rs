@@ -1,22 +1,22 @@
-//! Tells how many words a text has, and its longest one.
+//! Counts the words of a text and finds its longest one.
 
 use hearth_guest::{Request, Response, Result, handler, info};
 use serde::{Deserialize, Serialize};
 
-/// What can be sent as JSON: `{"text": "the quick brown fox"}`.
+/// A request as JSON: `{"text": "the quick brown fox"}`.
 #[derive(Deserialize)]
 struct Question {
     text: String,
 }
 
-/// What is answered.
+/// The answer.
 #[derive(Debug, PartialEq, Serialize)]
 struct Answer {
     words: usize,
     longest: String,
 }
 
-// What a handler needs from hearth it names here: #[handler(models = ["magika"])].
+// Name the models that the handler needs here: #[handler(models = ["magika"])].
 #[handler]
 fn words(request: Request) -> Result<Response> {
     let text = match request.header("content-type") {
