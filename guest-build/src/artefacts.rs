@@ -1,4 +1,4 @@
-//! What cargo says that it made, and components out of modules; it never starts a program.
+//! Reads which artefacts cargo made, and makes components from modules; it never starts a program.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -9,9 +9,9 @@ use std::path::PathBuf;
 pub struct Artefact {
     /// The Cargo.toml of its package.
     pub manifest: PathBuf,
-    /// The package lies on this machine and comes from no registry: its sources may change.
+    /// Whether the package is on this machine and not from a registry, so that its sources may change.
     pub local: bool,
-    /// A library for others than Rust, as guests are.
+    /// Whether it is a C-style dynamic library, as guests are.
     pub cdylib: bool,
     /// The files made.
     pub files: Vec<PathBuf>,
@@ -24,9 +24,9 @@ impl Artefact {
     }
 }
 
-/// Reads what cargo printed with `--message-format=json…`, in its order; lines that are no JSON are somebody else's.
+/// Reads what cargo printed with `--message-format=json…`, in its order; lines that are not JSON are from other programs.
 ///
-/// Errors: a line that starts like JSON and is none.
+/// Errors: a line that starts like JSON but is not.
 pub fn artefacts(stdout: &[u8]) -> Result<Vec<Artefact>> {
     let mut found = Vec::new();
     for line in stdout.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{")) {
@@ -47,10 +47,10 @@ pub fn artefacts(stdout: &[u8]) -> Result<Vec<Artefact>> {
     Ok(found)
 }
 
-/// Makes a core module, built with bindings that describe its world, a component, and validates it. A component is given
-/// back as it is.
+/// Makes a core module, built with bindings that describe its world, a component, and validates it. A component is returned
+/// unchanged.
 ///
-/// Errors: bytes that are no module, or a module that imports what no world describes.
+/// Errors: bytes that are not a module, or a module with imports that no world describes.
 pub fn componentise(module: &[u8]) -> Result<Vec<u8>> {
     if wasmparser::Parser::is_component(module) {
         return Ok(module.to_vec());

@@ -1,4 +1,4 @@
-//! Finds a Rust that builds for wasm32 and makes what it builds components. It never runs a guest and installs no packages.
+//! Finds a Rust that builds for wasm32, and makes components from what it builds; it never runs a guest or installs packages.
 
 mod artefacts;
 mod toolchain;

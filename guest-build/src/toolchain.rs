@@ -1,5 +1,5 @@
-//! Which Rust builds guests here: the one in use where it has a target, else Debian's, which builds std from source; it
-//! never installs packages.
+//! Chooses the Rust that builds guests: the active one if it has a target, else Debian's, which builds std from source; it never
+//! installs packages.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ pub const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src"
 /// How long `rustup target add` may take; without a network it can hang.
 const RUSTUP_PATIENCE: Duration = Duration::from_secs(180);
 
-/// What builds guests.
+/// A toolchain for guests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Toolchain {
     /// The active toolchain has std for `wasm32-unknown-unknown`: ordinary cargo.
@@ -41,12 +41,12 @@ pub enum Toolchain {
     },
 }
 
-/// Which toolchains will do.
+/// Which toolchains are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accept {
     /// Those for `wasm32-unknown-unknown`, so that the same sources give the same component on every machine.
     SameEverywhere,
-    /// Whatever makes components.
+    /// Any that makes components.
     Any,
 }
 
@@ -59,9 +59,9 @@ impl Toolchain {
         }
     }
 
-    /// Cargo of this toolchain, to be run in `folder`. The caller adds the command, `--target` among its flags.
+    /// Cargo of this toolchain, to run in `folder`. The caller adds the command, including `--target`.
     ///
-    /// Errors: a PATH that cannot be taken apart.
+    /// Errors: a PATH that cannot be split.
     pub fn cargo(&self, folder: &Path) -> Result<Command> {
         let Toolchain::Debian { cargo, rustc, linker } = self else { return Ok(self::cargo(folder)) };
         let mut command = cargo_at(cargo, folder);
@@ -76,10 +76,10 @@ impl Toolchain {
     }
 }
 
-/// The toolchain for guests in `folder`: the active one where it has a target that will do, else Debian's where it is
-/// installed, else the active one after rustup added the target, which `adding` hears before. Installs no packages.
+/// The toolchain for guests in `folder`: the active one if it has an accepted target, else Debian's if it is installed, else the
+/// active one after rustup added the target; `adding` is called before that. Installs no packages.
 ///
-/// Errors: where there is none, naming the commands that would help.
+/// Errors: if there is none, naming the commands that would help.
 pub fn toolchain(folder: &Path, accept: Accept, adding: impl FnOnce()) -> Result<Toolchain> {
     let choice = std::env::var_os(CHOICE);
     let adds = || {
@@ -93,7 +93,7 @@ pub fn toolchain(folder: &Path, accept: Accept, adding: impl FnOnce()) -> Result
     )
 }
 
-/// What choosing asks of the machine.
+/// What the choice depends on.
 struct Machine<'a, Adds> {
     has: &'a dyn Fn(&str) -> bool,
     debian: &'a dyn Fn() -> Result<Toolchain>,
@@ -136,7 +136,7 @@ fn choose(choice: Option<&str>, accept: Accept, machine: Machine<'_, impl FnOnce
     )
 }
 
-/// Cargo, the one that runs this program where that is known, to be run in `folder`.
+/// Cargo, to run in `folder`: the one that runs this program, if that is known.
 pub fn cargo(folder: &Path) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     cargo_at(Path::new(&program), folder)
@@ -145,7 +145,7 @@ pub fn cargo(folder: &Path) -> Command {
 fn cargo_at(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder);
-    // `cargo run` describes its own package in the environment; a build script that looked there would be misled.
+    // `cargo run` describes its own package in the environment, which would mislead a build script that reads it.
     for (variable, _) in std::env::vars_os() {
         if variable.to_str().is_some_and(|text| text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_")) {
             command.env_remove(variable);

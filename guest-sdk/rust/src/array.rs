@@ -1,4 +1,5 @@
-//! Tensors from and to arrays of `ndarray`. Both are row-major; an array in another order is copied into that one first.
+//! Converts tensors from and to arrays of `ndarray`. Both are row-major; an array in another order is first copied. It never
+//! converts elements.
 
 use ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
 

@@ -1,4 +1,4 @@
-//! The request at hand and what the function was granted.
+//! The current request, and the function's configuration, secrets and log.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ pub fn tenant() -> String {
     host::tenant()
 }
 
-/// A value of the function's configuration, or `None` where the key is not set.
+/// A value of the function's configuration, or `None` if the key is not set.
 pub fn config(key: &str) -> Option<String> {
     host::config(key)
 }
 
-/// A secret that was granted to the function, or `None` where it has no value. Never log one, and keep none beyond the request.
+/// A secret that was granted to the function, or `None` where it has no value. Never log a secret or keep it beyond the request.
 ///
 /// Errors: `permission-denied` where the function was not granted it (name it in `#[handler(secrets = […])]`), and in
 /// `#[init]`, whose memory is kept.

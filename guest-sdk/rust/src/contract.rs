@@ -1,5 +1,5 @@
-//! The contract's interfaces as the rest of the crate calls them: the generated bindings in a component, and on other
-//! machines the same functions over a [`Host`](crate::testing::Host). It never decides anything.
+//! The contract's interfaces for the rest of the crate: in a component the generated bindings, elsewhere the same functions over
+//! a [`Host`](crate::testing::Host). It never decides anything.
 
 #[cfg(target_arch = "wasm32")]
 pub(crate) use crate::bindings::hearth::inference::{context, models, operators, tensors};

@@ -7,13 +7,13 @@ use crate::bindings;
 /// The result of everything that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong: a kind, which decides the answer's status, and a sentence for a person.
+/// What went wrong: a kind, which decides the answer's status, and a sentence for the reader.
 ///
-/// A handler that gives an error answers the request with the status of its kind. `?` on an error of another library makes
-/// it `internal` (the handler's own failure, 502). Where it is the client's mistake, say so:
+/// A handler that gives an error answers the request with the status of its kind. `?` on an error of another library makes it
+/// `internal` (the handler's own failure, 502). If it is the client's mistake, choose another kind:
 /// `text.parse::<f32>().map_err(Error::invalid_argument)?`.
 ///
-/// As with `anyhow`, it does not implement `std::error::Error` itself, so that it can be made of any type that does.
+/// As with `anyhow`, it does not implement `std::error::Error` itself, so that it can be made from any type that does.
 #[derive(Clone)]
 pub struct Error(pub(crate) bindings::Error);
 
@@ -43,7 +43,7 @@ impl Error {
         not_found => "not-found",
         /// It exists, but is not granted: 403.
         permission_denied => "permission-denied",
-        /// It clashes with what is there: 409.
+        /// It conflicts with what is there: 409.
         conflict => "conflict",
         /// One value exceeds its limit: 413.
         too_large => "too-large",
@@ -66,7 +66,7 @@ impl Error {
         &self.0.kind
     }
 
-    /// The sentence for a person.
+    /// The sentence for the reader.
     pub fn message(&self) -> &str {
         &self.0.message
     }

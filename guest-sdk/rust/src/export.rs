@@ -1,9 +1,9 @@
-//! What the attributes expand to calls: runs a handler and reports a panic. Not for people.
+//! Called by the code that the attributes generate: runs a handler and reports a panic. Not for direct use.
 
 use crate::bindings;
 use crate::{Call, Error, Kept, Outcome, Outputs, Request, Response, Result};
 
-/// What a handler may give.
+/// The result types of a handler.
 #[diagnostic::on_unimplemented(message = "a handler gives a `Response` or a `Result<Response>`, not `{Self}`")]
 pub trait Answer {
     /// The response or the error.
@@ -22,7 +22,7 @@ impl<A: Answer, E: Into<Error>> Answer for Result<A, E> {
     }
 }
 
-/// What the first half of a pipeline may give.
+/// The result types of the first half of a pipeline.
 #[diagnostic::on_unimplemented(
     message = "`preprocess` gives an `Outcome`, a `Call` or a `Response`, or a `Result` of one, not `{Self}`"
 )]
@@ -55,7 +55,7 @@ impl<P: Preprocessed, E: Into<Error>> Preprocessed for Result<P, E> {
     }
 }
 
-/// What `#[init]` may give.
+/// The result types of `#[init]`.
 #[diagnostic::on_unimplemented(message = "`#[init]` gives nothing or a `Result<()>`, not `{Self}`")]
 pub trait Initialised {
     /// Nothing or the error.
@@ -90,16 +90,16 @@ pub fn initialise<I: Initialised>(init: fn() -> I) -> Result<(), bindings::Error
     bare(init().into_result())
 }
 
-/// An [`Outcome`] in the words of the contract. The types of `pipelines` themselves are generated where `#[pipeline]` stands.
+/// An [`Outcome`] in the types of the contract. The types of `pipelines` themselves are generated where `#[pipeline]` is used.
 #[cfg(target_arch = "wasm32")]
 pub enum BareOutcome {
-    /// It is answered.
+    /// The request is answered.
     Respond(bindings::Response),
     /// A model runs.
     Run(BareCall),
 }
 
-/// A [`Call`] in the words of the contract.
+/// A [`Call`] in the types of the contract.
 #[cfg(target_arch = "wasm32")]
 #[allow(missing_docs, reason = "the contract has them")]
 pub struct BareCall {
@@ -143,7 +143,7 @@ pub fn postprocess<A: Answer>(
     bare(half(Outputs(outputs), kept).into_answer().map(|response| response.0))
 }
 
-/// Where there is no component to export them from, the halves of a pipeline are only checked and count as used.
+/// Outside of a component, the halves of a pipeline are only checked and marked as used.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn check_halves<P: Preprocessed, A: Answer>(_: fn(Request) -> P, _: fn(Outputs, Kept) -> A) {}
 

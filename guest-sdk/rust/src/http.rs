@@ -1,4 +1,5 @@
-//! Requests and responses. What the host forbids in them (hop-by-hop headers, odd statuses) it refuses itself.
+//! Requests and responses. It never checks what the host forbids in them (hop-by-hop headers, some statuses), because the host
+//! does.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -7,7 +8,7 @@ use crate::bindings;
 use crate::bindings::hearth::inference::http_types::Header;
 use crate::{Error, Result};
 
-/// What the client sent.
+/// The client's request.
 pub struct Request(pub(crate) bindings::Request);
 
 impl Request {
@@ -69,7 +70,7 @@ impl Request {
 
     /// The same as a number or another type that is read from text.
     ///
-    /// Errors: `invalid-argument` naming the parameter where its value is no such thing.
+    /// Errors: `invalid-argument` naming the parameter if its value cannot be read as this type.
     pub fn parameter_as<T>(&self, name: &str) -> Result<Option<T>>
     where
         T: FromStr,
@@ -100,7 +101,7 @@ impl Request {
         Ok(pairs(self.text()?).collect())
     }
 
-    /// The value of the first header of a name, in any case, where it is UTF-8.
+    /// The value of the first header of a name, in any case, if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.header_bytes(name).and_then(|value| std::str::from_utf8(value).ok())
     }
@@ -141,7 +142,7 @@ impl Request {
 /// Names and values of header lines.
 type HeaderLines = Vec<(String, Vec<u8>)>;
 
-/// What the client gets.
+/// The response to the client.
 pub struct Response(pub(crate) bindings::Response);
 
 impl Response {
@@ -155,7 +156,7 @@ impl Response {
         Response::bytes("text/plain; charset=utf-8", text.into().into_bytes())
     }
 
-    /// 200 with UTF-8 HTML. Browsers treat it as of an origin of its own: the host sends `content-security-policy: sandbox`.
+    /// 200 with UTF-8 HTML. Browsers treat it as a separate origin: the host sends `content-security-policy: sandbox`.
     pub fn html(text: impl Into<String>) -> Response {
         Response::bytes("text/html; charset=utf-8", text.into().into_bytes())
     }
@@ -170,7 +171,7 @@ impl Response {
         Response::new(200).header("content-type", content_type).body(body)
     }
 
-    /// 200 with JSON. Fails only where `value` cannot be written as JSON, as a map whose keys are not strings.
+    /// 200 with JSON. Fails only if `value` cannot be written as JSON, such as a map whose keys are not strings.
     #[cfg(feature = "json")]
     pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Response> {
         Ok(Response::bytes("application/json", serde_json::to_vec(value)?))
@@ -214,7 +215,8 @@ fn split_pair(pair: &str) -> (&str, &str) {
     pair.split_once('=').unwrap_or((pair, ""))
 }
 
-/// Percent-decodes a part of a path or, where `+` is a space, of a query. What is not a valid escape stays as it is; bytes that are not UTF-8 become U+FFFD.
+/// Percent-decodes a part of a path or, where `+` is a space, of a query. Invalid escapes stay unchanged; bytes that are not
+/// UTF-8 become U+FFFD.
 fn decode(part: &str, plus_is_space: bool) -> String {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();

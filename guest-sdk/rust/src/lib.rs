@@ -1,11 +1,12 @@
-//! Write hearth handlers in Rust: the contract of `wit/` as pleasant types. It holds no policy and no limits; those are the
+//! Write hearth handlers in Rust: the contract of `wit/` as convenient types. It never holds policy or limits, which are the
 //! host's.
 //!
-//! The crate of a handler is a `cdylib`, built for `wasm32-unknown-unknown` and made a component, or for `wasm32-wasip2`.
+//! The crate of a handler is a `cdylib`, built either for `wasm32-unknown-unknown` and then made a component, or for
+//! `wasm32-wasip2`.
 //!
 //! # Handlers
 //!
-//! A handler is a function from a [`Request`] to a [`Response`]. What it wishes to be granted stands in the attribute.
+//! A handler is a function from a [`Request`] to a [`Response`]. The attribute lists its requested grants.
 //!
 //! ```ignore
 //! use hearth_guest::{Model, Request, Response, Result, Tensor, handler};
@@ -20,12 +21,13 @@
 //! }
 //! ```
 //!
-//! A handler that uses no tensors and no models imports none: the host then knows that it cannot touch them.
+//! A handler that uses no tensors or models does not import them, so the host knows that it cannot use them.
 //!
 //! # Pipelines
 //!
-//! A handler in two halves, between which the host runs one model. While the device works no instance is held. The halves
-//! run in instances of their own: only what the [`Call`] carries comes over. The attribute [`pipeline`](macro@pipeline) goes on a module with two functions.
+//! A handler in two halves, between which the host runs one model. No instance is held while the device works. Each half runs in
+//! its own instance: only the contents of the [`Call`] pass from the first to the second. The attribute
+//! [`pipeline`](macro@pipeline) is put on a module with two functions.
 //!
 //! ```
 //! use hearth_guest::pipeline;
@@ -51,10 +53,10 @@
 //! }
 //! ```
 //!
-//! # What is prepared once
+//! # What is done once
 //!
-//! A function with [`init`](macro@init) runs once for each deployment. Every instance starts from the memory that it left, so that a
-//! vocabulary need not be parsed for each request. A [`Prepared`] static holds what it made.
+//! A function with [`init`](macro@init) runs once for each deployment. Every instance starts from the memory that it left, so a
+//! vocabulary, for example, is not parsed for each request. A [`Prepared`] static holds the value that it made.
 //!
 //! ```
 //! use hearth_guest::{Model, Prepared, Request, Response, Result, handler, init};
@@ -73,25 +75,24 @@
 //! }
 //! ```
 //!
-//! In it work [`context::config`], [`context::log`], [`Model::open`], [`Model::signature`] and [`Model::asset`]; secrets,
-//! tensors, operators and model runs are refused with `permission-denied`, and handles do not survive it. An error refuses
-//! the deployment.
+//! In `init`, [`context::config`], [`context::log`], [`Model::open`], [`Model::signature`] and [`Model::asset`] work. Secrets,
+//! tensors, operators and model runs are refused with `permission-denied`. Handles are not valid after it. If `init` gives an
+//! error, the deployment is refused.
 //!
-//! Random numbers drawn there are the same in every instance. That is so of the seeds of `HashMap` too: every instance has
-//! the same ones, and on `wasm32-unknown-unknown`, which has no source of randomness, they are fixed in any case. A table
-//! that takes keys from strangers and must bear being attacked with colliding ones should be a `BTreeMap`. Nothing secret
-//! may come from a generator that was seeded in `init`.
+//! Random numbers drawn in `init` are the same in every instance. So are the seeds of `HashMap`; on `wasm32-unknown-unknown`,
+//! which has no source of randomness, they are fixed in any case. Use a `BTreeMap` for keys from clients, because an attacker can
+//! choose keys that collide in a `HashMap`. Never derive a secret from a generator that was seeded in `init`.
 //!
 //! # Errors and logs
 //!
 //! An [`Error`] has a kind, which decides the status of the answer. `?` works on the errors of other libraries. The macros
 //! [`trace!`], [`debug!`], [`info!`], [`warn!`] and [`error!`] write to the function's log.
 //!
-//! # Tests on the machine of development
+//! # Tests on the development machine
 //!
-//! Built for that machine, pure parts are tested as in any crate. A call to the host needs one: the crate
-//! `hearth-guest-testing` (`guest-sdk/testing` in hearth's repository) gives it, with the operators of the real CPU device,
-//! models that are closures, and no server.
+//! Code that makes no calls to the host is tested as in any crate. For calls to the host, the crate `hearth-guest-testing`
+//! (`guest-sdk/testing` in hearth's repository) provides one, with the operators of the real CPU device, models that are
+//! closures, and no server.
 //!
 //! # Features
 //!
@@ -105,11 +106,11 @@ extern crate self as hearth_guest;
 #[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::undocumented_unsafe_blocks)]
 #[doc(hidden)]
 pub mod bindings {
-    //! The bindings that `wit/` generates; the attributes name them, people need not. Handlers and `init` have an `export!` of
-    //! their own and share what they import, so that a component exports what its attributes say and no more.
+    //! The bindings that are generated from `wit/`; only code from the attributes needs them. Handlers and `init` each have an
+    //! `export!` and share their imports, so that a component exports exactly what its attributes say.
     //!
-    //! Those of pipelines are generated where `#[pipeline]` stands: types that a world uses are imports of every component
-    //! that links its bindings, and only a pipeline may import those.
+    //! The bindings of pipelines are generated where `#[pipeline]` is used: types of a world are imports of every component that
+    //! links its bindings, and only a pipeline may import those.
     wit_bindgen::generate!({
         path: "../../wit",
         world: "handler",
@@ -121,7 +122,7 @@ pub mod bindings {
     pub use wit_bindgen::{generate, rt};
 
     pub mod init {
-        //! `init`, which the worlds whose names end in `-with-init` export beside the rest.
+        //! `init`, which the worlds whose names end in `-with-init` export besides the rest.
         wit_bindgen::generate!({
             path: "../../wit",
             inline: "

@@ -1,4 +1,4 @@
-//! Models on the host. Nothing of a model is ever copied to the guest but its assets and the tensors that are read.
+//! Models on the host. Only assets and tensors that are read are ever copied to the guest.
 
 use crate::contract::models as host;
 use crate::{Error, Result, Tensor};
@@ -10,8 +10,8 @@ pub use host::{Dim, Signature, TensorSignature};
 pub struct Model(host::Model);
 
 impl Model {
-    /// Opens a model by name: `name`, `name@3` (a version) or `name@stable` (an alias). Without either, the newest version.
-    /// Waits where it has to be loaded first.
+    /// Opens a model by name: `name`, `name@3` (a version) or `name@stable` (an alias). Without either, the live version. Waits
+    /// if the model must be loaded first.
     ///
     /// Errors: `not-found`; `permission-denied` where the function was not granted the model (name it in
     /// `#[handler(models = […])]`); `unavailable` where it cannot be loaded.
@@ -19,14 +19,14 @@ impl Model {
         host::Model::open(name).map(Model).map_err(Error)
     }
 
-    /// What the model takes and gives.
+    /// The model's inputs and outputs.
     pub fn signature(&self) -> Signature {
         self.0.signature()
     }
 
     /// A file that was uploaded with the model under `assets/`, by its path below that folder.
     ///
-    /// Errors: `not-found` (the message lists the names there are); `too-large`.
+    /// Errors: `not-found` (the message lists the existing names); `too-large`.
     pub fn asset(&self, name: &str) -> Result<Vec<u8>> {
         self.0.asset(name).map_err(Error)
     }
@@ -39,7 +39,7 @@ impl Model {
         self.0.infer(&arguments(inputs)).map(Outputs).map_err(Error)
     }
 
-    /// Starts a run and goes on at once, so that a handler can overlap models:
+    /// Starts a run and returns at once, so that a handler can overlap models:
     ///
     /// ```
     /// # use hearth_guest::{Model, Result, Tensor};
@@ -50,7 +50,7 @@ impl Model {
     /// # }
     /// ```
     ///
-    /// Inputs and errors are those of [`Model::infer`]; what the run itself finds comes with [`Pending::wait`].
+    /// Inputs and errors are those of [`Model::infer`]; errors of the run itself are returned by [`Pending::wait`].
     pub fn submit<'a>(&self, inputs: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<Pending> {
         self.0.submit(&arguments(inputs)).map(Pending).map_err(Error)
     }
@@ -60,8 +60,8 @@ fn arguments<'a>(inputs: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Vec
     inputs.into_iter().map(|(name, tensor)| host::Argument { name, tensor: &tensor.0 }).collect()
 }
 
-/// A run that was started. Dropping it withdraws the run.
-#[must_use = "dropping it withdraws the run"]
+/// A started run. Dropping it cancels the run.
+#[must_use = "dropping it cancels the run"]
 pub struct Pending(host::Pending);
 
 impl Pending {
@@ -72,23 +72,22 @@ impl Pending {
 
     /// Waits for the run and gives its outputs.
     ///
-    /// Errors: those of [`Model::infer`]; `cancelled` where it was withdrawn; `conflict` where the outputs were taken
-    /// already.
+    /// Errors: those of [`Model::infer`]; `cancelled` if it was cancelled; `conflict` if the outputs were taken already.
     pub fn wait(&self) -> Result<Outputs> {
         self.0.wait().map(Outputs).map_err(Error)
     }
 
-    /// Withdraws the run. Does nothing where it is over.
+    /// Cancels the run. Does nothing if it is over.
     pub fn cancel(&self) {
         self.0.cancel();
     }
 }
 
-/// The tensors that a model gave.
+/// The outputs of a model run.
 pub struct Outputs(pub(crate) Vec<host::NamedTensor>);
 
 impl Outputs {
-    /// Takes an output out by its name; `not-found` where there is none (the message lists the names there are).
+    /// Takes an output by its name; `not-found` if there is none (the message lists the existing names).
     pub fn take(&mut self, name: &str) -> Result<Tensor> {
         match self.0.iter().position(|output| output.name == name) {
             Some(index) => Ok(Tensor(self.0.remove(index).tensor)),

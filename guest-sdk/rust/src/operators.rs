@@ -1,5 +1,5 @@
 //! Pre- and post-processing on the device, as methods of [`Tensor`]. Semantics, shapes and errors are those of
-//! `wit/operators.wit`; here are only the defaults that most handlers want.
+//! `wit/operators.wit`; this module only adds the defaults that most handlers want.
 
 use std::ops::{Bound, RangeBounds};
 
@@ -34,7 +34,7 @@ impl Resize {
         self
     }
 
-    /// How samples are computed. Takes antialiasing away where the interpolation has none.
+    /// How samples are computed. Turns antialiasing off if the interpolation does not support it.
     #[must_use]
     pub fn interpolation(mut self, interpolation: Interpolation) -> Resize {
         self.0.interpolation = interpolation;
@@ -80,7 +80,8 @@ impl Tensor {
         made(host::resize(&self.0, options.0))
     }
 
-    /// `(x / 255 - mean) / deviation` for each channel of the last axis, as f32: what most image models want of u8 pixels.
+    /// `(x / 255 - mean) / deviation` for each channel of the last axis, as f32: the form of u8 pixels that most image models
+    /// expect.
     pub fn normalize(&self, mean: &[f32], deviation: &[f32]) -> Result<Tensor> {
         if mean.len() != deviation.len() {
             return Err(Error::invalid_argument("mean and deviation differ in length"));
@@ -145,7 +146,7 @@ impl Tensor {
         made(host::softmax(&self.0, axis))
     }
 
-    /// The index of the largest element along an axis, s64; the axis goes, or stays with length 1.
+    /// The index of the largest element along an axis, s64; the axis is removed, or kept with length 1.
     pub fn argmax(&self, axis: i32, keep_axis: bool) -> Result<Tensor> {
         made(host::argmax(&self.0, axis, keep_axis))
     }
@@ -161,7 +162,7 @@ impl Tensor {
         Ok((Tensor(found.values), Tensor(found.indices)))
     }
 
-    /// The mean over the tokens of [batch, tokens, features] that `mask` [batch, tokens] counts.
+    /// The mean over the tokens of [batch, tokens, features], weighted by `mask` [batch, tokens].
     pub fn masked_mean_pool(&self, mask: &Tensor) -> Result<Tensor> {
         made(host::masked_mean_pool(&self.0, &mask.0))
     }
@@ -176,7 +177,7 @@ impl Tensor {
         made(host::l2_normalize(&self.0, axis, epsilon))
     }
 
-    /// This + other. As all operators of two tensors, it broadcasts; both are of one dtype.
+    /// This + other. Like all operators of two tensors, it broadcasts; both must have the same dtype.
     pub fn add(&self, other: &Tensor) -> Result<Tensor> {
         made(host::add(&self.0, &other.0))
     }
@@ -256,19 +257,19 @@ impl Tensor {
         made(host::logical_or(&self.0, &other.0))
     }
 
-    /// The other boolean of each.
+    /// The opposite of each boolean.
     pub fn logical_not(&self) -> Result<Tensor> {
         made(host::logical_not(&self.0))
     }
 
-    /// Where this boolean tensor is true an element of `a`, else one of `b`; all three broadcast.
+    /// An element of `a` where this boolean tensor is true, else one of `b`; all three broadcast.
     pub fn select(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         made(host::select(&self.0, &a.0, &b.0))
     }
 
     /// Each element within bounds: `clamp(0.0..=1.0)`, `clamp(..=6.0)`. NaN stays.
     ///
-    /// Errors: `invalid-argument` for a bound that is NaN or is no part of its range (`..6.0`), or where they are reversed.
+    /// Errors: `invalid-argument` for a bound that is NaN or excluded from its range (`..6.0`), or if the bounds are reversed.
     pub fn clamp(&self, range: impl RangeBounds<f64>) -> Result<Tensor> {
         let low = match range.start_bound() {
             Bound::Included(low) => *low,
@@ -283,20 +284,20 @@ impl Tensor {
         made(host::clamp(&self.0, low, high))
     }
 
-    /// Cuts an axis into parts of these lengths, which together are the axis.
+    /// Cuts an axis into parts of these lengths; their sum must be the length of the axis.
     pub fn split(&self, axis: i32, lengths: &[usize]) -> Result<Vec<Tensor>> {
         let lengths: Vec<u64> = lengths.iter().map(|length| *length as u64).collect();
         let parts = host::split(&self.0, axis, &lengths).map_err(Error)?;
         Ok(parts.into_iter().map(Tensor).collect())
     }
 
-    /// The elements of an axis that indices (of any integer dtype) name; their shape replaces the axis. One out of range is
-    /// an error.
+    /// The elements of an axis at `indices` (of any integer dtype), whose shape replaces the axis. An index out of range is an
+    /// error.
     pub fn gather(&self, indices: &Tensor, axis: i32) -> Result<Tensor> {
         made(host::gather(&self.0, &indices.0, axis))
     }
 
-    /// For each of these indices `depth` numbers along a new last axis, f32: 1 where the index says, 0 elsewhere.
+    /// For each of these indices, `depth` numbers along a new last axis, f32: 1 at the index, 0 elsewhere.
     pub fn one_hot(&self, depth: usize) -> Result<Tensor> {
         self.one_hot_with(depth, LAST, DType::F32)
     }
@@ -311,7 +312,7 @@ impl Tensor {
         made(host::log_softmax(&self.0, axis))
     }
 
-    /// The index of the smallest element along an axis, s64; the axis goes, or stays with length 1.
+    /// The index of the smallest element along an axis, s64; the axis is removed, or kept with length 1.
     pub fn argmin(&self, axis: i32, keep_axis: bool) -> Result<Tensor> {
         made(host::argmin(&self.0, axis, keep_axis))
     }
@@ -332,7 +333,7 @@ impl Tensor {
         made(host::cumulative_sum(&self.0, axis, exclusive, reverse))
     }
 
-    /// The sum over some axes, or over all if none are named; they go, or stay with length 1.
+    /// The sum over some axes, or over all if none are named; the axes are removed, or kept with length 1.
     pub fn reduce_sum(&self, axes: &[i32], keep_axes: bool) -> Result<Tensor> {
         made(host::reduce_sum(&self.0, axes, keep_axes))
     }
@@ -362,8 +363,8 @@ impl Tensor {
         made(host::matmul(&self.0, &other.0))
     }
 
-    /// Of these boxes [n, 4], two opposite corners each, those that overlap no better one: their indices (s64 [maximum],
-    /// best first, -1 behind the last) and their number (s64, a scalar). Boxes whose score [n] is not greater than
+    /// Of these boxes [n, 4], each given by two opposite corners, those that overlap no better one: their indices (s64 [maximum],
+    /// best first, filled with -1 after the last) and their number (s64, a scalar). Boxes whose score [n] is not greater than
     /// `score_threshold` do not count; two overlap where their intersection is more than `iou_threshold` of their union.
     pub fn non_maximum_suppression(
         &self,

@@ -1,17 +1,17 @@
-//! What the two halves of a pipeline pass to the host and get from it.
+//! The values that the two halves of a pipeline exchange with the host.
 
 use crate::{Response, Tensor};
 
-/// How a request goes on after the first half of a pipeline. Made from a [`Call`] or a [`Response`] with `into`.
+/// What happens after the first half of a pipeline. Made from a [`Call`] or a [`Response`] with `into`.
 pub enum Outcome {
-    /// It is answered: no model runs.
+    /// The request is answered, and no model runs.
     Respond(Response),
     /// The host runs a model, then calls the second half.
     Run(Call),
 }
 
 impl Outcome {
-    /// It is answered: no model runs.
+    /// The request is answered, and no model runs.
     pub fn respond(response: Response) -> Outcome {
         Outcome::Respond(response)
     }
@@ -59,14 +59,14 @@ impl Call {
         self
     }
 
-    /// The same with these bytes for the second half: whatever it needs to know of the request. The host's limit
+    /// The same with these bytes for the second half: whatever it needs to know about the request. The host's limit
     /// `pipeline_state_bytes` bounds them.
     pub fn state(mut self, state: impl Into<Vec<u8>>) -> Call {
         self.state = state.into();
         self
     }
 
-    /// The same with a value for the second half, as JSON in the place of [`Call::state`].
+    /// The same with a value for the second half, as JSON, instead of [`Call::state`].
     ///
     /// Errors: `internal` where it cannot be written as JSON.
     #[cfg(feature = "json")]
@@ -81,7 +81,7 @@ impl Call {
     }
 }
 
-/// What came over from the first half of a pipeline, beside the model's outputs.
+/// The data from the first half of a pipeline, besides the model's outputs.
 #[derive(Default)]
 pub struct Kept {
     /// The bytes of [`Call::state`].

@@ -1,11 +1,11 @@
-//! A place for what `#[init]` makes. It never makes anything by itself.
+//! A place for a value that `#[init]` makes. It never makes anything by itself.
 
 use crate::{Error, Result};
 
 /// A static value that `#[init]` makes once for each deployment and every instance starts with.
 ///
-/// It needs no `unsafe` and no lock. The value lives as long as the component, so it may borrow what is leaked: with
-/// `asset.leak()` a parsed file can point into the file's bytes.
+/// It needs no `unsafe` and no lock. The value lives as long as the component, so it may borrow leaked data: with `asset.leak()`
+/// a parsed file can point into the file's bytes.
 ///
 /// ```
 /// use hearth_guest::{Prepared, Result, init};
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// # assert_eq!(PRIMES.get().unwrap().len(), 168);
 /// ```
 ///
-/// In tests on the machine of development each thread, and so each test, has a value of its own.
+/// In tests on the development machine each thread, and so each test, has its own value.
 pub struct Prepared<T: 'static>(place::Place<T>);
 
 impl<T: Send + Sync + 'static> Prepared<T> {
@@ -29,9 +29,9 @@ impl<T: Send + Sync + 'static> Prepared<T> {
         Prepared(place::Place::new())
     }
 
-    /// Puts the value there; for the function marked `#[init]`.
+    /// Sets the value; for the function marked `#[init]`.
     ///
-    /// Errors: `conflict` where there is one already.
+    /// Errors: `conflict` if there is one already.
     pub fn set(&self, value: T) -> Result<()> {
         match self.0.set(value) {
             true => Ok(()),
@@ -82,7 +82,7 @@ mod place {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod place {
-    //! Tests run beside each other in one process, each on a thread of its own, so a value belongs to a thread.
+    //! Tests run in parallel in one process, each on its own thread, so a value belongs to a thread.
 
     use std::any::Any;
     use std::cell::RefCell;
@@ -91,7 +91,7 @@ mod place {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     thread_local! {
-        /// By the numbers of the places. Leaked, as what is static is in a component.
+        /// By the numbers of the places. The values are leaked, because they are static in a component.
         static VALUES: RefCell<HashMap<usize, &'static (dyn Any + Send + Sync)>> = RefCell::default();
     }
 

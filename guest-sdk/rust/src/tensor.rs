@@ -1,4 +1,4 @@
-//! Handles on tensors: made from elements, read back, cut and reshaped. The elements stay on the device.
+//! Handles on tensors: making, reading, slicing and reshaping them. The elements stay on the device.
 
 use std::ops::{Bound, Range, RangeBounds};
 
@@ -10,15 +10,14 @@ pub use host::{Dtype as DType, SliceRange};
 
 /// A handle on an immutable, typed, shaped, row-major array on a device.
 ///
-/// Calls that make tensors only enqueue work; reading waits for it, and an error found meanwhile on the device surfaces
-/// there.
+/// Calls that make tensors only enqueue work; reading waits for it, and returns an error that the device found meanwhile.
 pub struct Tensor(pub(crate) host::Tensor);
 
 impl Tensor {
     /// A tensor of the elements of a slice, row-major: `Tensor::from_slice(&[1, 3], &[0.5f32, 1.0, 1.5])`. A shape of no
     /// dimensions is a scalar.
     ///
-    /// Errors: `invalid-argument` where the number of elements is not what the shape says; `too-large`, `limit-exceeded`.
+    /// Errors: `invalid-argument` if the number of elements does not match the shape; `too-large`, `limit-exceeded`.
     pub fn from_slice<T: Element>(shape: &[usize], elements: &[T]) -> Result<Tensor> {
         Tensor::from_bytes(T::DTYPE, shape, bytemuck::cast_slice(elements))
     }
@@ -29,7 +28,8 @@ impl Tensor {
         host::Tensor::create(dtype, &shape, bytes).map(Tensor).map_err(Error)
     }
 
-    /// The dimensions, outermost first; empty for a scalar. A length beyond the guest's address space reads as its end.
+    /// The dimensions, outermost first; empty for a scalar. A length beyond the guest's address space is given as the largest
+    /// `usize`.
     pub fn shape(&self) -> Vec<usize> {
         self.0.shape().into_iter().map(|length| usize::try_from(length).unwrap_or(usize::MAX)).collect()
     }
@@ -59,7 +59,7 @@ impl Tensor {
 
     /// The same for a range of the elements, counted row-major.
     ///
-    /// Errors: also `invalid-argument` where the range does not lie within the tensor.
+    /// Errors: also `invalid-argument` if the range is not within the tensor.
     pub fn to_vec_range<T: Element>(&self, range: Range<usize>) -> Result<Vec<T>> {
         self.expect_dtype(T::DTYPE)?;
         let size = size_of::<T>() as u64;
@@ -96,7 +96,7 @@ impl Tensor {
             Bound::Unbounded => 0,
         };
         let end = match range.end_bound() {
-            // `..=-1` is "to the end", which no exclusive end below 0 can say.
+            // `..=-1` means "to the end", which no negative exclusive end can express.
             Bound::Included(-1) | Bound::Unbounded => i64::MAX,
             Bound::Included(end) => end.saturating_add(1),
             Bound::Excluded(end) => *end,
@@ -141,13 +141,13 @@ fn name(dtype: DType) -> &'static str {
     }
 }
 
-/// A Rust type that is the element of a tensor: `bool`, the integers and floats, and with the feature `half` also
-/// `half::f16` and `half::bf16`. Sealed.
+/// A Rust type for elements of tensors: `bool`, the integers and floats, and with the feature `half` also `half::f16` and
+/// `half::bf16`. Sealed.
 pub trait Element: bytemuck::NoUninit + sealed::Sealed {
     /// The dtype of such elements.
     const DTYPE: DType;
 
-    /// Elements of their little-endian bytes; an incomplete one at the end is left out.
+    /// Elements from their little-endian bytes; an incomplete one at the end is dropped.
     #[doc(hidden)]
     fn elements(bytes: Vec<u8>) -> Vec<Self>;
 }

@@ -1,8 +1,7 @@
-//! What stands in for the host where there is none: on the machine of development, in tests. Only there; a component never
-//! has this module.
+//! Replaces the host in tests, on the development machine; a component never contains this module.
 //!
-//! Tests use the crate `hearth-guest-testing`, whose `TestHost` implements [`Host`] with the real operators of the CPU
-//! device. Only who writes another host needs what is here.
+//! Tests use the crate `hearth-guest-testing`, whose `TestHost` implements [`Host`] with the real operators of the CPU device.
+//! This module is needed only to write another host.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -18,7 +17,7 @@ pub use crate::contract::operators::Operator;
 pub use crate::export::{Answer, Preprocessed};
 pub use crate::{Kept, Outputs};
 
-/// What a handle stands for. The host that made it knows its type; dropping it drops the handle.
+/// The object behind a handle. Only the host that made it knows its type; dropping it drops the handle.
 pub type Object = Box<dyn Any + Send + Sync>;
 
 /// Objects of tensors with the names of a model's outputs.
@@ -86,13 +85,13 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<dyn Host>>> = const { RefCell::new(None) };
 }
 
-/// Makes a host that of this thread until the result is dropped, which brings back the one before.
+/// Sets the host of this thread until the result is dropped, which restores the previous one.
 #[must_use = "the host is gone when this is dropped"]
 pub fn enter(host: Rc<dyn Host>) -> Entered {
     Entered { before: CURRENT.replace(Some(host)), _this_thread: PhantomData }
 }
 
-/// A host is that of this thread as long as this lives.
+/// Keeps a host set for this thread as long as it lives.
 pub struct Entered {
     before: Option<Rc<dyn Host>>,
     _this_thread: PhantomData<Rc<()>>,
@@ -115,12 +114,12 @@ pub(crate) fn host() -> Rc<dyn Host> {
     )
 }
 
-/// The tensor that a host's object stands for.
+/// The tensor for a host's object.
 pub fn tensor(object: Object) -> Tensor {
     Tensor(crate::contract::tensors::Tensor(object))
 }
 
-/// What a tensor stands for.
+/// The object behind a tensor.
 pub fn object(tensor: &Tensor) -> &Object {
     &tensor.0.0
 }
@@ -130,7 +129,7 @@ pub fn outputs(tensors: Vec<(String, Tensor)>) -> Outputs {
     Outputs(tensors.into_iter().map(|(name, tensor)| NamedTensor { name, tensor: tensor.0 }).collect())
 }
 
-/// What a first half of a pipeline gave, whatever it gives it as.
+/// The result of the first half of a pipeline, from any of its result types.
 pub fn outcome(given: impl Preprocessed) -> Result<Outcome> {
     given.into_outcome()
 }

@@ -1,11 +1,11 @@
-//! Text tensors: strings, which live on the host whatever the device is. No operator takes them; models may.
+//! Text tensors: strings, which are in host memory whatever the device is. No operator takes them, but models may.
 
 use crate::{Error, Result, Tensor};
 
 impl Tensor {
-    /// A text tensor of the elements given, row-major: `Tensor::text(&[2], &["one", "two"])`.
+    /// A text tensor of these elements, row-major: `Tensor::text(&[2], &["one", "two"])`.
     ///
-    /// Errors: `invalid-argument` where the number of elements is not what the shape says; `too-large`, `limit-exceeded`.
+    /// Errors: `invalid-argument` if the number of elements does not match the shape; `too-large`, `limit-exceeded`.
     pub fn text<S: AsRef<str>>(shape: &[usize], values: &[S]) -> Result<Tensor> {
         let shape: Vec<u64> = shape.iter().map(|length| *length as u64).collect();
         let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();

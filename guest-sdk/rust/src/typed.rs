@@ -1,4 +1,4 @@
-//! A tensor whose dtype the compiler knows. It never converts elements.
+//! A tensor whose dtype is known to the compiler. It never converts elements.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,8 +6,8 @@ use std::ops::Deref;
 
 use crate::{Element, Error, Result, Tensor};
 
-/// A [`Tensor`] of elements of type `T`: checked once, where it comes in, and part of a function's signature from there on.
-/// It is a `&Tensor` wherever one is wanted.
+/// A [`Tensor`] of elements of type `T`: checked once, when it is made, and then part of function signatures. It derefs to
+/// `Tensor`.
 ///
 /// ```
 /// use hearth_guest::{Result, Typed};

@@ -1,4 +1,4 @@
-//! From the guest's words to those of hearth's device layer. It never computes: the device does.
+//! Converts the guest's types to those of hearth's device layer. It never computes, which the device does.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use hearth_guest::{Coordinates, DType, ImageLayout, Interpolation, PadMode, Resu
 
 use crate::to_guest;
 
-/// The CPU device and the account of the one invocation that tests are.
+/// The CPU device, and the account of the one invocation of a test.
 pub(crate) struct Cpus {
     device: Arc<dyn Device>,
     account: Arc<Account>,
@@ -190,7 +190,7 @@ fn pad_mode(mode: PadMode) -> host::PadMode {
     }
 }
 
-/// The device layer's word for a dtype.
+/// The device layer's name for a dtype.
 pub(crate) fn to_host(dtype: DType) -> host::DType {
     match dtype {
         DType::Boolean => host::DType::Boolean,
@@ -210,7 +210,7 @@ pub(crate) fn to_host(dtype: DType) -> host::DType {
     }
 }
 
-/// The contract's word for a dtype.
+/// The contract's name for a dtype.
 pub(crate) fn from_host(dtype: host::DType) -> DType {
     match dtype {
         host::DType::Boolean => DType::Boolean,

@@ -1,5 +1,4 @@
-//! The host of a test: grants, models, the log, and the device behind the contract. It never shares anything with another
-//! test.
+//! The host of a test: grants, models, the log, and a device. It never shares anything with another test.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,7 +14,7 @@ use hearth_guest::{DType, Error, Kept, Outcome, Outputs, Request, Response, Resu
 use crate::TestModel;
 use crate::device::{Cpus, from_host};
 
-/// What a handler may use in a test, and what it logged.
+/// The grants of a handler in a test, and its log.
 pub struct TestHost(Rc<State>);
 
 /// A line that a handler logged.
@@ -29,7 +28,7 @@ pub struct LogLine {
     pub fields: Vec<(String, String)>,
 }
 
-/// What a handler answered.
+/// A handler's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The status.
@@ -74,7 +73,7 @@ impl TestHost {
         self
     }
 
-    /// Has a model, which the handler may open by its name, with or without a version or alias.
+    /// Adds a model, which the handler may open by its name, with or without a version or alias.
     #[must_use]
     pub fn model(self, model: TestModel) -> TestHost {
         self.with(|state| {
@@ -113,8 +112,8 @@ impl TestHost {
         code()
     }
 
-    /// Runs what is marked `#[init]`, with the rules that hold there: no secrets, tensors, operators and model runs. Each
-    /// test that needs what it prepares calls this once; a `Prepared` value belongs to the test's thread.
+    /// Runs the function marked `#[init]`, under the rules of `init`: no secrets, tensors, operators or model runs. Each test
+    /// that needs its values calls this once, because a `Prepared` value belongs to the test's thread.
     pub fn init<I: Initialised>(&self, init: impl FnOnce() -> I) -> Result<()> {
         self.0.preparing.set(true);
         let result = self.run(|| init().into_result());
@@ -122,7 +121,7 @@ impl TestHost {
         result
     }
 
-    /// Answers one request with a handler. An error is the handler's own; a panic goes through.
+    /// Answers one request with a handler. An error is the handler's own; a panic is passed on.
     pub fn call<A: Answer>(&self, handler: impl FnOnce(Request) -> A, request: Request) -> Result<Reply> {
         self.run(|| handler(request).into_answer()).map(Reply::from)
     }
@@ -145,7 +144,7 @@ impl TestHost {
         })
     }
 
-    /// What was logged so far.
+    /// The lines logged so far.
     pub fn log(&self) -> Vec<LogLine> {
         self.0.log.borrow().clone()
     }
@@ -181,10 +180,10 @@ impl Reply {
 /// A model that a handler opened.
 struct Opened(String);
 
-/// A run that a handler submitted; it is over at once. Empty once its outputs were taken.
+/// A run that a handler submitted; it is over at once. Empty after its outputs were taken.
 struct Submitted(Mutex<Option<Result<NamedObjects>>>);
 
-/// The device's tensor that an object of this host is.
+/// The device's tensor behind an object of this host.
 pub(crate) fn device_tensor(object: &Object) -> &host::Tensor {
     object.downcast_ref().expect("a tensor of another host; use each tensor on the host that made it")
 }
@@ -194,7 +193,7 @@ fn object(tensor: host::Tensor) -> Object {
 }
 
 impl State {
-    /// Refuses what `init` may not use.
+    /// Refuses calls that `init` may not make.
     fn allowed(&self, what: &str) -> Result<()> {
         match self.preparing.get() {
             false => Ok(()),
@@ -321,7 +320,7 @@ impl Host for State {
     }
 
     fn cancel(&self, _pending: &Object) {
-        // A run is over as soon as it is submitted, and then there is nothing to withdraw.
+        // A run is over as soon as it is submitted, so there is nothing to cancel.
     }
 
     fn request_id(&self) -> String {

@@ -1,6 +1,6 @@
-//! Tests of hearth handlers on the machine of development: a [`TestHost`] answers what a handler asks of its host. Tensors
-//! and operators are those of hearth's own CPU device, under its default limits; models are closures. It never starts a
-//! server, and never loads a model.
+//! Tests of hearth handlers on the development machine: a [`TestHost`] answers a handler's calls to its host. Tensors and
+//! operators are those of hearth's own CPU device, under its default limits; models are closures. It never starts a server, and
+//! never loads a model.
 //!
 //! ```
 //! use hearth_guest::{DType, Model, Request, Response, Result, Tensor, handler};
@@ -23,8 +23,8 @@
 //! assert_eq!((reply.status, reply.text()), (200, "[4]"));
 //! ```
 //!
-//! The crate needs hearth's repository, because the device is the host's own. Take `hearth-guest` from the same place: two
-//! copies of it do not know each other.
+//! The crate needs hearth's repository, because the device is the host's own. Take `hearth-guest` from the same place: the types
+//! of two copies do not match.
 
 #![cfg(not(target_family = "wasm"))]
 
@@ -35,7 +35,7 @@ mod model;
 pub use host::{LogLine, Reply, TestHost};
 pub use model::{Inputs, TestModel};
 
-/// The page about writing functions, whose code is tested here, where both crates are at hand.
+/// The page about writing functions. Its code is tested here, where both crates are available.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/functions.md")]
 mod page {}

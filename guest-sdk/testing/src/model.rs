@@ -1,4 +1,4 @@
-//! Models of tests: a signature, assets, and a closure for a run. It never loads one.
+//! Models for tests: a signature, assets, and a closure for a run. It never loads a model.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::to_guest;
 
 type Run = Box<dyn Fn(&Inputs) -> Result<Vec<Tensor>>>;
 
-/// A model as a handler sees it. Inputs are checked against the signature as the server does.
+/// A model for a test. Inputs are checked against the signature, as on the server.
 pub struct TestModel {
     pub(crate) name: String,
     pub(crate) signature: Signature,
@@ -30,8 +30,8 @@ impl TestModel {
         }
     }
 
-    /// One more input. `shape` has its dimensions with spaces between: a number, `?` for any length, or a name for the same
-    /// length wherever it stands: `"batch 3 224 224"`.
+    /// One more input. `shape` has its dimensions separated by spaces: a number, `?` for any length, or a name for the same
+    /// length wherever it is used: `"batch 3 224 224"`.
     #[must_use]
     pub fn input(mut self, name: &str, dtype: DType, shape: &str) -> TestModel {
         self.signature.inputs.push(tensor_signature(name, dtype, shape));
@@ -52,7 +52,7 @@ impl TestModel {
         self
     }
 
-    /// What a run gives for inputs: all outputs, in the signature's order. It runs on the host's side, where every operator
+    /// The closure for a run: it gives all outputs, in the signature's order. It runs on the host's side, where every operator
     /// works.
     #[must_use]
     pub fn runs(mut self, run: impl Fn(&Inputs) -> Result<Vec<Tensor>> + 'static) -> TestModel {
@@ -64,21 +64,26 @@ impl TestModel {
         check(&self.signature.inputs, inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
         let outputs = (self.run)(&Inputs(inputs))?;
         let names = self.signature.outputs.iter().map(|output| output.name.clone());
-        assert_eq!(names.len(), outputs.len(), "the closure of test model `{}` gave other than its outputs", self.name);
+        assert_eq!(
+            names.len(),
+            outputs.len(),
+            "test model `{}`: its closure gave a wrong number of outputs",
+            self.name
+        );
         let outputs: Vec<(String, Tensor)> = names.zip(outputs).collect();
         let fits = check(&self.signature.outputs, outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)));
         if let Err(error) = fits {
-            panic!("the closure of test model `{}` gave an output that is not its signature's: {error}", self.name);
+            panic!("test model `{}`: an output of its closure does not match its signature: {error}", self.name);
         }
         Ok(outputs)
     }
 }
 
-/// What a run of a [`TestModel`] was given.
+/// The inputs of a run of a [`TestModel`].
 pub struct Inputs(Vec<(String, Tensor)>);
 
 impl Inputs {
-    /// An input by its name; `not-found` where the signature has none of it.
+    /// An input by its name; `not-found` if the signature has no such input.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         let found = self.0.iter().find(|(other, _)| other == name);
         found.map(|(_, tensor)| tensor).ok_or_else(|| Error::not_found(format!("the test model has no input `{name}`")))
@@ -99,7 +104,7 @@ fn tensor_signature(name: &str, dtype: DType, shape: &str) -> TensorSignature {
     }
 }
 
-/// Whether tensors are exactly those of a signature, by the server's own rule and in its words.
+/// Whether tensors are exactly those of a signature, by the server's own rule and with its messages.
 fn check<'a>(signature: &[TensorSignature], given: impl Iterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
     let dim = |dim: &Dim| match dim {
         Dim::Fixed(length) => host::Dim::Fixed(*length),

@@ -1,4 +1,4 @@
-//! The SDK over the test host: every part of the contract once, and operators against values known from their definitions.
+//! Tests the SDK over the test host: every part of the contract once, and operators against values known from their definitions.
 
 use hearth_guest::context::{self, LogLevel};
 use hearth_guest::{
@@ -97,7 +97,7 @@ fn images_are_decoded() {
     let page = include_bytes!("../../../examples/04-ocr/page.png");
     TestHost::new().run(|| {
         let image = Tensor::decode_image(page).unwrap();
-        // A PNG says its width and height, big-endian, from byte 16 on.
+        // A PNG has its width and height, big-endian, from byte 16 on.
         let length = |at: usize| u32::from_be_bytes(page[at..at + 4].try_into().unwrap()) as usize;
         assert_eq!((image.dtype(), image.shape()), (DType::U8, vec![length(20), length(16), 3]));
         let white = image.to_bytes().unwrap().iter().filter(|byte| **byte == 255).count();

@@ -1,5 +1,5 @@
-//! The attributes `#[handler]`, `#[pipeline]` and `#[init]`: they export functions of a component and embed what it wishes to
-//! be granted. They never look into a function's body.
+//! The attributes `#[handler]`, `#[pipeline]` and `#[init]`: they export functions of a component and embed its requested grants.
+//! They never read a function's body.
 
 use proc_macro::{Delimiter, Group, Ident, Literal, Span, TokenStream, TokenTree};
 
@@ -7,7 +7,7 @@ mod manifest;
 
 use manifest::Manifest;
 
-/// Why an attribute cannot be expanded, and where.
+/// Why an attribute cannot be expanded, and the place of the error.
 struct Refusal {
     span: Span,
     message: String,
@@ -33,8 +33,8 @@ impl Refusal {
 ///
 /// The function takes a `hearth_guest::Request` and gives a `Response` or a `Result<Response>`. Once per component.
 ///
-/// The attribute's lists say what the handler wishes to be granted, and are shown as `grants_requested` on upload:
-/// `models`, `config` (keys), `secrets` (names) and `hosts`. They grant nothing by themselves.
+/// The attribute lists the handler's requested grants, which are shown as `grants_requested` on upload: `models`, `config`
+/// (keys), `secrets` (names) and `hosts`. They grant nothing by themselves.
 ///
 /// ```ignore
 /// #[handler(models = ["resnet50"], config = ["threshold"])]
@@ -49,12 +49,12 @@ pub fn handler(attributes: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 /// Makes a module with two functions the component's two halves, between which the host runs one model. Once per component,
-/// in the place of `#[handler]`.
+/// instead of `#[handler]`.
 ///
-/// `preprocess` takes a `Request` and gives an `Outcome`: a `Call` that the host runs, or a `Response` at once. What it gives
-/// may be any of the three, or a `Result` of one. `postprocess` takes the model's `Outputs` and what the call `Kept`, and
-/// gives a `Response` or a `Result<Response>`. Both must be visible outside the module. They run in instances of their own:
-/// nothing else comes over. `postprocess` does not run where the model's run failed.
+/// `preprocess` takes a `Request` and gives an `Outcome`: a `Call` that the host runs, or a `Response` at once. It may give any
+/// of the three, or a `Result` of one. `postprocess` takes the model's `Outputs` and what the call kept (`Kept`), and gives a
+/// `Response` or a `Result<Response>`. Both must be visible outside the module. Each runs in its own instance: nothing else
+/// passes from one to the other. `postprocess` does not run if the model's run failed.
 ///
 /// The attribute's lists are those of `#[handler]`.
 ///
@@ -66,8 +66,8 @@ pub fn handler(attributes: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// The module is written in place. Halves that live in files of their own come into it by name: `#[pipeline] mod halves { pub
-/// use crate::before::preprocess; pub use crate::after::postprocess; }`.
+/// The module must be inline. Halves in other files are imported into it by name:
+/// `#[pipeline] mod halves { pub use crate::before::preprocess; pub use crate::after::postprocess; }`.
 #[proc_macro_attribute]
 pub fn pipeline(attributes: TokenStream, item: TokenStream) -> TokenStream {
     let expanded = Manifest::parse(attributes)
@@ -76,11 +76,11 @@ pub fn pipeline(attributes: TokenStream, item: TokenStream) -> TokenStream {
     followed_by(item, expanded)
 }
 
-/// Makes a function run once for each deployment, before the handler; every instance starts from the memory it left. Beside
-/// `#[handler]` or `#[pipeline]`, at most once per component.
+/// Makes a function run once for each deployment, before the handler; every instance starts from the memory it left. Used
+/// together with `#[handler]` or `#[pipeline]`, at most once per component.
 ///
-/// The function takes nothing and gives nothing or a `Result<()>`. What it makes goes into `hearth_guest::Prepared`. What it
-/// may use of the host, and what becomes of random numbers, is said in the documentation of `hearth_guest`.
+/// The function takes nothing and gives nothing or a `Result<()>`. Store what it makes in `hearth_guest::Prepared`. The
+/// documentation of `hearth_guest` says which calls to the host it may make, and how it affects random numbers.
 ///
 /// ```ignore
 /// #[init]
@@ -173,7 +173,7 @@ const _: () = {
 const _: fn() = || ::hearth_guest::export::check_halves(ITEM::preprocess, ITEM::postprocess);
 "#;
 
-/// The files of the contract. Together they are one text, whose package is said once.
+/// The files of the contract. They are joined into one text, which names its package once.
 const CONTRACT: [&str; 8] = [
     include_str!("../../../../wit/errors.wit"),
     include_str!("../../../../wit/tensors.wit"),
@@ -201,7 +201,7 @@ const _: () = {
 };
 "#;
 
-/// The item as it was, and after it what it expands to, or the refusal.
+/// The unchanged item, followed by the expansion or the error.
 fn followed_by(mut item: TokenStream, expanded: Result<TokenStream, Refusal>) -> TokenStream {
     item.extend(expanded.unwrap_or_else(Refusal::into_compile_error));
     item
@@ -247,7 +247,7 @@ fn spanned(tokens: TokenStream, span: Span) -> TokenStream {
         .collect()
 }
 
-/// A kind of item that an attribute goes on.
+/// A kind of item that an attribute is put on.
 struct Kind {
     keyword: &'static str,
     others: &'static [&'static str],
@@ -262,7 +262,7 @@ const MODULE: Kind = Kind {
     name: "module with the functions `preprocess` and `postprocess`",
 };
 
-/// The name of the item, which is of the kind that `attribute` goes on.
+/// The name of the item, which must be of the kind for `attribute`.
 fn name_of(item: &TokenStream, kind: &Kind, attribute: &str) -> Result<Ident, Refusal> {
     let mut tokens = item.clone().into_iter();
     while let Some(token) = tokens.next() {

@@ -1,4 +1,4 @@
-//! What a handler wishes to be granted, from the attribute's tokens to JSON. It never checks whether such things exist.
+//! Reads a handler's requested grants from the attribute's tokens and writes them as JSON. It never checks whether they exist.
 
 use proc_macro::{Delimiter, TokenStream, TokenTree};
 
@@ -6,7 +6,7 @@ use crate::Refusal;
 
 const KEYS: [&str; 4] = ["models", "config", "secrets", "hosts"];
 
-/// The wishes, one list for each of `KEYS`.
+/// The requested grants, one list for each of `KEYS`.
 #[derive(Default)]
 pub(crate) struct Manifest {
     lists: [Vec<String>; 4],
@@ -41,7 +41,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The wishes as a JSON object of four lists of strings.
+    /// The requested grants as a JSON object of four lists of strings.
     pub(crate) fn json(&self) -> String {
         let members = KEYS.iter().zip(&self.lists).map(|(key, names)| {
             let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
@@ -56,7 +56,7 @@ fn strings(tokens: TokenStream) -> Result<Vec<String>, Refusal> {
     let mut tokens = tokens.into_iter();
     while let Some(token) = tokens.next() {
         let text = token.to_string();
-        // Names of this kind need no escapes, and without them the literal's text is valid JSON as it stands.
+        // Names need no escapes, and without escapes the literal's text is valid JSON.
         let plain = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
         match plain.filter(|name| !name.contains(|c: char| c == '"' || c == '\\' || c.is_control())) {
             Some(name) => names.push(name.to_owned()),

@@ -11,7 +11,7 @@ pub(crate) struct Argument<'a> {
     pub(crate) tensor: &'a Tensor,
 }
 
-/// A tensor that a model gave.
+/// An output of a model run.
 pub(crate) struct NamedTensor {
     pub(crate) name: String,
     pub(crate) tensor: Tensor,
@@ -20,7 +20,7 @@ pub(crate) struct NamedTensor {
 /// A handle on a model.
 pub(crate) struct Model(Object);
 
-/// A run that was started.
+/// A started run.
 pub(crate) struct Pending(Object);
 
 fn objects<'a>(inputs: &[Argument<'a>]) -> Vec<(&'a str, &'a Object)> {

@@ -1,5 +1,5 @@
-//! `operators` over the host of this thread: one table, each operator once. A row makes the function that the rest of the
-//! crate calls and the variant of [`Operator`] that a host matches on.
+//! `operators` over the host of this thread: one table with one row for each operator. A row generates the function that the rest
+//! of the crate calls and the variant of [`Operator`] that a host matches on.
 
 #![allow(
     hidden_glob_reexports,
@@ -11,9 +11,9 @@ use crate::bindings::Error;
 pub use crate::bindings::hearth::inference::operators::*;
 use crate::testing::{Object, host};
 
-/// What comes out of an operator.
+/// The results of an operator.
 trait Results: Sized {
-    /// `None` where the number of results is another one.
+    /// `None` if the number of results is wrong.
     fn of(results: Vec<Tensor>) -> Option<Self>;
 }
 
@@ -33,7 +33,7 @@ fn operate<R: Results>(operator: Operator<'_>, inputs: &[&Tensor]) -> Result<R, 
     let objects: Vec<&Object> = inputs.iter().map(|tensor| &tensor.0).collect();
     let results = given(host().operate(operator, &objects))?;
     let results = R::of(results.into_iter().map(Tensor).collect());
-    given(results.ok_or_else(|| crate::Error::internal("an operator gave another number of results than it has")))
+    given(results.ok_or_else(|| crate::Error::internal("an operator gave a wrong number of results")))
 }
 
 pub(crate) fn decode_image(data: &[u8]) -> Result<Tensor, Error> {
@@ -59,7 +59,7 @@ macro_rules! records {
     };
 }
 
-/// Rows of `function = Variant (inputs) { arguments } -> results;`, with `[inputs]` where there are any number of them.
+/// Rows of `function = Variant (inputs) { arguments } -> results;`, with `[inputs]` if their number is not fixed.
 macro_rules! operators {
     ($(
         $name:ident = $variant:ident $(($($input:ident),+))? $([$list:ident])? { $($argument:ident: $type:ty),* } -> $results:ty;

@@ -4,14 +4,14 @@ use crate::bindings::Error;
 pub use crate::bindings::hearth::inference::tensors::{Dtype, SliceRange};
 use crate::testing::{Object, host};
 
-/// A handle; what it stands for is known to the host that made it.
+/// A handle; only the host that made it knows the object behind it.
 pub struct Tensor(pub(crate) Object);
 
 fn made(result: crate::Result<Object>) -> Result<Tensor, Error> {
     given(result).map(Tensor)
 }
 
-/// A result as the bindings have it.
+/// A result in the form of the bindings.
 pub(super) fn given<T>(result: crate::Result<T>) -> Result<T, Error> {
     result.map_err(|error| error.0)
 }
