@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hearth_guest::{Error, Result};
 use serde::Deserialize;
 
-/// What the model was trained with.
+/// The parameters that the model was trained with.
 #[derive(Deserialize)]
 pub struct Config<'a> {
     /// How many bytes of the beginning the model sees.
@@ -15,27 +15,27 @@ pub struct Config<'a> {
     /// How many bytes of the end the model sees.
     pub end_size: usize,
     use_inputs_at_offsets: bool,
-    /// What a score must reach where its label has no threshold of its own.
+    /// The least score for labels without their own threshold.
     pub medium_confidence_threshold: f64,
-    /// Shorter inputs are not shown to the model.
+    /// Shorter inputs are not given to the model.
     pub min_file_size_for_dl: usize,
-    /// What stands for "no byte".
+    /// The token for "no byte".
     pub padding_token: i32,
-    /// How many bytes at either end are looked at for the whitespace that is left out.
+    /// The number of bytes at either end in which whitespace is removed.
     pub block_size: usize,
     /// The label of each of the model's outputs.
     #[serde(borrow)]
     pub target_labels_space: Vec<Cow<'a, str>>,
-    /// What the score of a label must reach.
+    /// The least score for a label.
     #[serde(borrow)]
     pub thresholds: BTreeMap<Cow<'a, str>, f64>,
-    /// Labels that are shown as others.
+    /// Labels that are replaced by others.
     #[serde(borrow)]
     pub overwrite_map: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
 impl<'a> Config<'a> {
-    /// Reads the configuration; `unsupported` where the model wants features that this handler does not make.
+    /// Reads the configuration; `unsupported` if the model needs features that this handler does not make.
     pub fn parse(json: &'a [u8]) -> Result<Config<'a>> {
         let config: Config<'a> = serde_json::from_slice(json)?;
         if config.mid_size != 0 || config.use_inputs_at_offsets {

@@ -1,11 +1,11 @@
-//! From bytes to what the model sees. Pure.
+//! Turns bytes into the model's input; it never calls the host.
 
 use crate::config::Config;
 
-/// What is known of an input before the model.
+/// The features of an input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Features {
-    /// Too little for the model; the label that follows from the bytes alone.
+    /// The input is too short for the model; the label follows from the bytes alone.
     Known(&'static str),
     /// The beginning and the end, one token for each byte, padded.
     Tokens(Vec<i32>),
@@ -42,7 +42,7 @@ impl Features {
     }
 }
 
-/// What Python's `bytes.strip` takes for whitespace: with the vertical tab, which Rust leaves out.
+/// Whitespace as in Python's `bytes.strip`: it includes the vertical tab, unlike Rust's.
 fn is_space(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0b
 }
@@ -72,7 +72,7 @@ mod tests {
         check(b"abcd", b"abcd", b"abcd");
         check(b" \t\n\r\x0b\x0cabcde ", b"abcde ", b"\x0cabcde");
         check(b"0123456789abcdefghijklmnopqrstuvwxyz", b"0123456789", b"uvwxyz");
-        // Whitespace is looked for within one block of 16 only.
+        // Whitespace is removed only within one block of 16.
         check(b"abcd                                ", b"abcd      ", b"");
     }
 
@@ -86,7 +86,7 @@ mod tests {
             (b"abc", "txt"),
             (b"             abc", "txt"),
             (b"            \xc3ab", "unknown"),
-            // The block of 16 has too little, and what follows it is not looked at.
+            // The block of 16 has too few bytes, and the bytes after it are not read.
             (b"               a\xff\xff\xff\xff\xff", "txt"),
             (b"               \xffaaaaaaaa", "unknown"),
         ] {

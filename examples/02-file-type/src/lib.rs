@@ -1,4 +1,4 @@
-//! Says what type of file the body is, as the Python package `magika` does in its mode "high confidence".
+//! Finds the file type of the body, as the Python package `magika` does in its mode "high confidence".
 
 use hearth_guest::{Error, Model, Request, Response, Result, Tensor, handler};
 
@@ -44,7 +44,7 @@ mod tests {
     const TYPES: &str = r#"{"toml":{"mime_type":"application/toml","group":"code","description":"TOML","is_text":true},
         "rust":{"group":"code","is_text":true},"zip":{"is_text":false},"txt":{"is_text":true},"unknown":{"is_text":false}}"#;
 
-    /// A model whose score of its second label is 0.25, and of the others what the first and last byte say.
+    /// A model whose score of its second label is 0.25; the first and last byte give the others.
     fn host() -> TestHost {
         let model = TestModel::new("magika").input("bytes", DType::S32, "batch 16");
         let model = model.output("target_label", DType::F32, "batch 3");
@@ -68,7 +68,7 @@ mod tests {
         check(b"ab", "txt", None, "text/plain");
         check(b"P   ( ", "toml", Some("ini"), "application/toml");
         check(b"!   _", "zip", Some("zip"), "application/octet-stream");
-        // Below its label's own threshold only text or not is said.
+        // Below the label's threshold, the answer only says whether it is text.
         check(b"!   P", "unknown", Some("zip"), "application/octet-stream");
         check(b"\x02aaa\x03", "txt", Some("rust"), "text/plain");
     }

@@ -1,4 +1,4 @@
-//! From the model's score to the answer.
+//! Turns the model's score into the answer; it never runs the model.
 
 use std::borrow::Cow;
 
@@ -8,25 +8,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 
-/// What the input is taken for.
+/// The type that was found for the input.
 #[derive(Debug, PartialEq)]
 pub struct Verdict<'a> {
     /// The type.
     label: Cow<'a, str>,
-    /// What the model said, where it was asked.
+    /// The model's label, if the model ran.
     model_label: Option<Cow<'a, str>>,
-    /// The model's score, 1 where it was not asked.
+    /// The model's score, 1 if it did not run.
     score: f32,
 }
 
 impl<'a> Verdict<'a> {
-    /// A type that is sure without the model.
+    /// A type that is certain without the model.
     pub fn without_model(label: &'a str) -> Verdict<'a> {
         Verdict { label: Cow::Borrowed(label), model_label: None, score: 1.0 }
     }
 
-    /// The type that follows from the model's label. Where its score is too low, it is only said whether the input is text,
-    /// on the assumption that the model got at least this right.
+    /// The type that follows from the model's label. If its score is too low, the answer only says whether the input is text,
+    /// assuming that the model is right about that.
     pub fn of_model(config: &'a Config<'a>, types: &[u8], label: &'a str, score: f32) -> Result<Verdict<'a>> {
         let shown = config.overwrite_map.get(label).map_or(label, |shown| shown.as_ref());
         let threshold = config.thresholds.get(label).copied().unwrap_or(config.medium_confidence_threshold);

@@ -1,5 +1,5 @@
-//! How BERT's tokenizer cleans text and cuts it into words; the same characters in the same classes as Hugging Face's
-//! `BertNormalizer` and `BertPreTokenizer`. Pure.
+//! Cleans text and splits it into words as BERT's tokenizer does, with the character classes of Hugging Face's `BertNormalizer`
+//! and `BertPreTokenizer`; it never calls the host.
 
 use serde::Deserialize;
 use unicode_categories::UnicodeCategories;

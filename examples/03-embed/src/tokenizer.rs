@@ -1,5 +1,5 @@
 //! BERT's tokenizer as `tokenizer.json` describes it: special tokens, normalisation, WordPiece, the frame of [CLS] and [SEP],
-//! truncation. What the file may ask for beyond that is refused.
+//! truncation. It refuses a file that asks for anything else.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,17 +23,17 @@ pub struct Tokenizer<'a> {
 }
 
 impl<'a> Tokenizer<'a> {
-    /// Reads `tokenizer.json`. Texts are cut so that they give at most `max_tokens` tokens, the frame included; what the file
-    /// itself says about truncation and the length of padding is left aside.
+    /// Reads `tokenizer.json`. Texts are cut to at most `max_tokens` tokens, including the frame; the file's own settings of
+    /// truncation and padding length are ignored.
     ///
-    /// Errors: `internal` where the file is no such thing; `unsupported` where it is of another kind of tokenizer.
+    /// Errors: `internal` if the file is invalid; `unsupported` if it is for another kind of tokenizer.
     pub fn parse(json: &'a [u8], max_tokens: usize) -> Result<Tokenizer<'a>> {
         let file: File<'a> =
             serde_json::from_slice(json).map_err(|error| Error::from(error).context("tokenizer.json"))?;
         if let Some(token) = file.added_tokens.iter().find(|token| token.is_special_kind()) {
             let content = &token.content;
             return Err(Error::unsupported(format!(
-                "tokenizer.json: the token {content} wants more than being found as it is"
+                "tokenizer.json: the token {content} has options that this tokenizer lacks"
             )));
         }
         let NormalizerFile::BertNormalizer(normalizer) = file.normalizer;
@@ -150,7 +150,7 @@ enum IsTemplate {
     TemplateProcessing,
 }
 
-/// What goes around a text's own tokens.
+/// The special tokens around a text's own tokens.
 #[derive(Deserialize)]
 struct Template<'a> {
     #[serde(rename = "type")]
@@ -220,7 +220,7 @@ struct WordPiece<'a> {
 }
 
 impl WordPiece<'_> {
-    /// Appends the longest pieces that make up a word, from left to right; false where it cannot be made up.
+    /// Appends the longest pieces that make up a word, from left to right; false if there are no such pieces.
     fn encode(&self, word: &str, tokens: &mut Vec<i64>) -> bool {
         if word.chars().count() > self.max_input_chars_per_word {
             return false;

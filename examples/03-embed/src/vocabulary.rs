@@ -1,5 +1,5 @@
-//! The words of a WordPiece model and their numbers. Made for being built anew in each instance: one pass, three
-//! allocations, no copies of words.
+//! The words of a WordPiece model and their numbers. It is cheap enough to build in each instance: one pass, three allocations.
+//! It never copies words.
 
 use std::borrow::Cow;
 use std::fmt;

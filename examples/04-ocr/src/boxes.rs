@@ -1,5 +1,5 @@
-//! From the detector's map to boxes of text lines: differentiable binarization's post-processing (Liao et al., 2020) with the
-//! parameters of PP-OCRv4. It never looks at the image itself.
+//! Turns the detector's map into boxes of text lines, by the post-processing of differentiable binarization (Liao et al., 2020)
+//! with the parameters of PP-OCRv4. It never reads the image itself.
 
 use crate::geometry::{Rectangle, enclosing, hull, smallest};
 
@@ -13,8 +13,8 @@ const SHORT: f32 = 3.0;
 const GROWTH: f32 = 1.6;
 /// Boxes kept; a page of text has some hundred.
 const MOST: usize = 1000;
-/// A box is turned to the page's tilt where its area gets no larger than this many times its own tilt's. Its own is noise for
-/// short words, and lines of the page's tilt are cheap to cut.
+/// A box gets the page's tilt if its area with that tilt is at most this many times its area with its own tilt. A short word's
+/// own tilt is noise, and lines with the page's tilt are cheap to cut.
 const SLACK: f32 = 1.2;
 /// A page is level where its long lines' level boxes have no more than this many times the area of tilted ones.
 const LEVEL: f32 = 1.1;
@@ -116,7 +116,7 @@ fn components(map: &[u8], width: usize) -> Vec<Vec<[i32; 2]>> {
         }
         let points = &mut found[places[root] as usize];
         let (start, last, row) = (run.start as i32, run.end as i32 - 1, run.row as i32);
-        // Within a row only the outermost points can lie on the hull.
+        // Within a row only the outermost points can be on the hull.
         match points.last_mut() {
             Some(point) if point[1] == row => point[0] = last,
             _ => points.extend([[start, row], [last, row]]),
@@ -167,7 +167,7 @@ fn join(parents: &mut [u32], a: u32, b: u32) {
     parents[a.max(b) as usize] = a.min(b);
 }
 
-/// The map's mean over the pixels whose centres lie in a rectangle; 0 where there are none.
+/// The map's mean over the pixels whose centres are in a rectangle; 0 where there are none.
 fn mean(map: &[u8], width: usize, rectangle: &Rectangle) -> f32 {
     let corners = rectangle.corners();
     let height = map.len() / width;

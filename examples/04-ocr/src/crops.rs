@@ -1,12 +1,12 @@
-//! How a line is cut out of the page: a window where the line is level, else samples along it. It never changes the size of
-//! what it cuts; that is the device's work.
+//! Cuts a line out of the page: a window if the line is level, else samples along it. It never resizes a line, which the device
+//! does.
 
 use crate::geometry::Point;
 
 /// A line is level where its box's sides differ by less than this from a window's, in pixels.
 const LEVEL: f32 = 1.0;
 
-/// Where a line lies in the image.
+/// Where a line is in the image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cut {
     /// A window of the image.
@@ -41,7 +41,7 @@ pub struct Rows {
     pub pixels: Vec<u8>,
     /// Pixels in a row, at least 1.
     pub width: usize,
-    /// Which row of the image the first one is.
+    /// The index of the first row in the image.
     pub first: usize,
 }
 
@@ -63,7 +63,7 @@ impl Rows {
         let (along, across) = (step(right, width), step(down, height));
         let mut samples = Vec::with_capacity(height * width * 3);
         for row in 0..height {
-            // A sample is taken at its pixel's centre; source pixels' centres lie at halves too.
+            // A sample is taken at its pixel's centre; source pixels' centres are at halves too.
             let start = [0, 1].map(|axis| origin[axis] + (row as f32 + 0.5) * across[axis] + 0.5 * along[axis] - 0.5);
             let [mut x, mut y] = [fixed(start[0]), fixed(start[1] - self.first as f32)];
             let (dx, dy) = (fixed(along[0]), fixed(along[1]));
@@ -96,7 +96,7 @@ impl Rows {
 
 const ONE: i64 = 1 << 16;
 
-/// The pixels beside a place, and how far (of 256) it is from the first to the second.
+/// The two pixels next to a place, and its distance from the first to the second, in 256ths.
 fn neighbours(place: i64, count: usize) -> (usize, usize, u32) {
     let last = count.saturating_sub(1) as i64;
     let whole = place >> 16;

@@ -1,14 +1,14 @@
-//! From the recogniser's best character at each step to text: connectionist temporal classification, read greedily. It never
-//! knows where the characters lie in the image.
+//! Turns the recogniser's best character at each step into text: greedy decoding of connectionist temporal classification. It
+//! never knows where the characters are in the image.
 
-/// What stands for "no character" in the model's output.
+/// The index of "no character" in the model's output.
 const BLANK: usize = 0;
 
 /// The characters that the model knows. Its output counts a blank first, then the characters, then a space.
 pub struct Keys(Vec<char>);
 
 impl Keys {
-    /// Of the model's asset: one character a line.
+    /// From the model's asset: one character per line.
     pub fn parse(text: &str) -> Keys {
         Keys(text.lines().filter_map(|line| line.chars().next()).collect())
     }
@@ -23,7 +23,7 @@ impl Keys {
     }
 }
 
-/// What was read from one line.
+/// The text of one line.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Line {
     /// The characters, without space at the ends.
@@ -34,8 +34,8 @@ pub struct Line {
 
 /// Reads one line. For each step there is the best entry, its probability, and the probability of a space.
 ///
-/// The model often leaves out the space between two words of a Latin script while it still thinks of one: where the steps
-/// between two characters together give the space a small probability, one is set.
+/// The model often leaves out the space between two words of a Latin script, but gives it some probability: if the steps between
+/// two characters together give the space a small probability, one is inserted.
 pub fn decode(keys: &Keys, best: &[i64], probabilities: &[f32], spaces: &[f32]) -> Line {
     let mut characters: Vec<char> = Vec::new();
     let (mut sum, mut count) = (0.0f64, 0u32);
@@ -63,7 +63,7 @@ pub fn decode(keys: &Keys, best: &[i64], probabilities: &[f32], spaces: &[f32]) 
     Line { text: tidied(characters), score }
 }
 
-/// Whether a space belongs between what was read and the next character, given the space's probability between them.
+/// Whether a space belongs between the characters read so far and the next one, given the space's probability between them.
 fn wants_space(read: &[char], next: char, probability: f32) -> bool {
     let Some(last) = read.last().copied() else { return false };
     if last == ' ' || next == ' ' {
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(line.text, "ab");
         assert!((line.score - 0.6).abs() < 1e-6);
         assert_eq!(decode(&keys, &[], &[], &[]).score, 0.0);
-        // An entry that the keys lack, and a negative one, are no characters.
+        // Entries that are negative or not in the keys are no characters.
         assert_eq!(decode(&keys, &[9, -1, 1], &[0.5; 3], &[0.0; 3]).text, "a");
     }
 }

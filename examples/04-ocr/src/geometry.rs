@@ -1,4 +1,4 @@
-//! Points, convex hulls and rectangles that may be tilted. It never looks at pixels.
+//! Points, convex hulls and rectangles that may be tilted. It never reads pixels.
 
 /// x to the right, y downwards.
 pub type Point = [f32; 2];
@@ -90,7 +90,7 @@ pub fn enclosing(points: &[[i32; 2]], angle: f32) -> Rectangle {
     Rectangle { centre, along: most[0] - least[0], across: most[1] - least[1], angle }
 }
 
-/// The rectangle of least area around a convex hull: one side of it lies on an edge of the hull.
+/// The rectangle of least area around a convex hull: one side of it is on an edge of the hull.
 pub fn smallest(hull: &[[i32; 2]]) -> Rectangle {
     let upright = enclosing(hull, 0.0);
     hull.iter()

@@ -1,4 +1,5 @@
-//! From an image to its text: detection, cutting, recognition. It never reads pixels back but for lines that are not level.
+//! Turns an image into its text: detection, cutting, recognition. It never reads pixels back, except for lines that are not
+//! level.
 
 use hearth_guest::{DType, Error, Model, PadMode, Result, SliceRange, Tensor};
 use serde::Serialize;
@@ -15,14 +16,14 @@ const LINE_HEIGHT: usize = 48;
 const LINE_WIDTH: usize = 3200;
 /// Blank pixels that the recogniser gets at least after a line's end.
 const LINE_END: usize = 16;
-/// What such pixels hold: the middle of black and white, which the model was trained with.
+/// The value of such pixels: the middle of black and white, with which the model was trained.
 const BLANK: f64 = 127.0;
 /// Lines of one model run, and pixels of their widths together.
 const BATCH_LINES: usize = 8;
 const BATCH_WIDTH: usize = 4096;
 /// Lines read with less than this score are dropped, as PP-OCR does.
 const KEPT: f32 = 0.5;
-/// Lines read with less than this score may stand on their heads: they are read the other way too.
+/// Lines read with less than this score may be upside down: they are read the other way too.
 const SURE: f32 = 0.75;
 /// Pixels that are read back at once, 3 bytes each; of larger pages only the rows of one line at a time.
 const PIXELS_READ: usize = 16 << 20;
@@ -73,7 +74,7 @@ impl Turn {
         f32::from(self as u8) * std::f32::consts::FRAC_PI_2
     }
 
-    /// Whether a box of this shape may hold a line that runs so: a tall box has a line that runs down or up, or a single
+    /// Whether a box of this shape may hold a line in this direction: a tall box has a line that runs down or up, or a single
     /// character.
     fn suits(self, rectangle: &Rectangle) -> bool {
         let Rectangle { along, across, .. } = *rectangle;
@@ -87,7 +88,7 @@ fn main_turn(readings: &[(Line, Turn)]) -> Turn {
     for (line, turn) in readings.iter().filter(|(line, _)| line.score >= KEPT) {
         characters[*turn as usize] += line.text.chars().count();
     }
-    // The last of equals is taken, so the turns go backwards: none is preferred.
+    // `max_by_key` takes the last of equals, so the order is reversed to prefer `None`.
     Turn::ALL.into_iter().rev().max_by_key(|turn| characters[*turn as usize]).unwrap_or(Turn::None)
 }
 
@@ -202,7 +203,7 @@ fn detect(image: &Tensor) -> Result<(Vec<Place>, f32)> {
     Ok((places, found.tilt))
 }
 
-/// The rows of the image that tilted cuts need, read at once; none where no cut is tilted or they are too many bytes.
+/// The rows of the image that tilted cuts need, read in one call; none if no cut is tilted or they have too many bytes.
 fn tilted_rows<'a>(
     image: &Tensor,
     cuts: impl Iterator<Item = &'a Cut>,
@@ -273,7 +274,7 @@ impl Reader {
         let tries: Vec<_> = unsure.map(|index| upside_down(&best, index)).collect();
         self.read_turned(places, &tries, &mut best, better)?;
 
-        // Where most of the page was turned, what read well otherwise ("96 NOON") did so by chance.
+        // If most of the page was turned, a line that read well otherwise ("96 NOON") did so by chance.
         let turn = main_turn(&best);
         if turn != Turn::None {
             let others =
@@ -284,7 +285,7 @@ impl Reader {
         Ok(best)
     }
 
-    /// Reads places turned as told and keeps what is better.
+    /// Reads places with the given turns and keeps the better readings.
     fn read_turned(
         &self,
         places: &[Place],
@@ -350,12 +351,12 @@ impl Reader {
 struct Job {
     index: usize,
     turn: Turn,
-    /// In the recogniser's input, without what follows its end.
+    /// Its width in the recogniser's input, without the blank end.
     width: usize,
 }
 
 impl Job {
-    /// The width with the end, such that few different ones occur.
+    /// The width with the blank end, rounded so that few different ones occur.
     fn padded(&self) -> usize {
         (self.width + LINE_END).next_multiple_of(32).max(64)
     }
@@ -366,8 +367,8 @@ fn line_width(height: usize, width: usize) -> usize {
     width.saturating_mul(LINE_HEIGHT).div_ceil(height.max(1)).clamp(LINE_HEIGHT / 3, LINE_WIDTH)
 }
 
-/// How many of the jobs, which are sorted by width and of which there is one, go into the next run: such that no more than
-/// about a quarter of it is blank (more for short lines, where a run itself costs more than its blanks).
+/// How many of the jobs go into the next run, so that at most about a quarter of it is blank (more for short lines, where a run
+/// itself costs more than its blanks). The jobs are sorted by width, and there is at least one.
 fn batch_length(jobs: &[Job]) -> usize {
     let least = jobs.first().map_or(0, Job::padded);
     let fits = |(place, job): &(usize, &Job)| {
@@ -377,7 +378,7 @@ fn batch_length(jobs: &[Job]) -> usize {
     jobs.iter().enumerate().take_while(fits).count().max(1)
 }
 
-/// An image turned; none where it stays as it is.
+/// The turned image; none if the turn does not change it.
 fn turned(pixels: &Tensor, turn: Turn) -> Result<Option<Tensor>> {
     Ok(match turn {
         Turn::None => None,

@@ -1,5 +1,5 @@
-//! Turns sentences into vectors, as sentence-transformers does with all-MiniLM-L6-v2: a pipeline whose tokenizer is prepared
-//! once.
+//! Turns sentences into vectors, as sentence-transformers does with all-MiniLM-L6-v2: a pipeline whose tokenizer is made once, by
+//! `#[init]`.
 
 use hearth_guest::{Model, Prepared, Result, init, pipeline};
 use serde::Deserialize;
@@ -76,14 +76,14 @@ mod embed {
         Ok(Call::new("minilm")
             .input("input_ids", Tensor::from_slice(&shape, &ids)?)
             .input("token_type_ids", Tensor::from_slice(&shape, &vec![0i64; ids.len()])?)
-            // A handle of its own on the same elements: one goes to the model, the other to the second half.
+            // A second handle on the same elements: one is for the model, the other for the second half.
             .input("attention_mask", mask.reshape(&[-1, length as i64])?)
             .keep(mask))
     }
 
     pub(super) fn postprocess(mut outputs: Outputs, kept: Kept) -> Result<Response> {
         let [mask] = &kept.tensors[..] else {
-            return Err(Error::internal("the mask did not come over"));
+            return Err(Error::internal("the first half did not keep the mask"));
         };
         let vectors = outputs.take("last_hidden_state")?.masked_mean_pool(mask)?.l2_normalize(-1)?;
         let width = vectors.shape().last().copied().unwrap_or(1).max(1);
@@ -105,7 +105,7 @@ mod tests {
         "model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":9,
             "vocab":{"[UNK]":0,"one":1,"two":2,"[PAD]":3}}}"####;
 
-    /// A model whose state of a token is 1 at the place of the token's number.
+    /// A model that gives, for each token, a 1 at the index of the token's number.
     fn one_hot() -> TestModel {
         let shape = "batch tokens";
         let model = TestModel::new("minilm").input("input_ids", DType::S64, shape);

@@ -1,4 +1,4 @@
-//! What goes from one part of a recording to the next, as text that a client can keep. It never trusts what comes back.
+//! The state between two parts of a recording, as text that a client can keep. It never trusts what the client sends back.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -13,17 +13,17 @@ pub(crate) const CONTEXT: usize = 64;
 
 const BYTES_OF_STATE: usize = STATE * 4;
 const BYTES_OF_SEGMENTER: usize = 3 * 8;
-/// The context and what is no whole window yet.
+/// The context and an incomplete window.
 const MOST_BYTES_OF_SAMPLES: usize = (CONTEXT + WINDOW as usize - 1) * 2;
 
-/// Where a recording stands.
+/// The state after a part of a recording.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Carried {
     /// The model's state, little-endian `f32`.
     pub(crate) state: Vec<u8>,
-    /// What is not decided yet.
+    /// The state of the segments.
     pub(crate) segmenter: Segmenter,
-    /// The context of the next window, and samples that are no whole window yet; 16 bits each, little-endian.
+    /// The context of the next window, and samples of an incomplete one; 16 bits each, little-endian.
     pub(crate) samples: Vec<u8>,
 }
 
@@ -37,7 +37,7 @@ impl Carried {
     pub(crate) fn encode(&self) -> String {
         let Segmenter { position, start, doubt } = self.segmenter;
         let mut bytes = self.state.clone();
-        // No place of a recording is the last that 64 bits can count.
+        // The largest number of 64 bits stands for "none", so it is no place in a recording.
         for place in [Some(position), start, doubt] {
             bytes.extend_from_slice(&place.unwrap_or(u64::MAX).to_le_bytes());
         }
@@ -47,7 +47,7 @@ impl Carried {
 
     /// From the client.
     ///
-    /// Errors: `invalid-argument` where it is not what [`Carried::encode`] gave.
+    /// Errors: `invalid-argument` if it is not a result of [`Carried::encode`].
     pub(crate) fn decode(text: &str) -> Result<Carried> {
         let refused = || Error::invalid_argument("the header speech-state is not the `state` of an earlier answer");
         let bytes = STANDARD_NO_PAD.decode(text.trim()).map_err(|_| refused())?;

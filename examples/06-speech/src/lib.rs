@@ -1,4 +1,4 @@
-//! Finds where somebody speaks in a recording, as silero-vad does; the model's state goes from run to run, and from call to call.
+//! Finds the speech in a recording, as silero-vad does; the model's state is passed from run to run, and from call to call.
 
 use hearth_guest::{DType, Error, Model, Request, Response, Result, Tensor, handler};
 use serde::Serialize;
@@ -58,7 +58,7 @@ fn speech(request: Request) -> Result<Response> {
     })
 }
 
-/// Runs the model on so many windows and leaves what comes after them. Gives the probability that each is speech.
+/// Runs the model on this many windows and keeps the samples after them. Gives the probability that each is speech.
 fn run(carried: &mut Carried, windows: usize) -> Result<Vec<f32>> {
     let window = WINDOW as usize;
     let samples = CONTEXT + windows * window;
@@ -85,7 +85,7 @@ fn run(carried: &mut Carried, windows: usize) -> Result<Vec<f32>> {
         }
     }
     if probabilities.len() != windows {
-        return Err(Error::internal("the model gave other than one probability for each window"));
+        return Err(Error::internal("the model did not give one probability for each window"));
     }
     carried.state = state.to_bytes()?;
     carried.samples.drain(..windows * window * 2);
@@ -98,7 +98,7 @@ mod tests {
     use hearth_guest_testing::{TestHost, TestModel};
     use serde_json::Value;
 
-    /// A model that hears speech where it is loud, and remembers: half of what it says is what it said before.
+    /// A model that takes loud windows for speech, and has state: half of its answer is its previous answer.
     fn host() -> TestHost {
         let model = TestModel::new("silero-vad").input("input", DType::F32, "batch samples");
         let model = model.input("state", DType::F32, "2 batch 128").input("sr", DType::S64, "");

@@ -1,5 +1,5 @@
-//! Makes segments of probabilities, by the rule and with the defaults of silero-vad's `get_speech_timestamps`; it never sees a
-//! sample.
+//! Turns probabilities into segments, by the rule and with the defaults of silero-vad's `get_speech_timestamps`; it never reads
+//! samples.
 
 /// Samples of one probability.
 pub(crate) const WINDOW: u64 = 512;
@@ -15,17 +15,17 @@ const SHORTEST: u64 = 4_000;
 /// Samples that a segment gets at each end: 30 ms. Two of them are less than `SILENCE`, so segments never meet.
 const MARGIN: u64 = 480;
 
-/// Where somebody speaks, in samples from the start of the recording.
+/// A part with speech, in samples from the start of the recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) start: u64,
     pub(crate) end: u64,
 }
 
-/// What is not decided yet.
+/// The state of the segment that is not complete yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segmenter {
-    /// Samples looked at.
+    /// Samples read so far.
     pub(crate) position: u64,
     /// Where the speech that is not over began.
     pub(crate) start: Option<u64>,
@@ -34,7 +34,7 @@ pub(crate) struct Segmenter {
 }
 
 impl Segmenter {
-    /// Takes the probability of the next window. Gives the segment that this ends.
+    /// Takes the probability of the next window. Gives the segment that ends with it, if any.
     pub(crate) fn take(&mut self, probability: f32) -> Option<Segment> {
         let here = self.position;
         self.position = here.saturating_add(WINDOW);

@@ -1,4 +1,4 @@
-//! Reads a WAV's samples without a copy. It never converts: what the model does not take is an error that says how to.
+//! Reads a WAV's samples without a copy. It never converts: another format is an error that says how to convert it.
 
 use hearth_guest::{Error, Result};
 
@@ -26,7 +26,7 @@ pub(crate) fn samples(file: &[u8]) -> Result<&[u8]> {
                 known = true;
             }
             b"data" if !known => return Err(refused("the WAV has samples before their format")),
-            // A program that writes to a pipe cannot know the length, and says the most or nothing.
+            // A program that writes to a pipe cannot know the length, and writes the largest value or 0.
             b"data" if length >= u32::MAX as usize - 0xff || (length == 0 && !data.is_empty()) => return whole(data),
             b"data" => return whole(data.get(..length).ok_or_else(cut_off)?),
             _ => {}
@@ -85,7 +85,7 @@ mod tests {
     fn only_pcm_of_16_bits_mono_at_16_khz_is_taken() {
         let file = of(&[1, -2, 3]);
         assert_eq!(samples(&file).unwrap(), [1, 0, 0xfe, 0xff, 3, 0]);
-        // An odd chunk before the samples, and a length that nobody knew.
+        // An odd chunk before the samples, and an unknown length.
         let mut piped = file[..36].to_vec();
         piped.extend_from_slice(b"LIST\x03\0\0\0abc\0data\xff\xff\xff\xff\x07\0");
         assert_eq!(samples(&piped).unwrap(), [7, 0]);
