@@ -1,4 +1,4 @@
-//! What hostile guests and clients do, again and again until they are told to stop; it measures nothing.
+//! Repeats what hostile guests and clients do until it is stopped; it never measures anything.
 
 use self::Does::{Call, Component, Model, TakeNothing};
 use anyhow::{Context, Result, ensure};
@@ -10,31 +10,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Bytes sent at once. Of more, Linux may keep a core that the server wants to send them on, which no client elsewhere can.
+/// Bytes sent in one call. For more, Linux may keep a core that the server needs while it sends them, which a client on another
+/// machine cannot cause.
 const SENT_BYTES: usize = 64 << 10;
 
-/// An attack, and what the server should say to it: answers of another status are no such attack.
+/// An attack, and the status that the server should answer: another status means that the attack did not work.
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
-    /// How many repeat it at once.
+    /// How many threads repeat it at once.
     pub(crate) at_once: usize,
     does: Does,
-    /// The status of each answer. There may be none before the attack is over.
+    /// The status of each answer. There may be no answer before the attack is over.
     status: u16,
 }
 
 enum Does {
     /// Calls a function.
     Call(&'static str),
-    /// Calls a function, and takes nothing of its answer.
+    /// Calls a function, and never reads its answer.
     TakeNothing(&'static str),
-    /// Uploads a component as a function of that name, with another number in it each time, so that nothing is known of it yet.
+    /// Uploads a component as a function of that name, with a new number in it each time, so that nothing of it is cached.
     Component(&'static str, fn(&Material) -> &[u8]),
     /// Uploads a model of that name.
     Model(&'static str, fn(&Material) -> &[u8]),
 }
 
-/// What uploads are made from.
+/// The bytes that uploads are made from.
 pub(crate) struct Material {
     echo: Vec<u8>,
     padded: Vec<u8>,
@@ -53,7 +54,8 @@ const fn upload(name: &'static str, does: Does, status: u16) -> Attack {
     Attack { name, at_once: 1, does, status }
 }
 
-/// All attacks. The first is well-behaved, as is the first upload: what many of them cost a neighbour without any hostility.
+/// All attacks. The first is well-behaved, and so is the first upload: they show what many requests cost a neighbour without
+/// hostility.
 pub(crate) const ATTACKS: [Attack; 30] = [
     call("echo", 200),
     call("probe/hostile/loop", 504),
@@ -88,7 +90,7 @@ pub(crate) const ATTACKS: [Attack; 30] = [
 ];
 
 impl Material {
-    /// All of it, from the component of 01-echo.
+    /// Makes all of it from the component of 01-echo.
     pub(crate) fn new(echo: Vec<u8>) -> Result<Material> {
         let (data, _) = crafted::answer("");
         let init = |code: &str| {
@@ -106,7 +108,7 @@ impl Material {
         })
     }
 
-    /// A handler that lets its table grow until it is refused, and then answers: the function `table`.
+    /// A handler that grows its table until that is refused, and then answers: the function `table`.
     pub(crate) fn table() -> Vec<u8> {
         let (data, answer) = crafted::answer("refused");
         crafted::handler(
@@ -118,7 +120,7 @@ impl Material {
     }
 }
 
-/// A compressed archive of 2 MB whose one file has 2 GB of zeros.
+/// A compressed archive of 2 MB whose only file has 2 GB of zeros.
 fn tar_bomb() -> Result<Vec<u8>> {
     const MEGABYTES: u64 = 2_000;
     let mut header = tar::Header::new_gnu();
@@ -135,7 +137,7 @@ fn tar_bomb() -> Result<Vec<u8>> {
     Ok(squeezed.finish()?)
 }
 
-/// Sends a request with a body. Where it is refused before its end, the answer tells.
+/// Sends a request with a body. If it is refused before its end, the answer shows that.
 fn put(stream: &mut TcpStream, head: &str, body: &[&[u8]]) -> Result<()> {
     let length: usize = body.iter().map(|part| part.len()).sum();
     write!(stream, "PUT {head}content-length: {length}\r\n\r\n")?;
@@ -159,10 +161,10 @@ impl Attacker {
             let (over, connection) = (over.clone(), connection.clone());
             std::thread::spawn(move || {
                 loop {
-                    // Not the numbers of an earlier run, of which the server may still know some.
+                    // Not the numbers of an earlier run, some of which the server may have cached.
                     let number = NEXT.fetch_add(1, Ordering::Relaxed);
                     let said = attack.once(address, (&over, &connection), &material, number);
-                    // What is cut off at its end says nothing.
+                    // A request that was cut off at the end of the attack does not count.
                     if over.load(Ordering::Acquire) {
                         break;
                     }
@@ -176,7 +178,7 @@ impl Attacker {
         Attacker { over, connection, thread }
     }
 
-    /// Ends it. Errors: it was no such attack.
+    /// Ends the attack. Errors: it did not work.
     pub(crate) fn end(self) -> Result<()> {
         self.over.store(true, Ordering::Release);
         if let Some(stream) = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -188,13 +190,13 @@ impl Attacker {
 }
 
 impl Attack {
-    /// Whether the server starts processes for it that go last. Where a thread that goes before all others wakes for a moment on a
-    /// core, Linux may go on with such a process there instead of the server's thread: the watchers would make the neighbour wait.
+    /// Whether the server starts idle-priority processes for it. When a real-time thread wakes for a moment on a core, Linux may
+    /// continue with such a process there instead of the server's thread, so the watchers would delay the neighbour.
     pub(crate) fn starts_children(&self) -> bool {
         matches!(self.does, Component(..) | Model(..))
     }
 
-    /// Does it once, and gives the status of the answer.
+    /// Runs the attack once, and gives the status of the answer.
     fn once(
         &self,
         address: SocketAddr,

@@ -1,4 +1,4 @@
-//! An echo with nothing but hyper, on one thread: what HTTP itself costs on this machine.
+//! An echo with hyper alone, on one thread: shows the cost of HTTP itself on this machine. It never uses code of hearth.
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ pub(crate) fn serve(port: u16) -> Result<()> {
             stream.set_nodelay(true)?;
             tokio::spawn(async move {
                 let connection = hyper::server::conn::http1::Builder::new();
-                // A client that goes away ends its connection with an error that concerns nobody.
+                // A client that leaves ends its connection with an error, which is ignored.
                 let _ = connection.serve_connection(TokioIo::new(stream), service_fn(echo)).await;
             });
         }

@@ -1,5 +1,5 @@
-//! What real models take on each engine, on one thread. It prints a table, and judges nothing but whether both engines give
-//! nearly the same. Both are in one process; their runs alternate.
+//! Measures real models on each engine, on one thread. It prints a table, and fails only if the engines' outputs differ. Both
+//! engines are in one process; their runs alternate.
 
 use crate::median;
 use crate::shelf::{self, noise};
@@ -11,10 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Runs of an engine in a row are repeated for so long, and the fastest of them counts.
+/// An engine's runs are repeated for this time, and the fastest counts.
 const ROUND: Duration = Duration::from_millis(300);
 
-/// Elements of two engines' outputs may differ by so much of the largest.
+/// Elements of two engines' outputs may differ by this part of the largest.
 const NEAR: f64 = 1e-3;
 
 /// A model of set-up, and the shapes of its inputs in a common use.
@@ -48,7 +48,7 @@ pub(crate) fn compare(library: &Path, models: &Path, runs: usize) -> Result<()> 
                 }
             }
             let (reference, other) = (benches[0].run().await?, benches[1].run().await?);
-            near(&reference, &other).with_context(|| format!("{name} gives something else on rten"))?;
+            near(&reference, &other).with_context(|| format!("{name} gives other outputs on rten"))?;
             let (reference, other) = (median(&took[0]), median(&took[1]));
             println!("{name:>14} {reference:>12.2} {other:>9.2} {:>7.2}", other / reference);
         }
@@ -56,7 +56,7 @@ pub(crate) fn compare(library: &Path, models: &Path, runs: usize) -> Result<()> 
     })
 }
 
-/// A model that is loaded on one engine, with its inputs.
+/// A model loaded on one engine, with its inputs.
 struct Bench {
     lease: Lease,
     device: Arc<dyn Device>,
@@ -105,7 +105,7 @@ impl Bench {
     }
 }
 
-/// Elements that suit an input: tokens and bytes below 256, masks of ones, the rate of speech.
+/// Valid elements for an input: tokens and bytes below 256, masks of ones, the sample rate of speech.
 fn elements(name: &str, dtype: DType, count: u64) -> Result<Vec<u8>> {
     let whole = |at: u64| match name {
         "sr" => 16_000,
@@ -121,7 +121,7 @@ fn elements(name: &str, dtype: DType, count: u64) -> Result<Vec<u8>> {
     })
 }
 
-/// Fails where the engines differ by more than sums are rounded by.
+/// Fails if the engines differ by more than the rounding of sums.
 fn near(reference: &[Tensor], other: &[Tensor]) -> Result<()> {
     ensure!(reference.len() == other.len(), "other outputs");
     for (a, b) in reference.iter().zip(other) {

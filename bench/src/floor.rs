@@ -1,4 +1,4 @@
-//! The floor program: one component in bare wasmtime, a fresh instance for each call; no code of hearth but the engine's
+//! The floor: one component in bare wasmtime, a fresh instance for each call; it never uses code of hearth, except the engine's
 //! settings, so that both sides have the same pool.
 
 use anyhow::{Result, anyhow, ensure};
@@ -18,13 +18,13 @@ use bindings::hearth::inference::http_types::{Header, Request};
 const WARM_UP: Duration = Duration::from_millis(200);
 const MEASURED: Duration = Duration::from_millis(1_000);
 
-/// The mean microseconds of instantiate, call and drop with a body of `bytes` each way.
+/// The mean microseconds to instantiate, call and drop, with a body of `bytes` each way.
 pub(crate) fn microseconds(component: &Path, bytes: usize) -> Result<f64> {
     let limits = hearth::config::Limits::default();
     let engine = Engine::new(&hearth::sandbox::engine_config(&limits)).map_err(wasm)?;
     let component = Component::from_file(&engine, component).map_err(wasm)?;
     let mut linker = Linker::<()>::new(&engine);
-    // The echo calls nothing of the host; what it imports for a panic need only be there.
+    // The echo makes no calls to the host; its imports for a panic only have to exist.
     linker.define_unknown_imports_as_traps(&component).map_err(wasm)?;
     let handler = HandlerPre::new(linker.instantiate_pre(&component).map_err(wasm)?).map_err(wasm)?;
     let request = self::request(bytes);
@@ -58,7 +58,7 @@ pub(crate) fn request(bytes: usize) -> hearth::interface::Request {
     }
 }
 
-/// The mean of the times that some work says it took, after a warm-up.
+/// The mean of the times that `work` returns, after a warm-up.
 pub(crate) async fn mean_told(work: impl AsyncFn() -> Result<Duration>) -> Result<Duration> {
     let mut mean = Duration::ZERO;
     for at_least in [WARM_UP, MEASURED] {

@@ -1,5 +1,5 @@
-//! Copies and operators on a GPU beside what its hardware does: pinned copies, and copies within the device. It prints a table,
-//! and judges nothing but whether results are right where it looks.
+//! Measures copies and operators on a GPU and compares them with its hardware: pinned copies, and copies within the device. It
+//! prints a table, and fails only on results that it checks.
 
 mod baseline;
 
@@ -47,7 +47,7 @@ pub(crate) fn run(ordinal: u32, megabytes: u64, folder: &Path) -> Result<()> {
     for _ in 0..4 {
         let started = Instant::now();
         let tensor = device.create(&account, DType::U8, shape.clone(), &host)?;
-        // The last byte is there when all are.
+        // When the last byte has arrived, all have.
         ensure!(tensor.read(bytes - 1..bytes)? == [7], "an upload came out wrong");
         best[0] = best[0].min(started.elapsed().as_secs_f64());
         let started = Instant::now();
@@ -84,7 +84,7 @@ impl Bench {
         Ok(self.device.run(&self.account, op, inputs, &self.limits, &Stop::default())?)
     }
 
-    /// The last result of operators that each take the one before it; what waits for a next operator is queued.
+    /// The last result of operators that each take the previous result; all work is queued.
     fn chain(&self, ops: &[Op], inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
         let [first, rest @ ..] = ops else { return Ok(Vec::new()) };
         let mut outputs = self.once(first, inputs)?;
@@ -95,9 +95,9 @@ impl Bench {
         Ok(outputs)
     }
 
-    /// Seconds of one run, of many that are queued one after the other.
+    /// Seconds of one run, as the mean of many that are queued one after the other.
     fn seconds(&self, ops: &[Op], inputs: &[&Tensor]) -> Result<f64> {
-        // The first one compiles.
+        // The first run compiles.
         self.chain(ops, inputs)?[0].read(0..1)?;
         let mut best = f64::INFINITY;
         for _ in 0..3 {
@@ -114,8 +114,8 @@ impl Bench {
         Ok(best)
     }
 
-    /// Prints how many bytes are read and written in a second, and what that is of a plain copy, which reads and writes too.
-    /// Of a chain only the first inputs and the last results count.
+    /// Prints the bytes that are read and written in a second, and their ratio to a plain copy, which reads and writes too. For a
+    /// chain, only the first inputs and the last results count.
     fn row(&self, name: &str, ops: &[Op], inputs: &[&Tensor]) -> Result<()> {
         let outputs = self.chain(ops, inputs)?;
         let moved: u64 = inputs.iter().copied().chain(&outputs).map(Tensor::byte_length).sum();

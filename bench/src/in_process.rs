@@ -1,5 +1,5 @@
-//! What hearth itself adds to the floor, without HTTP: the same component deployed and invoked as the server does, with its
-//! limits, places, deadline, receipt, log and metrics.
+//! Measures what hearth itself adds to the floor, without HTTP: the same component is deployed and invoked as by the server, with
+//! its limits, places, deadline, receipt, log and metrics. It never fails on a time.
 
 use crate::floor::{self, mean_told};
 use anyhow::{Context, Result, ensure};
@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The mean microseconds of one invocation, `init` done before where there is one, with a body of `bytes` each way.
-/// `program` is hearth's, whose child compiles the component.
+/// The mean microseconds of one invocation, with a body of `bytes` each way; `init`, if there is one, has run before. `program`
+/// is hearth, whose child process compiles the component.
 pub(crate) fn microseconds(program: &Path, component: &Path, bytes: usize) -> Result<f64> {
     let threads = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     threads.block_on(async {
@@ -24,7 +24,7 @@ pub(crate) fn microseconds(program: &Path, component: &Path, bytes: usize) -> Re
         deployments.put_function("default", "echo", stream::iter([Ok(component.into())])).await?;
         let request_id: Arc<str> = "0".repeat(32).into();
         let invoke = async || -> Result<Duration> {
-            // The body is there when an invocation starts: reading it is the listener's work.
+            // The body is complete when an invocation starts, because the listener reads it.
             let request = floor::request(bytes);
             let started = Instant::now();
             let function = deployments.ready_function("default", "echo").await?;

@@ -43,7 +43,7 @@ impl Server {
         Ok(())
     }
 
-    /// Where it listens.
+    /// Its address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -73,7 +73,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A server that is gone already needs no ending.
+        // The server may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,7 +1,7 @@
-//! What a call of a function costs over HTTP, side by side with the same component in bare wasmtime and with bare hyper. It
-//! prints tables and judges nothing but whether its own floor can be trusted.
+//! Measures the cost of a call of a function over HTTP, side by side with the same component in bare wasmtime and with bare
+//! hyper. It prints tables, and judges only whether its own floor can be trusted.
 //!
-//! Everything alternates: in each run every row is measured once, then the next run starts; the tables show medians.
+//! Measurements alternate: each run measures every row once; the tables show medians.
 
 mod attacks;
 mod bare_hyper;
@@ -24,16 +24,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// The one that `hearth` has, so that the floor has it too.
+/// The allocator of `hearth`, so that the floor has it too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A payload, and the microseconds that the machine of the first measurements takes for it in bare wasmtime.
+/// A payload, and its microseconds in bare wasmtime on the machine of the first measurements.
 struct Row {
     bytes: usize,
     reference_us: f64,
-    /// Whether the reference measured the same thing. Its empty call carried nothing at all, while ours has a request with a
-    /// method and headers, whose pages alone cost as much as the rest.
+    /// Whether the reference measured the same thing. Its empty call had no data at all; this one has a request with a method and
+    /// headers, whose pages alone cost as much as the rest.
     judged: bool,
 }
 
@@ -47,7 +47,7 @@ const ROWS: [Row; 4] = [
 /// Microseconds of one empty request to bare hyper on the reference machine.
 const HYPER_REFERENCE_US: f64 = 7.8;
 
-/// A floor further above its reference than this makes the comparison void: the machine is another one, or busy.
+/// If a floor is further above its reference than this, the comparison is void: the machine differs or is busy.
 const LARGEST_RATIO: f64 = 1.2;
 
 #[derive(Parser)]
@@ -75,7 +75,7 @@ struct Arguments {
     client_core: usize,
 }
 
-/// What the bench starts as processes of their own, to give each its core.
+/// Parts of the bench that run in separate processes, each on its core.
 #[derive(Subcommand)]
 enum Part {
     /// Prints the microseconds of one call in bare wasmtime
@@ -84,7 +84,7 @@ enum Part {
     /// Prints the microseconds of one invocation in this process
     #[command(hide = true)]
     InProcess { program: PathBuf, component: PathBuf, bytes: usize },
-    /// Measures copies and operators on a GPU beside what its hardware does
+    /// Measures copies and operators on a GPU, compared with its hardware
     Gpu {
         /// The GPU's number
         #[arg(long, default_value_t = 0)]
@@ -93,7 +93,7 @@ enum Part {
         #[arg(long, default_value_t = 256)]
         megabytes: u64,
     },
-    /// Asks for a path again and again, and prints when each request began and ended
+    /// Requests a path repeatedly, and prints when each request began and ended
     #[command(hide = true)]
     Paced(paced::Caller),
     /// Repeats an attack
@@ -112,7 +112,7 @@ enum Part {
     /// Serves an echo with nothing but hyper
     #[command(hide = true)]
     Hyper { port: u16 },
-    /// What operators take beside NumPy and OpenCV
+    /// Measures operators side by side with NumPy and OpenCV
     Operators {
         /// A Python with the wheels of set-up
         #[arg(long)]
@@ -124,7 +124,7 @@ enum Part {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
-    /// What real models take on each engine
+    /// Measures real models on each engine
     Engines {
         /// The onnxruntime library
         #[arg(long)]
@@ -136,9 +136,9 @@ enum Part {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
-    /// What others notice while a hostile guest runs
+    /// Measures how hostile guests delay others
     Neighbours {
-        /// The program; of several, runs take turns
+        /// The program; the runs of several alternate
         #[arg(long, required = true)]
         server: Vec<PathBuf>,
         /// The folder of components
@@ -151,12 +151,12 @@ enum Part {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
-    /// What a model of a gigabyte takes from the start of a process to its first answer
+    /// Measures the time from the start of a process to the first answer of a model of a gigabyte
     Snapshots {
         /// The onnxruntime library
         #[arg(long)]
         library: PathBuf,
-        /// Where to write some 5 GB meanwhile [default: the system's folder for such files]
+        /// Where to write some 5 GB temporarily [default: the system's temporary folder]
         #[arg(long)]
         folder: Option<PathBuf>,
         /// Runs of each row; the tables show medians
@@ -166,7 +166,7 @@ enum Part {
         #[arg(long)]
         gpu: Option<u32>,
     },
-    /// Prints what one process finds that loads a model
+    /// Loads a model in this process and prints the results
     #[command(hide = true)]
     SnapshotHere(snapshots::Here),
     /// Prints the microseconds of each operator in this process
@@ -220,7 +220,7 @@ fn run(begun: Instant, arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// What was measured for one payload, one entry a run, in microseconds a call.
+/// The measurements of one payload, one entry for each run, in microseconds per call.
 #[derive(Default)]
 struct Measured {
     floor: Vec<f64>,
@@ -233,7 +233,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     ensure!(arguments.runs > 0 && arguments.seconds > 0, "runs and seconds must be at least 1");
     let cores = std::thread::available_parallelism()?.get();
     ensure!(cores >= 2, "the bench needs two cores: one for the server and one for the load");
-    // Whatever else runs takes a core from one side; the reader should know.
+    // Other programs take a core from one side, which the reader should know.
     let load_before = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let itself = std::env::current_exe()?;
     let folder = tempfile::tempdir()?;
@@ -274,7 +274,7 @@ fn on_core(core: usize, itself: &Path, arguments: &[&OsStr]) -> Result<f64> {
     String::from_utf8(output.stdout)?.trim().parse().context("a part of the bench printed no number")
 }
 
-/// What `init` saves: a vocabulary of 500 KB that was parsed once, beside one parsed for each request.
+/// Measures what `init` saves: a vocabulary of 500 KB that was parsed once, compared with one that is parsed for each request.
 fn prepared(itself: &Path, arguments: &Arguments) -> Result<()> {
     let folder = arguments.component.parent().unwrap_or(Path::new("."));
     let mut medians = Vec::new();

@@ -1,5 +1,5 @@
-//! What others notice while a hostile guest runs: the 99th percentile of an echo's latency without and beside each attack, on
-//! every core. It judges nothing.
+//! Measures how a hostile guest delays others: the 99th percentile of an echo's latency without and beside each attack, on every
+//! core. It never fails on a time.
 
 use crate::attacks::{ATTACKS, Attacker, Material};
 use crate::load::Server;
@@ -12,16 +12,16 @@ use std::time::Duration;
 
 /// Seconds of each measurement.
 const SECONDS: u64 = 2;
-/// How often a second, and for how long, a neighbour asks that does not take a core of its own: seldom enough that no answer is
-/// late because the one before was.
+/// Requests a second, and seconds, of a caller that does not occupy a core: so few that no answer is late because the previous
+/// one was.
 const RATE: u32 = 100;
 const PACED_SECONDS: u64 = 10;
 const HEAD: &str = " without   beside   ratio left out";
-/// How long an attack lasts before anything is measured: a virtual machine has got its memory from its host by then.
+/// How long an attack runs before anything is measured: by then a virtual machine has its memory from its host.
 const BEFORE: Duration = Duration::from_secs(3);
 
-/// Prints a table for each of the programs, whose runs take turns, of the attacks whose names hold one of `only`; of all where it
-/// is empty.
+/// Prints a table for each of the programs, whose runs alternate, with the attacks whose names contain one of `only`; with all if
+/// it is empty.
 pub(crate) fn print(
     programs: &[PathBuf],
     components: &Path,

@@ -1,7 +1,7 @@
-//! What operators take on the CPU device, side by side with NumPy, OpenCV and Pillow on one thread each. It prints a table and
-//! judges nothing.
+//! Measures operators on the CPU device, side by side with NumPy, OpenCV and Pillow on one thread each. It prints a table and
+//! never fails on a time.
 //!
-//! `tests/python/operator_bench.py` makes the inputs and has the same rows. Processes alternate; the table shows medians.
+//! `tests/python/operator_bench.py` makes the inputs and has the same rows. Both processes alternate; the table shows medians.
 
 use anyhow::{Context, Result, ensure};
 use hearth::config::Limits;
@@ -17,10 +17,10 @@ use std::time::Instant;
 /// Measurements of each row in one process, of which the median counts.
 const REPEATS: usize = 15;
 
-/// The rows of issue and README: name, and the ratio that is aimed at.
+/// The rows with a target: name, and the largest ratio that is wanted.
 const BARS: [(&str, f64); 2] = [("decode, resize, normalize", 1.3), ("matmul 1024", 1.2)];
 
-/// Prints microseconds of every row, here.
+/// Prints the microseconds of every row in this process.
 pub(crate) fn here(folder: &Path) -> Result<()> {
     let device = Cpu::new(Ledger::new(8 << 30), Limits::default());
     let account = device.ledger().account(Owner::Invocation { tenant: "default".into() }, 8 << 30, 1_000);

@@ -1,5 +1,5 @@
-//! A caller that asks one request after the other, at fixed times or without pause, and tells apart what came while the machine
-//! itself stood still. It judges nothing.
+//! A caller that sends one request after the other, at fixed times or without pause, and leaves out requests during which the
+//! machine itself stood still. It never fails on a time.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::ReceiveTimestampns};
@@ -12,49 +12,49 @@ use std::process::{Command, Stdio};
 use std::thread::{available_parallelism, scope, sleep};
 use std::time::{Duration, Instant};
 
-/// How often a watcher looks, and how much later than it meant to it must wake for its core to have stood still: a thread that goes
-/// before all others is woken within microseconds by a machine that runs.
+/// How often a watcher wakes, and how late it must wake for its core to count as stopped: on a running machine, a real-time
+/// thread is woken within microseconds.
 const LOOK: Duration = Duration::from_millis(2);
 const LATE: Duration = Duration::from_millis(1);
 
-/// What a caller is: printed by the process that it runs in, and asked for with [`measure`].
+/// Arguments of a caller, which runs in its own process; [`measure`] starts it.
 #[derive(clap::Args)]
 pub(crate) struct Caller {
     address: SocketAddr,
-    /// The path that it asks for
+    /// The path that it requests
     path: String,
     /// Requests a second; without pause where it is 0
     rate: u32,
-    /// How long it asks
+    /// How long it sends requests
     seconds: u64,
 }
 
-/// What a watcher is: printed by a process that goes before everything else on the machine.
+/// Arguments of a watcher, which runs in its own process with real-time priority.
 #[derive(clap::Args)]
 pub(crate) struct Watcher {
     /// How long it watches
     seconds: u64,
 }
 
-/// What a caller found.
+/// The results of a caller.
 pub(crate) struct Found {
     /// Microseconds within which 99 of 100 answers came.
     pub(crate) p99_us: f64,
-    /// The share of its requests that do not count, because a core stood still meanwhile: a virtual machine that waits for its
-    /// host, for instance until that has found memory for what was never used before.
+    /// The share of requests that do not count, because a core stood still meanwhile: for example, a virtual machine that waits
+    /// until its host has found memory for pages that were never used before.
     pub(crate) left_out: f64,
 }
 
-/// From when to when, in microseconds of the system's monotonic clock, which all processes share.
+/// Begin and end, in microseconds of the system's monotonic clock, which all processes share.
 type Span = [f64; 2];
 
-/// Whether this user may have the caller go before everything else on the machine (`chrt` of Debian's util-linux).
+/// Whether this user may run the caller with real-time priority (`chrt` of Debian's util-linux).
 pub(crate) fn goes_first() -> bool {
     Command::new("chrt").args(["--fifo", "1", "true"]).output().is_ok_and(|output| output.status.success())
 }
 
-/// What a caller in a process of its own found. One that asks at fixed times goes before everything else where it may, because it
-/// stands for one on another machine. Where it is not `watched`, all of its requests count.
+/// Runs a caller in its own process and gives its results. A caller with fixed times has real-time priority where that is
+/// allowed, because it represents one on another machine. If it is not `watched`, all of its requests count.
 pub(crate) fn measure(address: SocketAddr, path: &str, rate: u32, seconds: u64, watched: bool) -> Result<Found> {
     let first = goes_first();
     let watcher = (first && watched).then(|| {
@@ -75,17 +75,17 @@ pub(crate) fn measure(address: SocketAddr, path: &str, rate: u32, seconds: u64, 
 }
 
 impl Found {
-    /// What counts of the requests that were asked, and of when cores stood still.
+    /// The results from the spans of requests, without those that overlap times at which cores stood still.
     fn of(asked: &[Span], still: &[Span]) -> Result<Found> {
         let disturbed = |[from, to]: &Span| still.iter().any(|[start, end]| from < end && start < to);
         let mut took: Vec<f64> = asked.iter().filter(|span| !disturbed(span)).map(|[from, to]| to - from).collect();
         took.sort_by(f64::total_cmp);
-        let p99_us = *took.get(took.len() * 99 / 100).context("nothing was asked while the machine ran")?;
+        let p99_us = *took.get(took.len() * 99 / 100).context("no request was made while the machine ran")?;
         Ok(Found { p99_us, left_out: 1.0 - took.len() as f64 / asked.len() as f64 })
     }
 }
 
-/// This program again, before everything else on the machine or like everything.
+/// This program again, with real-time priority or without.
 fn itself(first: bool) -> Result<Command> {
     let itself = std::env::current_exe()?;
     let mut command = Command::new(if first { "chrt".as_ref() } else { itself.as_os_str() });
@@ -95,7 +95,7 @@ fn itself(first: bool) -> Result<Command> {
     Ok(command)
 }
 
-/// Asks, and prints the span of each request.
+/// Sends the requests, and prints the span of each.
 pub(crate) fn ask(caller: &Caller) -> Result<()> {
     let mut stream = TcpStream::connect(caller.address)?;
     stream.set_nodelay(true)?;
@@ -107,7 +107,7 @@ pub(crate) fn ask(caller: &Caller) -> Result<()> {
         stream.write_all(request.as_bytes())?;
         answer(&mut stream)
     };
-    // Linux begins to note times a little later than it is told to.
+    // Linux begins to record times a little after it is asked to.
     for _ in 0..1_000 {
         if ask()?.is_some() {
             break;
@@ -120,7 +120,7 @@ pub(crate) fn ask(caller: &Caller) -> Result<()> {
     let mut answered = started;
     while due - started < caller.seconds as f64 * 1e6 {
         sleep(Duration::from_secs_f64((due - now_us()).max(0.0) / 1e6));
-        // What the clock wakes late is not the server's; what the last answer was late is.
+        // A late wake-up is not the server's fault; the delay by a late previous answer is.
         let late = (answered - due).max(0.0);
         let from = now_us() - late;
         answered = ask()?.context("the system does not say when an answer came")?;
@@ -131,7 +131,7 @@ pub(crate) fn ask(caller: &Caller) -> Result<()> {
     Ok(())
 }
 
-/// Prints when a core stood still: times in which a thread on it did not run that goes before all others.
+/// Prints when a core stood still: times in which a real-time thread on it did not run.
 pub(crate) fn watch(watcher: &Watcher) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(watcher.seconds);
     let still = scope(|scope| {
@@ -175,7 +175,7 @@ fn print(spans: &[Span]) {
     }
 }
 
-/// What [`print`] printed.
+/// Parses what [`print`] printed.
 fn spans(text: &[u8]) -> Result<Vec<Span>> {
     let lines = std::str::from_utf8(text)?.lines();
     let spans = lines.map(|line| {
@@ -185,8 +185,8 @@ fn spans(text: &[u8]) -> Result<Vec<Span>> {
     spans.collect()
 }
 
-/// Reads one answer, which must be a 200 with a length, and gives when it came, where the system tells: when
-/// it had the answer for this caller, who stands for one on another machine and may wake later.
+/// Reads one answer, which must be a 200 with a length, and gives the time of its arrival, if the system reports it: when the
+/// kernel had the answer for this caller, which represents one on another machine and may wake later.
 fn answer(stream: &mut TcpStream) -> Result<Option<f64>> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn requests_while_a_core_stood_still_do_not_count() {
-        // Of 200 that take a microsecond each, the last five take 100; a core stood still during three of these.
+        // Of 200 requests of a microsecond each, the last five take 100; a core stood still during three of these.
         let spans_of =
             |count: usize, long: usize| (0..count).map(move |at| (at, if at >= count - long { 100.0 } else { 1.0 }));
         let asked: Vec<Span> = spans_of(200, 5).map(|(at, took)| [at as f64 * 1e3, at as f64 * 1e3 + took]).collect();
@@ -227,7 +227,7 @@ mod tests {
         let still = [[195_099.0, 195_200.0], [196_050.0, 196_060.0], [197_500.0, 198_001.0]];
         let some = Found::of(&asked, &still).unwrap();
         assert!((some.left_out - 3.0 / 200.0).abs() < 1e-9);
-        // Two long ones are left, which are more than one of a hundred of 197.
+        // Two long ones are left, which are more than one percent of 197.
         assert_eq!(some.p99_us, 100.0);
         let most = Found::of(&asked, &[[195_000.0, 198_500.0]]).unwrap();
         assert_eq!(most.p99_us, 1.0);

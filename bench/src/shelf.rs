@@ -1,4 +1,4 @@
-//! Models in folders, as the catalog would lend them; it checks nothing.
+//! Gives models from folders to the model layer, in place of the catalog; it never checks a model.
 
 use hearth::config::{Config, Limits};
 use hearth::confined::Confined;
@@ -13,13 +13,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Folders with a `model.onnx` each; their names are those of the models, which all run on one engine.
+/// Folders that each have a `model.onnx` and the name of their model. All models run on one engine.
 struct Shelf {
     folder: PathBuf,
     engine: EngineName,
 }
 
-/// The models below a folder on one engine, and the device that they run on: the CPU, or the GPU of a number.
+/// The models below a folder on one engine, and the device that they run on: the CPU, or a GPU by its number.
 pub(crate) fn models(
     config: &Config,
     folder: &Path,
@@ -85,7 +85,7 @@ impl Directory for Shelf {
     }
 }
 
-/// Numbers between -1 and 1 that look random (SplitMix64).
+/// Pseudo-random numbers between -1 and 1 (SplitMix64).
 pub(crate) fn noise(at: u64) -> f64 {
     let mut z = at.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,7 +1,7 @@
-//! How long a process takes from its start to the first answer of a large model: from the prepared form of the model, without
-//! one, and beside a plain read of the same bytes. It prints tables, and judges nothing but whether every answer is right.
+//! Measures the time from the start of a process to the first answer of a large model: from the model's prepared form, without
+//! one, and compared with a plain read of the same bytes. It prints tables, and fails only on a wrong answer.
 //!
-//! Each measurement is a process of its own. Where it says "cold", the page cache holds nothing of the files before.
+//! Each measurement is a separate process. "Cold" means that nothing of the files is in the page cache before.
 
 use crate::shelf::{self, noise};
 use anyhow::{Context, Result, ensure};
@@ -17,11 +17,11 @@ use std::time::Instant;
 
 /// Rows and columns of each weight.
 const WIDTH: u64 = 1_152;
-/// Matrix products one after another: as many large initialisers, and as many small ones.
+/// Successive matrix products; each has a large initialiser and a small one.
 const LAYERS: u64 = 204;
-/// Rows of the input, of the measurements where loading counts.
+/// Rows of the input in the measurements of loading.
 const ROWS: u64 = 4;
-/// Rows of the input, where running counts.
+/// Rows of the input in the measurements of running.
 const MANY_ROWS: [u64; 5] = [1, 4, 16, 64, 256];
 /// Repetitions of a run, of which the fastest counts.
 const REPEATS: usize = 5;
@@ -32,7 +32,7 @@ const PACKED: &str = "packed_model_bytes=4000000000";
 /// Two ways of storing the weights.
 const KINDS: [&str; 2] = ["inside the model's file", "in a file beside it, of which no form is kept on the CPU"];
 
-/// What the process that is measured takes.
+/// Arguments of the measured process.
 #[derive(clap::Args)]
 pub(crate) struct Here {
     model: PathBuf,
@@ -47,23 +47,23 @@ pub(crate) struct Here {
     gpu: Option<u32>,
 }
 
-/// What it found. Printed as one line of numbers.
+/// Its results, printed as one line of numbers.
 #[derive(Clone, Copy)]
 struct Found {
-    /// From its start to the first answer.
+    /// From the start of the process to the first answer.
     first_ms: f64,
-    /// Loading the model, of that.
+    /// The part of that for loading the model.
     load_ms: f64,
-    /// Private and mapped memory that came with the model and two runs.
+    /// Private memory added by the model and two runs.
     anonymous_mib: f64,
     mapped_mib: f64,
     /// The fastest run of [`ROWS`].
     run_ms: f64,
-    /// Tells the first answer's bytes.
+    /// A hash of the first answer's bytes.
     answer: u64,
 }
 
-/// Writes the models into `folder` and measures; what it writes goes again.
+/// Writes the models into `folder`, measures, and removes them.
 pub(crate) fn compare(library: &Path, folder: Option<&Path>, runs: usize, gpu: Option<u32>) -> Result<()> {
     let here = |paths: [&Path; 3], rows: u64, limits: &[&str]| measured(paths, rows, limits, gpu);
     let folder = match folder {
@@ -77,9 +77,9 @@ pub(crate) fn compare(library: &Path, folder: Option<&Path>, runs: usize, gpu: O
         write_model(&model, number == 1)?;
         let with = || here([&model, &data, library], ROWS, &[]);
         let without = || here([&model, &bare, library], ROWS, &["model_snapshot_bytes=0"]);
-        // The files are there and on disk before anything is measured.
+        // The files exist and are on disk before anything is measured.
         let first = with()?;
-        // Of what lies beside the model's file no form is kept: it is mapped as it is, in both columns.
+        // No prepared form of external data is kept: it is mapped unchanged, in both columns.
         let weights = if number == 0 || gpu.is_some() { single(&data.join("prepared"))? } else { model.clone() }
             .join("weights.bin");
         let right = without()?.answer;
@@ -146,7 +146,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The one that took the median time.
+/// The measurement with the median time.
 fn median_found(mut all: Vec<Found>) -> Found {
     all.sort_by(|a, b| a.first_ms.total_cmp(&b.first_ms));
     all[all.len() / 2]
@@ -167,7 +167,7 @@ fn evict(folders: &[&Path]) -> Result<()> {
                 pending.push(path);
             } else {
                 let file = File::open(path)?;
-                // Only what is on disk can go.
+                // Only what is on disk can be evicted.
                 file.sync_all()?;
                 fadvise(&file, 0, None, Advice::DontNeed)?;
             }
@@ -184,7 +184,7 @@ fn read_ms(path: &Path) -> Result<f64> {
     Ok(begun.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Starts a process that loads and runs the model.
+/// Measures in a new process that loads and runs the model.
 fn measured([model, data, library]: [&Path; 3], rows: u64, limits: &[&str], gpu: Option<u32>) -> Result<Found> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("snapshot-here").args([model, data, library]).arg(rows.to_string()).args(limits);
@@ -201,7 +201,7 @@ fn measured([model, data, library]: [&Path; 3], rows: u64, limits: &[&str], gpu:
     Ok(Found { first_ms, load_ms, anonymous_mib, mapped_mib, run_ms, answer: answer as u64 })
 }
 
-/// The process that is measured: loads the model as a server does, runs it, and prints what it found.
+/// The measured process: loads the model as a server does, runs it, and prints its results.
 pub(crate) fn measure(begun: Instant, here: &Here) -> Result<()> {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     threads.block_on(async {
@@ -237,7 +237,7 @@ pub(crate) fn measure(begun: Instant, here: &Here) -> Result<()> {
         let told = answer
             .iter()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
-        // Halved until a f64 holds it.
+        // Halved, so that an f64 holds it exactly.
         let mut best = f64::INFINITY;
         for _ in 0..REPEATS {
             best = best.min(run(here.rows).await?.1);
@@ -331,7 +331,7 @@ fn write_model(folder: &Path, beside: bool) -> Result<()> {
         graph = graph.bytes(field, Message::default().bytes(1, name).bytes(2, &kind.0).0);
     }
     let graph = graph.bytes(2, "g").0;
-    // The graph is not copied into the model's message: it is all there is.
+    // The graph is not copied into the model's message, because it is nearly all of it.
     let opset = Message::default().bytes(8, Message::default().int(2, 17).0);
     let before = Message::default().int(1, 8).varint(7 << 3 | 2).varint(graph.len() as u64);
     let mut file = BufWriter::new(File::create(folder.join("model.onnx"))?);
