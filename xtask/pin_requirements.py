@@ -1,6 +1,6 @@
 """Writes requirements.txt: each line of requirements.in with the digests of its wheels for every Python that set-up takes.
 
-It trusts what pip downloads at the moment it runs; set-up later takes nothing else. Run it after changing requirements.in:
+It trusts what pip downloads when it runs; later, set-up accepts nothing else. Run it after changing requirements.in:
 `python3 xtask/pin_requirements.py`. The standard library is enough.
 """
 

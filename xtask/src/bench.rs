@@ -1,4 +1,4 @@
-//! Builds what the bench measures, in release, and starts it; the measuring is in the crate `hearth-bench`.
+//! Builds the programs that the bench needs, in release, and starts it; it never measures, which the crate `hearth-bench` does.
 
 use crate::python::Python;
 use crate::{guest, process, setup};
@@ -8,8 +8,8 @@ use std::process::Command;
 
 #[derive(clap::Args)]
 pub(crate) struct Bench {
-    /// `calls`; or `operators`: beside NumPy and OpenCV; or `snapshots`: the first answer of a large model after a start;
-    /// or `engines`: real models on each; or `neighbours`: what others notice while a hostile guest runs
+    /// `calls`; or `operators`: side by side with NumPy and OpenCV; or `snapshots`: the first answer of a large model after a
+    /// start; or `engines`: real models on each; or `neighbours`: how hostile guests delay others
     #[arg(value_parser = ["calls", "operators", "engines", "snapshots", "neighbours"], default_value = "calls")]
     what: String,
     /// Arguments for the bench program; `cargo xtask bench -- --help` lists them

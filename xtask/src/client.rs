@@ -1,11 +1,11 @@
-//! The few HTTP calls that demo and bench make, over one plain connection each; it never follows, retries or pools.
+//! The HTTP calls of demo and bench, each over its own connection; it never follows redirects, retries or pools connections.
 
 use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// A whole response.
+/// A complete response.
 pub(crate) struct Response {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
@@ -13,7 +13,7 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// The first header of a name, which is given in lower case.
+    /// The first header of a name; `name` must be in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
@@ -29,7 +29,7 @@ pub(crate) fn call(
 ) -> Result<Response> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-    // Version 1.0: the server ends the body by closing, so there are no chunks to undo.
+    // Version 1.0: the server ends the body by closing the connection, so there are no chunks to decode.
     let mut head = format!("{method} {path} HTTP/1.0\r\nhost: {to}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -54,7 +54,7 @@ fn parse(bytes: &[u8]) -> Result<Response> {
     Ok(Response { status, headers, body: rest.get(4..).unwrap_or_default().to_vec() })
 }
 
-/// A port nobody listens on: `preferred`, or else any.
+/// A free port: `preferred` if it is free, else any.
 pub(crate) fn free_port(preferred: u16) -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", preferred)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
     Ok(listener.local_addr()?.port())

@@ -1,15 +1,14 @@
-//! Keeps the contract: a change of `wit/` needs a new version, so that a component built against a version finds just that;
-//! and a function that it gains needs a guest that calls it.
-//! It reads files and never changes one.
+//! Checks the contract: a change of `wit/` needs a new version, so that a component built against a version always finds the same
+//! one; and a new function needs a guest that calls it. It never changes a file.
 
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 
-/// The versions there were, oldest first: `VERSION DIGEST` in each line. A released line never changes.
+/// All versions, oldest first: `VERSION DIGEST` in each line. A released line never changes.
 const VERSIONS: &str = "wit/versions.txt";
 
-/// The version in `wit/` and the digest of everything in it but comments and white space.
+/// The version in `wit/` and the digest of everything in it except comments and white space.
 fn contract() -> (String, String) {
     let folder = crate::root().join("wit");
     let mut files = BTreeMap::new();
@@ -64,7 +63,7 @@ fn functions(wit: &str) -> Vec<&str> {
     lines.filter_map(|line| line.split_once(": func(").map(|(name, _)| name.trim().trim_start_matches('%'))).collect()
 }
 
-/// Whether Rust code names a function of `Tensor` as a method, with a path, or as the variant that takes more.
+/// Whether Rust code calls a function of `Tensor` as a method, with a path, or as the variant with more parameters.
 fn calls(code: &str, function: &str) -> bool {
     let name = function.replace('-', "_");
     let follows = |rest: &str| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_');

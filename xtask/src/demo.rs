@@ -1,5 +1,5 @@
-//! From a clean clone to text read off a page, through the same door that a user has: the `hearth` program and HTTP. It
-//! never reaches into the server.
+//! Goes from a clean clone to the text of a page, only through what a user has: the `hearth` program and HTTP. It never uses the
+//! server's internals.
 
 use crate::client::{self, Response};
 use crate::process::{self, Running};
@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// The share of the page's characters that must be read right.
+/// The share of the page's characters that must be correct.
 const REQUIRED_SHARE: f64 = 0.98;
 
-/// The page, the truth about it, and the function's component.
+/// The page, its exact text, and the function's component.
 const PAGE: &str = "examples/04-ocr/page.png";
 const TRUTH: &str = "examples/04-ocr/page.txt";
 const COMPONENT: &str = "target/guests/components/ocr.wasm";
 const MODELS: [&str; 2] = ["ocr-detect", "ocr-recognize"];
 const DATA: &str = "target/demo";
-/// A library that is named is the only one that the server tries; no file is called so.
+/// The server tries only the library that is named; this file does not exist.
 const NO_LIBRARY: &str = "target/setup/lib/none";
 
 #[derive(clap::Args)]
@@ -29,10 +29,10 @@ pub(crate) struct Demo {
     /// Leave the server running in the foreground afterwards
     #[arg(long)]
     keep: bool,
-    /// The port to serve on; where it is taken, another one is
+    /// The port to serve on; if it is taken, another one is used
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Do as on a machine without ONNX Runtime: the models run on rten
+    /// Behave as on a machine without ONNX Runtime: the models run on rten
     #[arg(long)]
     without_onnxruntime: bool,
 }
@@ -80,17 +80,17 @@ impl Demo {
             );
         }
         if self.keep {
-            say(format!("\nThe server goes on at http://{address}; ctrl-c ends it."));
+            say(format!("\nThe server keeps running at http://{address}; ctrl-c ends it."));
             return server.wait();
         }
         Ok(())
     }
 }
 
-/// The program as cargo's dev profile builds it: its dependencies, which do the heavy work, are optimised there as well, and
-/// the artefacts are the ones that `cargo xtask test` needs too. The release profile would save milliseconds of a call and
-/// cost minutes of building everything once more. The whole workspace is selected because cargo resolves features for the
-/// selection: for `--package hearth` alone it would build wasmtime and 50 other crates a second time.
+/// The program as cargo's dev profile builds it: its dependencies, which do most of the work, are optimised in that profile too,
+/// and `cargo xtask test` needs the same artefacts. The release profile would make a call milliseconds faster and building
+/// everything again would take minutes. The whole workspace is selected because cargo resolves features for the selection: for
+/// `--package hearth` alone it would build wasmtime and 50 other crates a second time.
 fn build(root: &Path) -> Result<()> {
     say("building hearth (minutes at first, seconds later)");
     process::show(process::cargo(root).args(["build", "--workspace", "--bins"]))?;
@@ -183,8 +183,8 @@ impl Stages {
     }
 }
 
-/// How many of the truth's characters the text has right: its length less the edit distance, with white space of any kind
-/// and length as one space. `tests/python/ocr_accuracy.py` counts the same way.
+/// How many characters of the exact text are correct: its length minus the edit distance, with all white space replaced by single
+/// spaces. `tests/python/ocr_accuracy.py` counts the same way.
 fn characters_right(truth: &str, text: &str) -> (usize, usize) {
     let spaced = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").chars().collect::<Vec<char>>();
     let (truth, text) = (spaced(truth), spaced(text));

@@ -1,4 +1,4 @@
-//! Builds the guests of this repository: runs cargo in the guest workspace and makes the modules components. It never runs a
+//! Builds the guests of this repository: runs cargo in the guest workspace and makes components from the modules. It never runs a
 //! guest.
 
 use crate::packages;
@@ -10,12 +10,12 @@ use std::process::{Command, Stdio};
 
 pub(crate) use hearth_guest_build::Toolchain;
 
-/// The toolchain for guests of the repository at `root`. Installs no packages: the error names those that would do.
+/// The toolchain for guests of the repository at `root`. Installs no packages: the error names the packages that are needed.
 pub(crate) fn toolchain(root: &Path) -> Result<Toolchain> {
     hearth_guest_build::toolchain(root, Accept::SameEverywhere, || {})
 }
 
-/// The same, but where there is none, root installs Debian's packages.
+/// The same, but if there is none, root installs Debian's packages.
 pub(crate) fn install_toolchain(root: &Path) -> Result<Toolchain> {
     match toolchain(root) {
         Err(_) if packages::root() && packages::has_program("apt-get") => {
@@ -26,7 +26,7 @@ pub(crate) fn install_toolchain(root: &Path) -> Result<Toolchain> {
     }
 }
 
-/// The Debian packages that are missing, where guests cannot be built without them.
+/// The missing Debian packages, if guests cannot be built without them.
 pub(crate) fn wanted_packages(root: &Path) -> Vec<&'static str> {
     match toolchain(root) {
         Ok(_) => Vec::new(),
@@ -34,8 +34,8 @@ pub(crate) fn wanted_packages(root: &Path) -> Vec<&'static str> {
     }
 }
 
-/// Builds every guest of the workspace `examples/` and gives the components, `target/guests/components/<name>.wasm`, in the
-/// order of their names. What is up to date stays untouched.
+/// Builds every guest of the workspace `examples/` and gives the components, `target/guests/components/<name>.wasm`, in the order
+/// of their names. Components that are up to date are not changed.
 pub(crate) fn build_all(root: &Path) -> Result<Vec<PathBuf>> {
     let toolchain = toolchain(root)?;
     let folder = root.join("target/guests/components");
@@ -67,8 +67,8 @@ fn build_modules(root: &Path, toolchain: &Toolchain) -> Result<Vec<PathBuf>> {
     Ok(artefacts(&output.stdout)?.iter().flat_map(|artefact| artefact.wasm().cloned()).collect())
 }
 
-/// Cargo for the guests, free of flags meant for other builds. No path of this machine gets into the components, so that the
-/// same sources give the same digests elsewhere.
+/// Cargo for the guests, without flags meant for other builds. The components contain no path of this machine, so that the same
+/// sources give the same digests elsewhere.
 fn cargo(root: &Path, toolchain: &Toolchain) -> Result<Command> {
     let mut command = toolchain.cargo(&root.join("examples"))?;
     for name in ["RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
@@ -78,7 +78,7 @@ fn cargo(root: &Path, toolchain: &Toolchain) -> Result<Command> {
     if let Some(home) = cargo_home() {
         flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
     }
-    // Paths may hold spaces, so they are joined as cargo's own encoding wants.
+    // Paths may contain spaces, so they are joined in cargo's encoding.
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     Ok(command)
 }
@@ -107,7 +107,7 @@ mod tests {
                 _ => {}
             }
         }
-        // Types are imported where exports name them; the interfaces are what a world is told by.
+        // Types are imported if exports name them; only the interfaces determine the world.
         imports.retain(|name| name.contains(':'));
         imports.sort();
         exports.sort();
@@ -134,7 +134,7 @@ mod tests {
                 Ok(component) => component,
                 // `cargo xtask test` builds the guests first; a bare `cargo test` may come before that.
                 Err(_) if std::env::var_os("HEARTH_REQUIRE_REFERENCES").is_none() => {
-                    println!("{name} was not looked at: it is not built; `cargo xtask guests` builds it");
+                    println!("{name} was not checked: it is not built; `cargo xtask guests` builds it");
                     continue;
                 }
                 Err(error) => panic!("{}: {error}; run `cargo xtask guests`", path.display()),

@@ -1,4 +1,4 @@
-//! Development commands of hearth, from set-up to soak. They start the real programs and hold no logic of the product.
+//! Development commands of hearth, from set-up to soak. They start the real programs and never contain logic of the product.
 
 mod bench;
 mod client;
@@ -32,7 +32,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Get everything that the other commands need into target/setup; what is there already is kept
+    /// Get everything that the other commands need into target/setup; existing files are kept
     Setup,
     /// Build the guests: target/guests/components/*.wasm
     Guests,
@@ -40,11 +40,11 @@ enum Command {
     Demo(demo::Demo),
     /// Set-up, then every check and test, with the minutes of each stage
     Test(test::Test),
-    /// The tests that are too long for every day: large models
+    /// The long tests: large models
     Soak(soak::Soak),
     /// Tables of what calls cost, side by side with the same component in bare wasmtime
     Bench(bench::Bench),
-    /// Break the operators in one place at a time and see whether the operator table notices; takes a while
+    /// Break the operators in one place at a time and report whether the operator table notices; takes a while
     Mutants(mutants::Mutants),
 }
 
@@ -76,8 +76,8 @@ fn guests(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The repository's root. Cargo tells where this crate's manifest is both when it builds and when it runs a program; the
-/// second is right when a built program was moved with its repository.
+/// The repository's root. Cargo gives the path of this crate's manifest when it builds and when it runs a program; the latter is
+/// correct if the program was moved with its repository.
 fn root() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&manifest).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)

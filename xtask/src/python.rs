@@ -21,12 +21,12 @@ pub(crate) struct Base {
     version: String,
 }
 
-/// What keeps this machine from making a Python environment, as the Debian package that brings it.
+/// The Debian packages that this machine needs to make a Python environment.
 pub(crate) fn wanted_packages() -> Vec<&'static str> {
     if base().is_ok() { Vec::new() } else { vec!["python3", "python3-venv"] }
 }
 
-/// The first Python of a right version whose `venv` module works.
+/// The first Python of a supported version whose `venv` module works.
 fn base() -> Result<Base> {
     let mut seen = Vec::new();
     let newest_first = MINORS.rev().map(|minor| format!("python3.{minor}"));
@@ -46,12 +46,12 @@ fn base() -> Result<Base> {
 }
 
 impl Python {
-    /// Where the environment's interpreter lies.
+    /// The path of the environment's interpreter.
     pub(crate) fn program(setup: &Path) -> PathBuf {
         setup.join("venv/bin/python")
     }
 
-    /// Makes the environment, empty but for pip, unless it is there.
+    /// Makes the environment with pip only, unless it exists.
     pub(crate) fn prepare(setup: &Path) -> Result<Python> {
         let base = base()?;
         let program = Python::program(setup);
@@ -74,7 +74,7 @@ impl Python {
         command
     }
 
-    /// Downloads the wheel of one requirement, whatever Python this is, into an empty folder; pip checks its digest.
+    /// Downloads the wheel of one requirement, for any version of Python, into an empty folder; pip checks its digest.
     pub(crate) fn download(&self, requirement: &str, sha256: &str, folder: &Path, fresh: bool) -> Result<PathBuf> {
         fs::create_dir_all(folder)?;
         let list = folder.join("requirements.txt");
@@ -112,11 +112,11 @@ impl Python {
         bail!("pip downloaded no wheel of {requirement}")
     }
 
-    /// Installs what `xtask/requirements.txt` lists, by digest, unless it is there.
+    /// Installs the packages in `xtask/requirements.txt`, by digest, unless they are installed.
     pub(crate) fn install(&self, root: &Path, setup: &Path) -> Result<()> {
         let list = root.join("xtask/requirements.txt");
         let text = fs::read(&list).context("cannot read xtask/requirements.txt")?;
-        // An environment made anew is empty again.
+        // A new environment is empty again.
         let environment = fs::read(setup.join("stamps/python-environment")).unwrap_or_default();
         stamp::once(setup, "python packages", &[&text, &environment], |step| {
             let lines = String::from_utf8_lossy(&text);
@@ -132,7 +132,8 @@ impl Python {
                 "--no-deps",
                 "--require-hashes",
             ]);
-            // The list is whole and tried on each of these versions, so a package's own opinion of Python's version is moot.
+            // The list is complete and tested with each of these versions, so a package's own requirement of Python's version is
+            // ignored.
             install.args(["--only-binary=:all:", "--ignore-requires-python", "--find-links"]).arg(setup.join("wheels"));
             install.arg("--requirement").arg(&list);
             if process::run(&mut install).is_err() {
@@ -147,7 +148,7 @@ impl Python {
     }
 }
 
-/// Whether the machine is one that the pinned wheels are for.
+/// Checks that the pinned wheels are for this machine.
 pub(crate) fn check_platform() -> Result<()> {
     if cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
         return Ok(());

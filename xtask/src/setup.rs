@@ -1,5 +1,5 @@
-//! Gets what building, running and testing need into target/setup, once; it never touches anything outside but Debian
-//! packages, which root alone may install, and what rustup adds to itself.
+//! Gets everything that building, running and testing need into target/setup, once; it never changes anything else, except Debian
+//! packages, which only root may install, and rustup's targets.
 
 use crate::pins::Pins;
 use crate::progress::{Outcome, say, step};
@@ -9,16 +9,16 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The release of ONNX Runtime that set-up takes; `pins.toml` has its digest.
+/// The release of ONNX Runtime that set-up uses; `pins.toml` has its digest.
 const ORT_LIBRARY: &str = "lib/libonnxruntime.so.1.32.0";
 
 /// CUDA's compiler, which needs no GPU; `pins.toml` has its digest.
 const NVRTC_LIBRARY: &str = "lib/libnvrtc.so.13";
 
-/// Where Debian keeps what locales are made from.
+/// Debian's folder of sources of locales.
 const LOCALE_SOURCES: &str = "/usr/share/i18n/locales";
 
-/// The locale that models with text mean by default, for ONNX Runtime's StringNormalizer.
+/// The default locale of ONNX Runtime's StringNormalizer, for models with text.
 const LOCALE: &str = "en_US.UTF-8";
 
 /// How much to set up.
@@ -51,7 +51,7 @@ pub(crate) fn nvrtc_library(root: &Path) -> PathBuf {
     folder(root).join(NVRTC_LIBRARY)
 }
 
-/// The folder with the locale that tests need, which a small machine lacks.
+/// The folder with the locale that tests need, which minimal systems lack.
 pub(crate) fn locales(root: &Path) -> PathBuf {
     folder(root).join("locales")
 }
@@ -61,7 +61,7 @@ pub(crate) fn models(root: &Path) -> PathBuf {
     folder(root).join("models")
 }
 
-/// Does what is not done yet.
+/// Does all steps that are not done yet.
 pub(crate) fn run(root: &Path, need: Need) -> Result<()> {
     python::check_platform()?;
     let setup = folder(root);
@@ -153,7 +153,7 @@ fn unpack(pins: &Pins, setup: &Path, python: &Python, name: &str) -> Result<()> 
     stamp::once(setup, name, &[&wheel.inputs()], |step| wheel.unpack(setup, python, step))
 }
 
-/// Runs `tests/python/{name}_*.py SOURCE OUT` and moves the model folders it made into place.
+/// Runs `tests/python/{name}_*.py SOURCE OUT` and moves the resulting model folders into place.
 fn derive_models(root: &Path, setup: &Path, python: &Python, name: &str, made: &[&str]) -> Result<()> {
     let script = root.join("tests/python").join(if name == "ocr" { "ocr_models.py" } else { "minilm_onnx.py" });
     let text = fs::read(&script).with_context(|| format!("cannot read {}", script.display()))?;

@@ -1,4 +1,4 @@
-//! The tests that are too long for every day, one after the other, with what they measured; it never starts the others.
+//! Runs the long tests one after the other, with their measurements; it never runs the other tests.
 
 use crate::{guest, process, setup, test};
 use anyhow::Result;

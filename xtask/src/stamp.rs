@@ -1,4 +1,4 @@
-//! Remembers what set-up has done, so that a second run does nothing; it never trusts a stamp whose files are gone.
+//! Records what set-up has done, so that a second run does nothing; it never trusts a stamp whose files are missing.
 
 use crate::progress::{self, Outcome, Step};
 use anyhow::{Context, Result};
@@ -26,8 +26,8 @@ pub(crate) fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
-/// Runs `work` as a step, unless it has run before with the same inputs and its files are as it left them (by size).
-/// `work` gives the files it made; folders stand for all files in them.
+/// Runs `work` as a step, unless it has run before with the same inputs and its files still exist with the same sizes. `work`
+/// gives the files it made; a folder means all files in it.
 pub(crate) fn once(
     setup: &Path,
     name: &str,
@@ -53,7 +53,7 @@ pub(crate) fn once(
             record(&made, &mut text)?;
         }
         fs::create_dir_all(setup.join("stamps"))?;
-        // Renamed when whole: a stamp cut short by a full disk or a power failure must not count.
+        // Renamed when complete: a stamp cut short by a full disk or a power failure must not count.
         let partial = stamp.with_extension("partial");
         fs::write(&partial, text)?;
         fs::rename(&partial, &stamp)?;

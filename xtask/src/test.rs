@@ -1,4 +1,5 @@
-//! Every check and test, from a clean clone, with the time of each stage; it stops at the first stage that fails.
+//! Runs every check and test, from a clean clone, and prints the time of each stage; it never continues after a stage that
+//! failed.
 
 use crate::progress::say;
 use crate::python::Python;
@@ -14,7 +15,7 @@ pub(crate) struct Test {
     /// Seed of the generated operator cases [default: a new one each time]
     #[arg(long)]
     seed: Option<u64>,
-    /// Only the stages whose names contain one of these; set-up and the guests are always made
+    /// Only the stages whose names contain one of these words; set-up and the guests are always made
     #[arg(long, value_name = "WORD")]
     only: Vec<String>,
     /// Arguments for the test programs, such as a part of a test's name
@@ -90,8 +91,8 @@ impl Test {
     }
 }
 
-/// Tells tests where set-up put what they compare with. A missing reference is a failure then; a bare `cargo test` skips what
-/// needs one.
+/// Passes the paths of the references from set-up to the tests. A missing reference is then a failure; a bare `cargo test` skips
+/// tests that need one.
 pub(crate) fn with_references(command: &mut Command, root: &Path) {
     let variables: [(&str, PathBuf); 5] = [
         ("HEARTH_TEST_MODELS", setup::models(root)),
@@ -103,7 +104,7 @@ pub(crate) fn with_references(command: &mut Command, root: &Path) {
     command.envs(variables).env("HEARTH_REQUIRE_REFERENCES", "1");
 }
 
-/// Makes the table of operators anew.
+/// Makes a new table of operators.
 pub(crate) fn operator_cases(root: &Path, seed: u64, cases: &Path) -> Result<()> {
     if cases.exists() {
         fs::remove_dir_all(cases)?;
@@ -114,7 +115,7 @@ pub(crate) fn operator_cases(root: &Path, seed: u64, cases: &Path) -> Result<()>
     process::show(command.env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
-/// A seed that was hardly used before.
+/// A new seed.
 pub(crate) fn fresh_seed() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.as_secs() % 1_000_000 * 1_000 + u64::from(now.subsec_millis())

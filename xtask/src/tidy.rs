@@ -1,12 +1,12 @@
-//! Keeps what ARCHITECTURE.md promises about the sources: arrows between modules, sizes, docs, where `unsafe` may be. It reads
-//! files and never changes one.
+//! Checks what ARCHITECTURE.md says about the sources: arrows between modules, sizes, docs, where `unsafe` may be. It never
+//! changes a file.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The modules of host/src from left to right; each may use those further right only.
+/// The modules of host/src from left to right; each may use only those further right.
 const LAYERS: [&[&str]; 12] = [
     &["main", "allocator"],
     &["cli", "http"],
@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 12] = [
     &["error", "interleaving"],
 ];
 
-/// Words that host/src may only have below the named places.
+/// Words that host/src may contain only below the named paths.
 const KEPT_TO: [(&str, &[&str]); 9] = [
     ("wasmtime", &["interface", "sandbox"]),
     ("hyper", &["http", "cli"]),
@@ -35,7 +35,7 @@ const KEPT_TO: [(&str, &[&str]); 9] = [
     ("interface::bindings", &["interface"]),
 ];
 
-/// Where host/src, or the folder that is named, may hold `unsafe`, and why.
+/// Where host/src, or a folder that is named in full, may contain `unsafe`, and why.
 const UNSAFE: [(&str, &str); 7] = [
     ("allocator", "an option of mimalloc"),
     ("device/cuda", "the CUDA driver"),
@@ -63,7 +63,7 @@ fn committed() -> Vec<PathBuf> {
     assert!(output.status.success(), "git cannot list the files: {}", String::from_utf8_lossy(&output.stderr));
     let names = String::from_utf8(output.stdout).expect("names of committed files are UTF-8");
     let mut files: Vec<PathBuf> = names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect();
-    // A file deleted but not yet committed so is in the list and not there.
+    // A file that is deleted, but not yet in a commit, is in the list and does not exist.
     files.retain(|name| root.join(name).is_file());
     files.sort();
     assert!(files.len() > 20, "only {} files: that is not the repository", files.len());
@@ -116,7 +116,7 @@ fn code(text: &str) -> String {
             continue;
         };
         out.extend(rest[..skipped].chars().filter(|character| *character == '\n'));
-        // What stood on both sides of a literal must not become one word.
+        // The text before and after a literal must not become one word.
         out.push(' ');
         rest = &rest[skipped..];
     }
@@ -145,7 +145,7 @@ fn string(text: &str) -> usize {
     text.len()
 }
 
-/// The length of a character literal; a lifetime is none.
+/// The length of a character literal; none for a lifetime.
 fn character(text: &str) -> Option<usize> {
     let inner = text.strip_prefix('\'')?;
     let length = match inner.strip_prefix('\\') {
@@ -162,7 +162,7 @@ fn is_word_part(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-/// Where `word` stands as a word of its own.
+/// The positions of `word` as a separate word.
 fn positions(code: &str, word: &str) -> Vec<usize> {
     let whole = |at: &usize| {
         let before = code[..*at].chars().next_back().is_some_and(is_word_part);
@@ -252,7 +252,7 @@ fn libraries_and_words_stay_where_they_belong() {
                 continue;
             }
             for at in positions(&code, word) {
-                // A crate's name counts where it is a path; the same word may be a field or a variable.
+                // A crate's name counts only in a path; the same word may be a field or a variable.
                 let path =
                     code[at + word.len()..].trim_start().starts_with("::") || code[..at].trim_end().ends_with("use");
                 if path || word.starts_with(char::is_uppercase) || word.contains("::") {

@@ -1,4 +1,5 @@
-//! Which mutant this program has, told by the environment when it starts. `cargo xtask mutants` put it here.
+//! Reads from the environment which mutant this program has. `cargo xtask mutants` copies this file into the program; it never
+//! changes the mutant while the program runs.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,37 +1,37 @@
-//! Rust's tokens with their places and brackets, as far as mutations need them; it never understands a program.
+//! Splits Rust into tokens with their places and brackets, as far as mutations need them; it never interprets a program.
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
-    /// A word, keywords too.
+    /// A word, including keywords.
     Word,
     /// A number.
     Number,
     /// A string, a character or a lifetime.
     Text,
-    /// An operator or another mark, as long as it goes.
+    /// An operator or another mark, the longest possible.
     Mark,
 }
 
-/// A token or what stands between two brackets.
+/// A token, or a group between two brackets.
 #[derive(Clone, Debug)]
 pub(super) enum Node {
     /// A token.
     Leaf {
-        /// What it is.
+        /// Its kind.
         kind: Kind,
         /// Its first byte.
         start: usize,
         /// One past its last byte.
         end: usize,
     },
-    /// A bracket, what is in it, and the bracket that closes it.
+    /// An opening bracket, its contents, and the closing bracket.
     Group {
         /// The byte of the opening bracket.
         start: usize,
         /// One past the closing bracket.
         end: usize,
-        /// What is between them.
+        /// The contents.
         inner: Vec<Node>,
     },
 }

@@ -1,8 +1,8 @@
-//! Rewrites a source text so that one program holds all of its mutants and chooses one when it starts; it never compiles
-//! anything, so a mutant may turn out not to be a program.
+//! Rewrites a source text so that one program contains all of its mutants and chooses one when it starts; it never compiles
+//! anything, so a mutant may not compile.
 //!
-//! An expression with something to change becomes `(if on(7) { changed } else { as it was })`. That works on tokens, inside
-//! macros too, where most loops of `device/cpu` are; what stands in patterns, types and constants is left alone.
+//! An expression that can be changed becomes `(if on(7) { changed } else { original })`. This works on tokens, also inside
+//! macros, which contain most loops of `device/cpu`; patterns, types and constants are not changed.
 
 use super::lexer::{Kind, Node, nodes};
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::ops::Range;
 /// One change of one place.
 #[derive(Clone, Debug)]
 pub(super) struct Mutant {
-    /// Its number, by which the program is told to have it.
+    /// Its number, which selects it in the program.
     pub(super) id: u32,
     /// The source file, below `host/src/device`.
     pub(super) file: String,
@@ -20,9 +20,9 @@ pub(super) struct Mutant {
     pub(super) text: String,
     /// Where the change is in that text, in bytes.
     pub(super) column: usize,
-    /// What was there.
+    /// The original text.
     pub(super) from: String,
-    /// What is there instead.
+    /// The new text.
     pub(super) to: String,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Mutant {
 pub(super) struct Rewritten {
     /// The text.
     pub(super) text: String,
-    /// Places that stand or fall together, outermost first.
+    /// Expressions whose mutants are dropped together, outermost first.
     pub(super) wraps: Vec<Wrap>,
 }
 
@@ -43,8 +43,7 @@ pub(super) struct Wrap {
     pub(super) variants: Vec<(Range<usize>, u32)>,
 }
 
-/// Calls whose arguments decide about nothing that a result shows: how often a stop is looked for, what is charged, what a
-/// message says.
+/// Calls whose arguments no result shows: how often a stop is checked, what is charged, what a message says.
 const UNSEEN: [&str; 22] = [
     "spend",
     "charge",
@@ -79,7 +78,7 @@ const BOUNDS: [&str; 16] = [
     "async", "await",
 ];
 
-/// Words that stand for another one of the same kind.
+/// Words and their replacements of the same kind.
 const SWAPS: [(&str, &str); 45] = [
     ("min", "max"),
     ("max", "min"),
@@ -128,7 +127,7 @@ const SWAPS: [(&str, &str); 45] = [
     ("leading_zeros", "trailing_zeros"),
 ];
 
-/// Another dtype, for where one is named.
+/// Replacements of dtypes.
 const DTYPES: [(&str, &str); 13] = [
     ("Boolean", "U8"),
     ("U8", "S8"),
@@ -145,7 +144,7 @@ const DTYPES: [(&str, &str); 13] = [
     ("F64", "F32"),
 ];
 
-/// Operators of two operands and what stands for them.
+/// The replacements of an operator of two operands.
 fn swapped(operator: &str) -> &'static [&'static str] {
     match operator {
         "+" => &["-"],
@@ -176,7 +175,7 @@ fn swapped(operator: &str) -> &'static [&'static str] {
     }
 }
 
-/// Rewrites the file's text up to its tests. `wanted` says which mutants are made; all are counted and told.
+/// Rewrites the file's text up to its tests. `wanted` selects the mutants that are made; all are counted and returned.
 pub(super) fn rewrite(
     file: &str,
     text: &str,
@@ -202,7 +201,7 @@ struct Writer<'a> {
     mutants: Vec<Mutant>,
 }
 
-/// A change within an expression: the bytes that go and what comes.
+/// A change within an expression: the bytes to replace, and the new text.
 type Change = (Range<usize>, String);
 
 impl Writer<'_> {
@@ -242,7 +241,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Whether what is before this node is a match's pattern, or a part of one.
+    /// Whether the text before this node is a match's pattern, or a part of one.
     fn ends_a_pattern(&self, nodes: &[Node], index: usize) -> bool {
         let arrow = |from: usize, within: &[&str]| {
             let mut ends =
@@ -257,12 +256,12 @@ impl Writer<'_> {
         }
     }
 
-    /// Copies the source as it is.
+    /// Copies the source unchanged.
     fn verbatim(&mut self, range: Range<usize>) {
         self.out.push_str(&self.source[range]);
     }
 
-    /// Writes all between two bytes, which `nodes` are in.
+    /// Writes everything between two bytes, which contain `nodes`.
     fn sequence(&mut self, nodes: &[Node], range: Range<usize>) {
         let mut written = range.start;
         let (mut from, mut index) = (0, 0);
@@ -343,7 +342,7 @@ impl Writer<'_> {
         self.verbatim(written..range.end);
     }
 
-    /// Writes `left += right` with its mutants; false where it is not that simple.
+    /// Writes `left += right` with its mutants; false if it is not of this simple form.
     fn assignment(&mut self, nodes: &[Node], from: usize, index: usize, written: &mut usize) -> bool {
         let operator = self.word(&nodes[index]).to_owned();
         let end = (index + 1..nodes.len()).find(|at| self.word(&nodes[*at]) == ";").unwrap_or(nodes.len());
@@ -366,7 +365,7 @@ impl Writer<'_> {
         true
     }
 
-    /// Writes an expression after what is before it.
+    /// Writes an expression after the text before it.
     fn flush(&mut self, nodes: &[Node], written: &mut usize, negatable: bool) {
         // In a macro's arguments a name may stand before an expression, as in `i8 1 << 63`.
         let named = (1..nodes.len()).rev().find(|at| {
@@ -378,7 +377,7 @@ impl Writer<'_> {
         let (Some(first), Some(last)) = (nodes.first(), nodes.last()) else { return };
         self.verbatim(*written..first.start());
         match self.binary(nodes, nodes.len() - 1) {
-            // What comes next belongs to it: `x != 1 && let …`.
+            // The next nodes belong to it: `x != 1 && let …`.
             true => self.parts(nodes),
             false => self.expression(nodes, negatable),
         }
@@ -395,7 +394,7 @@ impl Writer<'_> {
             let place = start..end;
             match kind {
                 Kind::Mark if self.binary(nodes, index) => {
-                    // Behind a type `<` would begin its arguments.
+                    // After a type, `<` would begin its arguments.
                     let typed = index >= 2 && self.word(&nodes[index - 2]) == "as";
                     let fits = |to: &&&str| !(typed && to.starts_with('<'));
                     changes.extend(swapped(word).iter().filter(fits).map(|to| (place.clone(), (*to).to_owned())));
@@ -457,7 +456,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes what `original` writes, behind a choice for each change of the bytes.
+    /// Writes what `original` writes, as the last branch after one branch for each change.
     fn wrap(
         &mut self,
         whole: Range<usize>,
@@ -516,7 +515,7 @@ impl Writer<'_> {
 fn other_number(word: &str) -> Option<String> {
     let digits = word.replace('_', "");
     if digits.contains('.') || (!digits.starts_with("0x") && digits.contains(['e', 'E'])) {
-        // A thousandth more, but at least that of 1: beyond what rounding may change.
+        // A thousandth more, but at least that of 1: more than rounding may change.
         let number: f64 = digits.parse().ok()?;
         return Some(format!("{:?}", number + 1e-2 * number.abs().max(0.1)));
     }
