@@ -1,10 +1,10 @@
-"""Makes a random picture and says what a classifier should make of it.
+"""Makes a random picture and prints the expected answer of a classifier.
 
     chain_reference.py MODEL.onnx SEED OUT.png
 
 Writes OUT.png and prints JSON: {"height", "width", "scores", "classes"}, the five best of the softmax. The picture goes
-through ONNX's own Resize (bilinear, antialiased), NumPy and onnxruntime. One of whose best classes two are too close to
-tell apart, by what the model gives before the softmax, is drawn again.
+through ONNX's own Resize (bilinear, antialiased), NumPy and onnxruntime. If two of the best classes are
+too close to distinguish, by the scores before the softmax, another picture is drawn.
 """
 
 import json
@@ -47,11 +47,11 @@ def main():
         picture = drawn(random)
         scores = classified(session, picture)
         classes = np.argsort(-scores)
-        # Far above what sums of f32 differ by; most pictures pass, for the scores are some units apart.
+        # Far above the rounding of f32 sums; most pictures pass, because the scores differ by some units.
         if np.diff(-scores[classes][: BEST + 1]).min() > 1e-3:
             break
     else:
-        sys.exit("no picture has classes that can be told apart")
+        sys.exit("no picture has classes that can be distinguished")
     Image.fromarray(picture).save(out)
     height, width = picture.shape[:2]
     powers = np.exp(scores - scores.max())

@@ -2,7 +2,7 @@
 
     embed_reference.py MODEL_FOLDER < sentences.json > vectors.json
 
-MODEL_FOLDER is what minilm_onnx.py wrote. Uses onnxruntime and Hugging Face's tokenizers; pools and normalises as
+MODEL_FOLDER is the output of minilm_onnx.py. Uses onnxruntime and Hugging Face's tokenizers; pools and normalises as
 sentence-transformers does, in double precision.
 """
 

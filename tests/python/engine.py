@@ -2,7 +2,7 @@
 
     engine.py MODEL.onnx OUT [--threads N]
 
-The name of the folder that MODEL.onnx lies in says which inputs suit it; they are the same on every run. OUT gets cases.json
+The name of MODEL.onnx's folder selects its inputs, which are the same on every run. OUT gets cases.json
 (a list of {inputs, outputs}, each a list of {name, dtype, shape, file}) and the files with the elements, row-major and
 little-endian.
 """
@@ -29,7 +29,7 @@ SEQUENCES = [(1, 33), (3, 7), (1, 128)]
 LINES = [(1, 3, 48, 192), (3, 3, 48, 192), (2, 3, 48, 192)]
 PAGES = [(1, 3, 64, 96), (1, 3, 320, 256), (2, 3, 96, 32)]
 LENGTHS = {"ocr-detect": PAGES, "ocr-recognize": LINES, "ocr-classify": LINES}
-# By input: 512 samples of sound after the last 64 of before, a state, a rate.
+# By input: the last 64 samples before and 512 samples of sound, a state, a rate.
 SPEECH = {"input": [(1, 576), (3, 576), (2, 576)], "state": [(2, 1, 128), (2, 3, 128), (2, 2, 128)], "sr": [()] * 3}
 
 

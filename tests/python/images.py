@@ -1,12 +1,12 @@
-"""Pictures as Pillow writes them and what it reads from them, for the test of `decode-image` (tests/system/images.rs).
+"""Writes pictures with Pillow, and the pixels that Pillow reads from them, for the test of `decode-image` (tests/system/images.rs).
 
     images.py SEED OUT
 
 OUT gets index.json: {"kinds": {KIND: {"mean", "largest", "edges"}}, "pictures": [{"name", "kind", "file", "height", "width",
-"pixels"}]}. `pixels` is a file with u8 RGB: Pillow's own reading, converted as wit/operators.wit says. `largest` is how far any
-sample may be from that, and `mean` how far all samples of the kind on average; where there is `edges`, it bounds the average of
-those within two pixels of an edge, which do not count then for the others. What Pillow cannot write (interlaced PNG, and 16 bits in
-colour) is written here and read by Pillow.
+"pixels"}]}. `pixels` is a file with u8 RGB: Pillow's own reading, converted as wit/operators.wit says. `largest` bounds the difference
+of any sample, and `mean` the mean difference of all samples of the kind. `edges`, if present, bounds the mean of the samples within
+two pixels of an edge, which then do not count in `mean`. Files that Pillow cannot write (interlaced PNG, and 16 bits in colour) are
+written here and read by Pillow.
 """
 
 import argparse
@@ -25,8 +25,8 @@ EXIF_ORIENTATION = 0x0112
 # An optimised JPEG is written in one go, and noise takes more than Pillow expects.
 ImageFile.MAXBLOCK = 1 << 20
 EXACT = {"mean": 0.0, "largest": 0}
-# Of JPEG the inverse transform and the conversion from YCbCr are rounded differently, by 1 or 2 in each; chroma of fewer samples
-# than luma is spread alike but for the last samples beside an edge.
+# The decoders round JPEG's inverse transform and the conversion from YCbCr differently, by 1 or 2 each. They upsample chroma in the
+# same way, except for the last samples next to an edge.
 KINDS = {
     "png": EXACT,
     "png interlaced": EXACT,
@@ -73,7 +73,7 @@ class Pictures:
         return choices[int(self.rng.integers(len(choices)))]
 
     def add(self, kind, name, data, expected=None):
-        """What Pillow reads from the data, unless something else is expected."""
+        """Adds the data, and the pixels that Pillow reads from it, unless other ones are given."""
         if expected is None:
             expected = read(data)
         stem = f"{len(self.listed)}"
@@ -130,7 +130,7 @@ def packed(rows, depth):
 
 
 def png(samples, depth, colour, interlaced, further=b""):
-    """A PNG of samples [height, width, channels]; `colour` is the format's number for what they are."""
+    """A PNG of samples [height, width, channels]; `colour` is the format's number for the type of colour."""
     height, width = samples.shape[:2]
     # Adam7: the first row and column of each pass, and its steps.
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]

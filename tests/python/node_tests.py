@@ -6,8 +6,8 @@ Each test becomes OUT/NAME/model.onnx and, twice, its data: as samples (OUT/NAME
 in OUT/index.json: {"tests": [{name, rtol, atol, cases: [{inputs, outputs}]}], "left_out": {reason: count}}, where an array is
 {name, dtype, shape, file}, with row-major little-endian elements in the file, or a list of strings in JSON for text.
 
-Left out are tests whose inputs or outputs the contract has no tensors of (sequences, optionals, 4- and 8-bit floats, …), and
-those whose outputs are random.
+Tests are left out if the contract has no tensors for their inputs or outputs (sequences, optionals, 4- and 8-bit floats, …), or if
+their outputs are random.
 """
 
 import argparse
@@ -38,7 +38,7 @@ WORDS = {
     TensorProto.STRING: "text",
 }
 
-# What numpy.save has a type for; JSON takes the others.
+# The types that numpy.save has; the others are written as JSON.
 SAVED = set(WORDS) - {TensorProto.BFLOAT16, TensorProto.STRING}
 
 # Outputs drawn at random; `seed` makes them the same only in one implementation.

@@ -3,7 +3,7 @@
     ocr_accuracy.py --pages FOLDER [--demo FOLDER] (--server URL | --results FOLDER) [--json FILE]
                     [--no-classifier]
 
-PAGES holds what pages.py writes: NAME.png or NAME.jpg with NAME.json; the demo folder holds page.png and page.txt. URL is
+PAGES holds the output of pages.py: NAME.png or NAME.jpg with NAME.json; the demo folder holds page.png and page.txt. URL is
 the function's own (`…/fn/ocr`); with --results, FOLDER/NAME.json holds each answer of the function instead.
 
 Both texts and the truth have runs of white space replaced by one space. The characters right of a page are the length of

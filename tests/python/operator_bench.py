@@ -1,4 +1,4 @@
-"""What NumPy, OpenCV and Pillow take for the rows of `bench/src/operators.rs`, on one thread: a line for each, name, tab,
+"""Measures NumPy, OpenCV and Pillow on the rows of `bench/src/operators.rs`, on one thread: a line for each, name, tab,
 microseconds (the median). With --make it writes the image that both programs read, and ends.
 
     operator_bench.py FOLDER [--make]
@@ -56,7 +56,7 @@ def main():
         return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
     def normalized(image):
-        # The fastest of OpenCV's ways to say it.
+        # The fastest way in OpenCV.
         return cv2.add(cv2.multiply(image, (*scale.tolist(), 0), dtype=cv2.CV_32F), (*offset.tolist(), 0))
 
     image = decode()

@@ -1,5 +1,5 @@
-"""Cases that lie just at borders, for operators.py: between two numbers of a narrow type, of parts that work is cut into, of
-filters, and of shapes without elements."""
+"""Cases exactly at borders, for operators.py: between two numbers of a narrow type, of parts that work is cut into, of filters,
+and of shapes without elements."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from operator_table import DTYPES, FLOATS, INTEGERS, ROUNDINGS, Hollow, cast_to,
 
 
 def ties(table):
-    """Casts of what lies in the middle of two numbers of a narrow type, and some units of f32 and less beside it."""
+    """Casts of the middles between two numbers of a narrow type, and of numbers some units of f32 and less next to them."""
     for target, most in (("f16", 0x7C00), ("bf16", 0x7F80)):
         known = [0, 1, 2, 0x3FE, 0x3FF, 0x400, 0x401, 0x7E, 0x7F, 0x80, 0x81, most - 2, most - 1]
         bits = np.unique(np.concatenate([known, table.rng.integers(0, most, 200)]))
         numbers = [wide(own.astype(np.uint16).view(DTYPES[target])) for own in (bits, bits + 1)]
-        # What would come after the largest, were there no infinity.
+        # The number after the largest one, if there were no infinity.
         above = np.where(np.isfinite(numbers[1]), numbers[1], 2 * numbers[0] - wide((bits - 1).astype(np.uint16).view(DTYPES[target])))
         middle = (numbers[0] + above) / 2
         unit = np.spacing(middle.astype(np.float32)).astype(np.float64)
@@ -39,7 +39,7 @@ def ties(table):
 
 
 def spots(table, resized):
-    """Pictures of one bright pixel each, whose results are weights, and rows between whose places lie many fractions."""
+    """Pictures of one bright pixel each, whose results are weights, and rows whose places have many different fractions."""
     kinds = [("bilinear", False), ("bilinear", True), ("bicubic", False), ("bicubic", True), ("area", False)]
     for interpolation, antialias in kinds:
         for coordinates in ("half-pixel", "pytorch-half-pixel", "align-corners", "asymmetric"):
@@ -67,7 +67,7 @@ def scaled(table, resized, array, target, interpolation, coordinates, antialias,
 
 
 def between(table, resized):
-    """Nearest samples of places half-way between two, just at one and just beside it, up and down."""
+    """Nearest samples of places half-way between two, exactly at one and just next to it, up and down."""
     sides = [(4, 2), (3, 9), (2, 3), (4, 3), (3, 2), (2, 4), (1, 5), (7, 1), (5, 5), (31, 12), (12, 31), (6, 4), (9, 3)]
     for rounding in ROUNDINGS:
         for coordinates in ("half-pixel", "pytorch-half-pixel", "align-corners", "asymmetric"):
@@ -92,7 +92,7 @@ def shifted(table, along, ordered):
 
 
 def extremes(table):
-    """The largest and smallest of what is all on one side of 0, and of what is the least and greatest there is."""
+    """The largest and smallest of elements on one side of 0, and of the least and greatest possible elements."""
     for name in [*INTEGERS, *FLOATS]:
         info = None if name in FLOATS else np.iinfo(DTYPES[name])
         low, high = (-np.inf, np.inf) if info is None else (info.min, info.max)
@@ -133,7 +133,7 @@ def logarithms(table):
 
 
 def bounds(table):
-    """What equals a bound of `clamp` stays, with its sign."""
+    """A number that equals a bound of `clamp` stays, with its sign."""
     for name in FLOATS:
         zeros = np.array([-0.0, 0.0, 1.0, -1.0]).astype(DTYPES[name])
         for low, high in (("0.0", "1.0"), ("-0.0", "1.0"), ("-1.0", "-0.0"), ("-1.0", "0.0")):
@@ -143,7 +143,7 @@ def bounds(table):
 
 
 def single(table):
-    """One element out of many, and what is refused on one side of an axis alone."""
+    """One element out of many, and arguments that are refused on only one side of an axis."""
     array = table.array("s32", [3, 4, 5])
     for step in (1, -1):
         ranges = [{"axis": axis, "start": 2, "end": 2 + step, "step": step} for axis in range(3)]
@@ -235,7 +235,7 @@ def long(table, along, ordered):
 
 
 def hollow(table):
-    """Shapes without elements whose other dimensions are as large as they may be."""
+    """Shapes without elements whose other dimensions have the largest size."""
     far = 2**59
     wide_one, tall = Hollow("f64", [0, far]), Hollow("f64", [far, 0])
     for tensor, axis in ((wide_one, 1), (tall, 0)):

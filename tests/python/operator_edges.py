@@ -1,4 +1,4 @@
-"""Cases of NaN, infinities, zeros, subnormal and largest numbers, met by each other, for operators.py."""
+"""Cases of NaN, infinities, zeros, subnormal and largest numbers in all combinations, for operators.py."""
 
 import ml_dtypes
 import numpy as np
@@ -73,16 +73,16 @@ def dense(table):
         for op, function in near.items():
             low, high = {"exp": (-9.5, 11), "log": (1e-3, 40), "sqrt": (0, 50)}.get(op, (-8, 8))
             line = np.linspace(low, high, 4001).astype(DTYPES[name])
-            # Of f32 within some units of the last place: what is further off has a wrong coefficient.
+            # f32 within some units of the last place: a larger error means a wrong coefficient.
             units = {"exp": 0.03, "log": 0.03, "erf": 0.07, "gelu": 0.15}.get(op, 0.05)
             times = closely(op) if name != "f32" else [units] if op == "gelu" else [("close", units)]
             table.case({"op": op}, [line], [(name, np.asarray(function(wide(line))), *times)])
-    # From 4 on the error function is 1, so that what is added to it or taken from it is exact.
+    # From 4 on the error function is 1, so that sums and differences with it are exact.
     ends = np.array([4, -4, 5, -5, 100, -100], dtype=np.float32)
     table.case({"op": "erf"}, [ends], [np.sign(ends)])
     lengths = np.exp(np.linspace(-100, 88, 4001)).astype(np.float32)
     table.case({"op": "log"}, [lengths], [("f32", np.log(wide(lengths)), ("close", 0.05))])
-    # What is rounded twice, first to f64: just above the middle of two numbers of the target.
+    # Numbers that would be rounded twice, first to f64: just above the middle of two numbers of the target.
     for name, low in (("u64", 53), ("s64", 53)):
         powers = [(power, place) for power in range(low, 64 if name == "u64" else 63) for place in (24, 8, 11)]
         numbers = [(1 << power) + (1 << (power - place)) + offset for power, place in powers for offset in (-1, 0, 1)]

@@ -250,7 +250,7 @@ def reductions(table, rounds):
 
 
 def spread(array, **how):
-    """How much larger what is added up is than the sum, at most."""
+    """How many times larger the sum of magnitudes is than the sum, at most."""
     finite = np.where(np.isfinite(wide(array)), np.abs(wide(array)), 0)
     return min(max(1.0, float(np.max(np.sum(finite, **how), initial=1.0))), 1e200)
 
@@ -313,7 +313,7 @@ def ordered(table, name, array, axis, descending, exclusive, reverse):
         expected = exact - most - np.log(np.sum(np.exp(exact - most), axis=axis, keepdims=True))
         table.case({"op": "log-softmax", "axis": axis}, [array], [(name, expected)])
         if exact.size and np.isfinite(exact).all():
-            # ONNX's evaluator takes the logarithm of the softmax, which is nothing far below the largest element.
+            # ONNX's evaluator takes the logarithm of the softmax, which is 0 far below the largest element.
             near = expected > -700
             theirs = evaluate("LogSoftmax", [exact], axis=axis)
             np.testing.assert_allclose(expected[near], theirs[near], rtol=1e-9, atol=1e-9)

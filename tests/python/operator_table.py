@@ -1,4 +1,4 @@
-"""The table that operators.py fills, and what all its cases need: dtypes, random arrays, ONNX's evaluator."""
+"""The table that operators.py fills, and helpers for its cases: dtypes, random arrays, ONNX's evaluator."""
 
 import json
 
@@ -26,7 +26,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FLOATS = ["f16", "bf16", "f32", "f64"]
 INTEGERS = [name for name in DTYPES if name[0] in "us"]
 NUMBERS = INTEGERS + FLOATS
-# What rounds to the nearest sample, and ONNX's word for it.
+# The roundings to the nearest sample, and ONNX's words for them.
 ROUNDINGS = {"prefer-floor": "round_prefer_floor", "prefer-ceil": "round_prefer_ceil", "floor": "floor", "ceil": "ceil"}
 TOLERANCE = {"f16": 2e-3, "bf16": 2e-2, "f32": 1e-5, "f64": 1e-12}
 
@@ -92,7 +92,7 @@ class Table:
         return choices[self.rng.integers(len(choices))]
 
     def rank(self, least=0):
-        """The next rank up to 8, so that all of them come in turn."""
+        """The next rank up to 8, so that each of them occurs."""
         self.ranks += 1
         return least + self.ranks % (9 - least)
 
@@ -175,7 +175,7 @@ def to_bf16(values):
 
 
 def cast_to(array, name):
-    """`cast`: ONNX's, where that leaves something open as wit/operators.wit says."""
+    """`cast`: ONNX's, or wit/operators.wit's where ONNX leaves the result open."""
     source, target = NAMES[array.dtype], DTYPES[name]
     if name == "boolean":
         return wide(array) != 0 if source in FLOATS else array != 0

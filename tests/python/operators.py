@@ -27,7 +27,7 @@ try:
     import cv2
     from PIL import Image
 except ImportError:
-    # Not in set-up's environment, but where scripts/gpu-check makes a table with what Python has.
+    # Not in set-up's environment, but scripts/gpu-check makes a table with the installed Python packages.
     cv2 = None
 
 from operator_borders import borders
@@ -215,7 +215,7 @@ def place(x, source, length, coordinates):
 
 
 def weights(source, length, coordinates, mode, widens):
-    """What each source sample adds to each target sample; places are exact until the distances are taken."""
+    """The weight of each source sample in each target sample; places are exact until the distances are computed."""
     scale = source / length if widens else 1.0
     result = np.zeros([length, source])
     for x in range(length):
@@ -246,7 +246,7 @@ def nearest(table, array, axis, length, rounding, coordinates):
         whole, twice = above // below, 2 * (above % below)
         behind = {"prefer-floor": twice > below, "prefer-ceil": twice >= below, "floor": False, "ceil": twice > 0}[rounding]
         indices.append(min(max(whole + behind, 0), source - 1))
-        # Just at a sample the evaluator may take the one beside it, and half-way between two the other, if that matters.
+        # Exactly at a sample, the evaluator may take the one next to it, and half-way between two, the other one.
         near.append(twice == 0 or (twice == below and rounding.startswith("prefer")))
     expected = np.take(array, indices, axis=axis)
     positions = np.arange(source, dtype=np.float64)
@@ -354,7 +354,7 @@ def pads(table, rounds):
             else:
                 result = np.pad(array, widths, mode=mode) if rank else array
             table.case(call, [array], [result])
-    # What is empty can be mirrored where nothing is added to it.
+    # An empty axis can be mirrored if nothing is added to it.
     empty = np.zeros([0, 3], np.int16)
     call = {"op": "pad", "before": [0, 1], "after": [0, 2], "mode": "reflect"}
     table.case(call, [empty], [np.zeros([0, 6], np.int16)])
@@ -550,7 +550,7 @@ def pools(table, rounds):
                 sums = np.einsum("btf,bt->bf", wide(array), weights)
                 expected = sums / np.maximum(weights.sum(axis=1), 1e-9)[:, None]
                 if table.rng.random() < 0.5:
-                    # What is masked does not count, whatever it is.
+                    # Masked elements do not count, whatever their values.
                     array = np.where((weights == 0)[:, :, None], np.array(table.pick([np.nan, np.inf])).astype(array.dtype), array)
                 table.case({"op": "masked-mean-pool"}, [array, mask], [(name, expected)])
     array, mask = np.zeros([2, 3, 4], dtype=np.float32), np.zeros([2, 3], dtype=np.int64)

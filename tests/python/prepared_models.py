@@ -1,5 +1,5 @@
-"""Writes models of the kinds that can be stored in different ways, each into a folder of its own below the folder named: weights
-inside and outside of the model's file, in the bodies of If and Loop, int8 between QuantizeLinear and DequantizeLinear, f16,
+"""Writes models that are stored in different ways, each into its own folder below FOLDER: weights inside and outside of the
+model's file, in the bodies of If and Loop, int8 between QuantizeLinear and DequantizeLinear, f16,
 convolutions. Each takes `x`, f32 [n, 256], and gives `y`. Usage: prepared_models.py FOLDER"""
 
 import sys

@@ -3,7 +3,7 @@
     small_dtypes.py SEED OUT
 
 Writes OUT/{name}.onnx and prints a JSON list: {"name", "inputs", "outputs"}, where tensors are
-{name: {"dtype", "shape", "data"}} with little-endian bytes in hexadecimal. The tools are those that people use:
+{name: {"dtype", "shape", "data"}} with little-endian bytes in hexadecimal. It uses common tools:
 onnxruntime's float16 converter and its static (QDQ and QOperator) and dynamic quantizers.
 """
 

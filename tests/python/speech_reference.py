@@ -2,9 +2,9 @@
 
     speech_reference.py MODEL UTILS_VAD RECORDING.wav
 
-onnxruntime runs silero-vad's model as the package's OnnxWrapper does. The segments are made by the package's own
-`get_speech_timestamps_from_probs` out of UTILS_VAD, its utils_vad.py, in samples. That file imports torch for other
-functions; here it gets an empty module of that name, so that the tests need no torch.
+onnxruntime runs silero-vad's model as the package's OnnxWrapper does. The segments, in samples, are made by the package's own
+`get_speech_timestamps_from_probs` from UTILS_VAD, its utils_vad.py. That file imports torch for other functions; here it gets an
+empty module of that name, so that the tests do not need torch.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Makes a model of text and says what onnxruntime gives for a few inputs.
+"""Makes a model of text and prints onnxruntime's outputs for a few inputs.
 
     text_model.py OUT
 

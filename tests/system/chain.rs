@@ -1,4 +1,4 @@
-//! What a handler copies that works on the device: the picture in, the best classes out, and nothing in between.
+//! Tests what a handler that works on the device copies: the picture in and the best classes out, and nothing else.
 
 use crate::harness::{TestServer, python, root};
 use crate::onnx_file::classifier;

@@ -14,7 +14,7 @@ pub(crate) struct Client {
     address: SocketAddr,
 }
 
-/// What a request got.
+/// The answer to a request.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -31,13 +31,13 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}: {}", self.text()))
     }
 
-    /// The body, where the status is the expected one.
+    /// This reply, if the status is the expected one.
     pub(crate) fn expect(self, status: u16) -> Reply {
         assert_eq!(self.status.as_u16(), status, "{}", self.text());
         self
     }
 
-    /// Checks that this is a typed error with a status, a kind, and a message that says something particular.
+    /// Checks that this is a typed error with a status, a kind, and a message that contains `part`.
     pub(crate) fn expect_error(self, status: u16, kind: &str, part: &str) {
         assert_eq!(self.status.as_u16(), status, "{}", self.text());
         let error = &self.json()["error"];

@@ -1,4 +1,5 @@
-//! Untrusted input is first read by a child process: bombs, crashes and slow senders are errors, and disturb nobody.
+//! Tests that untrusted input is first read by a child process: bombs, crashes and slow senders are errors, and do not affect
+//! other requests.
 
 use crate::harness::{Process, component, model_tar, take_all_cores};
 use hearth_crafted::{compile_bomb, custom_section, endless_compilation, many_exports};
@@ -21,7 +22,7 @@ fn children(server: &Process) -> Vec<u32> {
     tasks.filter_map(of_task).flatten().collect()
 }
 
-/// Waits until the server has so many children, and gives them.
+/// Waits until the server has this many children, and gives them.
 async fn until_children(server: &Process, count: usize) -> Vec<u32> {
     for _ in 0..1_000 {
         let found = children(server);
@@ -52,7 +53,7 @@ async fn until_confined(child: u32) {
 
 fn signal(process: u32, signal: rustix::process::Signal) {
     let process = rustix::process::Pid::from_raw(process as i32).unwrap();
-    // It may be gone already.
+    // It may have ended already.
     rustix::process::kill_process(process, signal).ok();
 }
 
@@ -103,7 +104,7 @@ async fn a_component_of_many_exports_or_much_code_is_refused() {
     still_fine(&server).await;
 }
 
-/// The server's memory never sees what a component carries along.
+/// The server never loads the custom sections of a component into memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_section_of_100_mb_is_taken_and_costs_the_server_nothing() {
     let folder = data();
@@ -170,7 +171,7 @@ async fn a_child_that_crashes_is_422_and_says_how() {
         let put = tokio::spawn(async move { client.put("/v1/functions/bomb", endless_compilation()).await });
         let child = until_children(&server, 1).await[0];
         until_confined(child).await;
-        // A handler lets a signal that no instruction caused pass once.
+        // A handler of the child returns once from a signal that no instruction caused, so the signal is repeated.
         while !put.is_finished() {
             signal(child, kill);
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -264,7 +265,7 @@ async fn a_restart_needs_no_child_for_what_was_compiled() {
     assert_eq!(server.client.post("/fn/echo", "again").await.expect(200).text(), "again");
     let again = server.client.put("/v1/functions/file-type", component("file-type")).await.expect(200).json();
     assert_eq!(again["grants_requested"], put["grants_requested"]);
-    // What is new cannot be taken, and says that this is the server's fault.
+    // New components are refused, with an error that blames the server.
     let reply = server.client.put("/v1/functions/probe", component("probe")).await;
     reply.expect_error(500, "internal", "starting a child process");
     still_fine(&server).await;
@@ -282,7 +283,7 @@ async fn a_model_that_needs_too_much_is_422() {
     }
 }
 
-/// Children go last, but guests that take all cores keep nobody from deploying.
+/// Children run at idle priority, but guests that take all cores do not prevent a deployment.
 #[tokio::test(flavor = "multi_thread")]
 async fn components_are_compiled_while_guests_take_all_cores() {
     let folder = data();
@@ -373,7 +374,7 @@ async fn a_sender_that_takes_too_long_hears_so() {
     still_fine(&server).await;
 }
 
-/// The command is for servers: without one that lives it does nothing.
+/// The command is only for servers: it does nothing without a running one.
 #[test]
 fn the_hidden_command_needs_its_server() {
     let help = crate::harness::command().arg("--help").output().unwrap();

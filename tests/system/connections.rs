@@ -1,4 +1,4 @@
-//! Clients that open connections and then say nothing, or take nothing of what they asked for.
+//! Tests clients that open connections and then send nothing, or do not read their answers.
 
 use crate::harness::TestServer;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Milliseconds that the servers of these tests wait for their clients.
 const PATIENCE: &str = "300";
-/// A server that ends a connection does so by then, and one that does not has not by then.
+/// A connection that the server ends is ended by then; one that is open then stays open.
 const SOON: Duration = Duration::from_secs(10);
 const BIG: &str = "/fn/probe/big?bytes=60000000";
 
@@ -31,7 +31,7 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")
 }
 
-/// All that comes until the server ends the connection, which it does soon.
+/// Everything that arrives until the server ends the connection, which must be soon.
 fn until_ended(stream: &mut TcpStream) -> Vec<u8> {
     let (begun, mut all) = (Instant::now(), Vec::new());
     match stream.read_to_end(&mut all) {
@@ -53,7 +53,7 @@ async fn silent_connections_make_room_for_others() {
     let server = server(&["connections=3"]).await;
     let address = server.client.address();
     blocking(move || {
-        // Nothing at all, what may become HTTP/2, and half a head.
+        // No bytes, the beginning of an HTTP/2 preface, and half a head.
         let mut silent = ["", "PRI * HT", "GET /livez HTTP/1.1\r\nho"].map(|said| open(address, said));
         let mut waits = open(address, &get("/livez"));
         let mut start = [0; 12];
@@ -62,7 +62,7 @@ async fn silent_connections_make_room_for_others() {
         for stream in &mut silent {
             assert_eq!(until_ended(stream), b"");
         }
-        // One that was answered is ended as well, when it asks no more.
+        // A connection that was answered is also ended when it sends no further request.
         assert!(!until_ended(&mut waits).is_empty());
     })
     .await;
@@ -73,7 +73,7 @@ async fn a_connection_lives_while_its_request_is_worked_on() {
     let server = server(&["invocation_ms=1500"]).await;
     let slow = server.client.get("/fn/probe/hostile/loop").await;
     slow.expect_error(504, "deadline-exceeded", "invocation_ms");
-    // One that follows a log hears nothing while there is nothing to hear.
+    // A connection that follows a log gets nothing while nothing is logged, and is not ended.
     let address = server.client.address();
     let followed = blocking(move || {
         let mut stream = open(address, &get("/v1/functions/probe/logs?follow=1&limit=0"));
@@ -136,7 +136,7 @@ async fn an_answer_that_is_taken_slowly_comes_whole() {
     assert!(all > 60_000_000);
 }
 
-/// A client of HTTP/2 has windows for each answer, and can keep its connection busy while it takes nothing of one.
+/// An HTTP/2 client has a window for each answer, and can keep its connection busy while it does not read one of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_over_http_2_that_is_not_taken_is_given_up_though_others_are() {
     let server = server(&["all_bodies_bytes=100MiB"]).await;
@@ -149,7 +149,7 @@ async fn an_answer_over_http_2_that_is_not_taken_is_given_up_though_others_are()
         let request = http::Request::get(format!("http://localhost{path}")).body(Empty::<Bytes>::new()).unwrap();
         sender.clone().send_request(request).await
     };
-    // Taken as it comes, one is whole.
+    // An answer that is read at once is complete.
     let taken = ask(BIG).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert_eq!(taken.len(), 60_000_000);
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! Many functions on one model: each has code and an answer of its own, and the model is in memory once.
+//! Tests many functions on one model: each has its own code and answer, and the model is in memory once.
 
 use crate::harness::{Process, model_tar};
 use hearth_crafted as crafted;
@@ -6,10 +6,10 @@ use std::fmt::Write;
 use std::time::Instant;
 
 const FUNCTIONS: u32 = 1000;
-/// Instructions that each function has of its own.
+/// Instructions that differ between functions.
 const STEPS: u32 = 200;
 
-/// What a function computes with code of its own: `STEPS` steps whose operations and constants depend on its number.
+/// The result of a function's own code: `STEPS` steps whose operations and constants depend on its number.
 pub(crate) fn computed(number: u32) -> u32 {
     (0..STEPS).fold(number, |value, step| {
         let constant = number.wrapping_mul(2_654_435_761).wrapping_add(step * 40_503);
@@ -102,7 +102,7 @@ async fn a_thousand_functions_share_one_model() {
         let body = client.get(&format!("/fn/f{number}")).await.expect(200).body;
         assert_eq!(body[..4], computed(number).to_le_bytes(), "function {number}");
         assert_eq!(body.len(), first.len());
-        // Alike input, alike output, whoever asks.
+        // The same input gives the same output, whichever function runs.
         let known = scores.entry(number % 256).or_insert_with(|| body[4..].to_vec());
         assert_eq!(*known, body[4..], "function {number}");
     }

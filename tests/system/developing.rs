@@ -1,4 +1,4 @@
-//! The developer's way: a new project, its build, its component, a server that follows its sources, and logs.
+//! Tests developing a function: a new project, its build, its component, `hearth dev`, and logs.
 
 use crate::harness::{TestServer, command, component, model_folder, root};
 use http_body_util::BodyExt;
@@ -29,21 +29,21 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// Runs to the end, and gives all that was said.
+/// Runs a command to its end, and gives its output.
 fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     said(&output)
 }
 
-/// Fails with this exit status, saying this.
+/// Runs a command that must fail with this exit status and a message that contains `part`.
 fn fail(command: &mut Command, code: i32, part: &str) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(code), "{}", said(&output));
     assert!(said(&output).contains(part), "'{part}' is not in: {}", said(&output));
 }
 
-/// A program whose lines, of both streams, are waited for.
+/// A program whose output lines, of both streams, can be awaited.
 struct Running {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -79,10 +79,10 @@ impl Running {
                 return line;
             }
         }
-        panic!("nobody said '{part}' but:\n{}", self.seen.join("\n"));
+        panic!("'{part}' is not in the output:\n{}", self.seen.join("\n"));
     }
 
-    /// Ends it as ctrl-c does, and gives the exit status.
+    /// Ends it like ctrl-c, and gives the exit status.
     fn interrupt(mut self) -> Option<i32> {
         assert!(Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap().success());
         let until = Instant::now() + Duration::from_secs(30);
@@ -106,7 +106,7 @@ impl Drop for Running {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_function_is_built_inspected_and_live_at_every_edit() {
     let place = tempfile::tempdir().unwrap();
-    // A project in the folder of another workspace has nothing to do with it.
+    // A project in the folder of another workspace does not belong to it.
     std::fs::write(place.path().join("Cargo.toml"), "[workspace]\nmembers = []\n").unwrap();
     run(hearth(place.path()).args(["new", "demo"]));
     let project = place.path().join("demo");
@@ -146,7 +146,7 @@ async fn a_new_function_is_built_inspected_and_live_at_every_edit() {
     dev.line("version 2 stays live; waiting for a change");
     assert_eq!(ask().await.expect(200).json()["words"], 104);
 
-    // As many editors save: the old file is replaced by a new one.
+    // Like many editors save: a new file replaces the old one.
     let saved = project.join("src/lib.rs.new");
     std::fs::write(&saved, first.replace("words: words.len()", "words: words.len() + 200")).unwrap();
     std::fs::rename(&saved, &source).unwrap();
@@ -154,7 +154,7 @@ async fn a_new_function_is_built_inspected_and_live_at_every_edit() {
     assert_eq!(ask().await.expect(200).json()["words"], 204);
     dev.line("a text of 204 words");
 
-    // A request that follows the log does not keep it from ending.
+    // A request that follows the log does not prevent it from ending.
     let server = format!("http://{address}");
     let mut following = Running::start(hearth(&project).args(["logs", "demo", "-f", "--server", &server]));
     following.line("a text of 104 words");
@@ -187,7 +187,7 @@ fn what_cannot_be_made_or_built_is_refused_with_the_reason() {
     assert_eq!(std::fs::read_to_string(folder.join("full/file")).unwrap(), "mine");
 
     fail(hearth(folder).args(["build", "nowhere"]), 1, "no folder");
-    // Cargo says it in its own words, and its exit status is kept.
+    // Cargo's own message is shown, and its exit status is passed on.
     fail(hearth(folder).args(["build", "full"]), 101, "Cargo.toml");
     fail(hearth(folder).args(["dev", "full", "--listen", "127.0.0.1:0"]), 101, "Cargo.toml");
     std::fs::create_dir(folder.join("full/src")).unwrap();
@@ -209,7 +209,7 @@ fn examples_of_a_workspace_are_built_by_name() {
     fail(hearth(place.path()).arg("build").arg(&examples), 1, "choose one with -p");
     let text = run(hearth(place.path()).args(["build", "-p", "echo"]).arg(&examples));
     assert!(text.contains("echo.wasm"), "{text}");
-    // It is one that a server takes.
+    // A server would accept it.
     let text = run(hearth(place.path()).arg("inspect").arg(target().join("echo.wasm")));
     assert!(text.contains("world") && text.contains("handle"), "{text}");
 }
@@ -252,7 +252,7 @@ async fn follow(server: &TestServer, query: &str) -> http::Response<hyper::body:
     http.request(request).await.unwrap()
 }
 
-/// The messages of the next part of a stream, or `None` at its end.
+/// The log messages in the next part of a stream, or `None` at its end.
 async fn messages(response: &mut http::Response<hyper::body::Incoming>) -> Option<Vec<String>> {
     assert_eq!(
         (response.status().as_u16(), &response.headers()["content-type"]),
@@ -300,7 +300,7 @@ async fn logs_are_followed_and_followers_hold_nothing_up() {
     assert_eq!(messages(&mut one).await.unwrap(), ["lll"]);
     assert_eq!(messages(&mut two).await.unwrap(), ["lll"]);
 
-    // One that goes away makes room.
+    // When a follower leaves, its place is free again.
     drop(two);
     let start = Instant::now();
     let mut three = loop {
@@ -315,7 +315,7 @@ async fn logs_are_followed_and_followers_hold_nothing_up() {
     client.delete("/v1/functions/probe").await.expect(200);
     assert_eq!((messages(&mut one).await, messages(&mut three).await), (None, None));
 
-    // And so do they when the server does.
+    // They also end when the server ends.
     server.deploy("probe", "probe").await;
     let mut last = follow(&server, "").await;
     log(4).await;

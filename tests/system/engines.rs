@@ -1,4 +1,5 @@
-//! The check of models and the two engines: real models on both, ONNX's node tests as models, and a server without onnxruntime.
+//! Tests the check of models and the two engines: real models on both, ONNX's node tests as models, and a server without
+//! onnxruntime.
 
 use crate::examples::characters_right;
 use crate::harness::{Process, TestServer, command, component, model_folder, model_tar, python, root};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 #[derive(Default)]
 struct Shelf(Mutex<Shelved>);
 
-/// Packages by digest, and what their checks found.
+/// Packages by digest, and the results of their checks.
 type Shelved = BTreeMap<String, (Package, Option<(Signature, Checked)>)>;
 
 impl Shelf {
@@ -82,7 +83,7 @@ impl House {
         House::with(data.join("data"), crate::harness::ort_library())
     }
 
-    /// One on whose machine there is no onnxruntime.
+    /// The same without onnxruntime on the machine.
     fn without_onnxruntime(data: &Path) -> House {
         House::with(data.join("alone"), Some(data.join("nowhere/libonnxruntime.so")))
     }
@@ -192,7 +193,7 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
 /// A few units in the last place of f32, for whatever an output's largest elements were summed from.
 const ROUNDING: f64 = 5e-7;
 
-/// What is wrong with an output, if anything.
+/// The fault of an output, if any.
 fn fault(found: &Tensor, expected: &Tensor, relative: f64, absolute: f64) -> Option<String> {
     if (found.dtype(), found.shape().dims()) != (expected.dtype(), expected.shape().dims()) {
         return Some(format!("{found:?} and not {expected:?}"));
@@ -202,7 +203,7 @@ fn fault(found: &Tensor, expected: &Tensor, relative: f64, absolute: f64) -> Opt
     }
     let exact = !found.dtype().is_float();
     let (a, b) = (numbers(found), numbers(expected));
-    // What sums of such elements may be rounded by, also where they come to nothing.
+    // The rounding error of sums of such elements, also if they cancel to 0.
     let magnitude = b.iter().filter(|value| value.is_finite()).fold(0.0f64, |most, value| most.max(value.abs()));
     let absolute = absolute + ROUNDING * magnitude;
     let wrong = a.iter().zip(&b).position(|(a, b)| {
@@ -272,7 +273,7 @@ struct NodeTest {
     cases: Vec<Case>,
 }
 
-/// How an engine did on the data of one test.
+/// The result of an engine on the data of one test.
 #[derive(Clone, Debug, PartialEq)]
 enum Ran {
     Right,
@@ -305,14 +306,14 @@ impl House {
     }
 }
 
-/// What became of a test's model.
+/// The results for a test's model.
 struct Became {
     name: String,
     /// Its check without samples, and with the test's data as samples.
     checks: [Result<Checked, String>; 2],
-    /// Whether rten is let through, without samples, where there is no onnxruntime to compare it with.
+    /// Whether rten passes without samples if there is no onnxruntime to compare it with.
     alone: bool,
-    /// What each engine gives for the test's data, whatever the check says.
+    /// The result of each engine on the test's data, whatever the check says.
     ran: [Ran; 2],
 }
 
@@ -353,24 +354,24 @@ async fn node_tests_of_onnx_get_no_wrong_answer_from_a_model_that_the_check_lets
     assert!(all.len() > 1_000, "{} tests", all.len());
     assert!(right * 100 >= all.len() * 95, "onnxruntime gives what ONNX says on {right} of {}", all.len());
     let alone: Vec<_> = all.iter().filter(|test| test.is_wrong_alone()).map(|test| &test.name).collect();
-    assert!(alone.is_empty(), "without onnxruntime rten is let through and is wrong: {alone:?}");
+    assert!(alone.is_empty(), "without onnxruntime rten passes and is wrong: {alone:?}");
     let alone = all.iter().filter(|test| test.alone).count();
-    assert!(alone > 800, "without onnxruntime rten is let through {alone} only");
+    assert!(alone > 800, "without onnxruntime rten passes only {alone}");
     let wrong = |engine, with_samples| -> Vec<_> {
         let accepted = |test: &&Became| matches!(test.of(engine), Ran::Wrong(_)) && test.lets(with_samples, engine);
         all.iter().filter(accepted).map(|test| &test.name).collect()
     };
     for engine in EngineName::ALL {
         let wrong = wrong(engine, 1);
-        assert!(wrong.is_empty(), "{engine} was let through by samples and is wrong: {wrong:?}");
+        assert!(wrong.is_empty(), "{engine} passed by samples and is wrong: {wrong:?}");
     }
     let unsampled = wrong(EngineName::Rten, 0);
-    assert!(unsampled.is_empty(), "rten was let through without samples and is wrong: {unsampled:?}");
+    assert!(unsampled.is_empty(), "rten passed without samples and is wrong: {unsampled:?}");
     let passed = all.iter().filter(|test| test.lets(1, EngineName::Rten)).count();
-    assert!(passed > 300, "rten passes on {passed} only");
+    assert!(passed > 300, "rten passes only on {passed}");
 }
 
-/// What becomes of a test's model with both engines, and without onnxruntime.
+/// Checks and runs a test's model with both engines, and without onnxruntime.
 async fn became([both, bare]: &[House; 2], out: &Path, test: &NodeTest) -> Became {
     let told = |error: Error| error.message().chars().take(300).collect::<String>();
     let data = out.join(&test.name);
@@ -389,7 +390,7 @@ async fn became([both, bare]: &[House; 2], out: &Path, test: &NodeTest) -> Becam
 }
 
 impl House {
-    /// Lets a model run on an engine whatever its check said.
+    /// Marks a model as passed on an engine, whatever its check found.
     fn force(&self, folder: &Path, engine: EngineName) {
         let verdict = serde_json::json!({
             "engine": engine, "version": "", "passed": true, "runs": 0, "samples": 0, "compared": 0,
@@ -402,7 +403,7 @@ impl House {
 }
 
 impl Became {
-    /// Whether a check, without samples (0) or with (1), lets an engine run it.
+    /// Whether an engine passed a check, without samples (0) or with them (1).
     fn lets(&self, check: usize, engine: EngineName) -> bool {
         self.checks[check].as_ref().is_ok_and(|checked| checked.allows(engine))
     }
@@ -414,7 +415,7 @@ impl Became {
         }
     }
 
-    /// Whether rten is let through where there is no onnxruntime, and is wrong.
+    /// Whether rten passes without onnxruntime, and is wrong.
     fn is_wrong_alone(&self) -> bool {
         self.alone && matches!(self.of(EngineName::Rten), Ran::Wrong(_))
     }
@@ -438,7 +439,7 @@ fn report(all: &[Became], left_out: &BTreeMap<String, u64>) {
     for engine in EngineName::ALL {
         let count = |which: &dyn Fn(&Became) -> bool| all.iter().filter(|test| which(test)).count();
         println!(
-            "{engine}: right on {}, wrong on {}, refuses {}; let through {} without samples (of these right {}, wrong {}, \
+            "{engine}: right on {}, wrong on {}, refuses {}; passed {} without samples (of these right {}, wrong {}, \
              refusing the test's inputs {}) and {} with the test's data as samples (wrong {})",
             count(&|test| *test.of(engine) == Ran::Right),
             count(&|test| matches!(test.of(engine), Ran::Wrong(_))),
@@ -463,11 +464,7 @@ fn report(all: &[Became], left_out: &BTreeMap<String, u64>) {
     let alone: Vec<_> = all.iter().filter(|test| test.alone).collect();
     let wrong: Vec<_> = alone.iter().filter(|test| test.is_wrong_alone()).collect();
     let names: Vec<_> = wrong.iter().map(|test| &test.name).collect();
-    println!(
-        "where there is no onnxruntime, rten is let through {} and of these wrong on {}: {names:?}",
-        alone.len(),
-        wrong.len()
-    );
+    println!("without onnxruntime, rten passes {} and is wrong on {} of these: {names:?}", alone.len(), wrong.len());
     for test in all {
         for engine in EngineName::ALL {
             let told = match (engine, test.of(engine)) {
@@ -475,12 +472,7 @@ fn report(all: &[Became], left_out: &BTreeMap<String, u64>) {
                 (EngineName::Onnxruntime, Ran::Refused(reason)) => format!("refused: {reason}"),
                 (_, Ran::Right | Ran::Refused(_)) => continue,
             };
-            println!(
-                "  {} on {engine} (let through: {} {}): {told}",
-                test.name,
-                test.lets(0, engine),
-                test.lets(1, engine)
-            );
+            println!("  {} on {engine} (passed: {} {}): {told}", test.name, test.lets(0, engine), test.lets(1, engine));
         }
         for (check, outcome) in test.checks.iter().enumerate() {
             if let (Err(reason), Ran::Right) = (outcome, test.of(EngineName::Onnxruntime)) {

@@ -1,11 +1,11 @@
-//! Each example, deployed and called, against a reference in Python.
+//! Tests each example, deployed and called, against a reference in Python.
 
 use crate::harness::{TestServer, python, root, setup};
 use http::Method;
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// What a reference prints for an input, or `None` (and a line that says so) where set-up made no Python.
+/// The output of a reference for an input, or `None` (and a printed line) if set-up made no Python.
 fn reference(script: &str, arguments: &[String], input: &str) -> Option<String> {
     use std::io::Write;
     let mut command = python()?;
@@ -194,7 +194,7 @@ pub(crate) async fn check_embeddings(server: &TestServer, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embed_pipeline_answers_as_sentence_transformers_do() {
-    // One place in the pool: while the model works for one request, the halves of others have it.
+    // One place in the pool: while the model runs for one request, the halves of others use the place.
     let server = TestServer::with_limits(&["concurrent_invocations=1"]).await;
     compare_embeddings(&server, "embed-pipeline").await;
     let calls: Vec<_> = (0..20)
@@ -211,7 +211,7 @@ async fn embed_pipeline_answers_as_sentence_transformers_do() {
     let headers = [("content-type", "application/json")];
     let wrong = server.client.send(Method::POST, "/fn/embed-pipeline", &headers, "{\"sentences\": 3}").await;
     assert_eq!(wrong.status, 422, "{}", wrong.text());
-    // Without its model the first half is answered for; nothing is left behind.
+    // Without its model, the request is answered with an error, and nothing is left behind.
     server.client.delete("/v1/models/minilm").await.expect(200);
     let gone = server.client.post("/fn/embed-pipeline", "A sentence.").await;
     assert!(gone.status == 404 || gone.status == 502, "{}", gone.text());
@@ -229,7 +229,7 @@ async fn embed_answers_as_sentence_transformers_do() {
     assert_eq!(wrong.status, 422, "{}", wrong.text());
 }
 
-/// Characters right of a text against the truth, white space apart: length less edit distance.
+/// The share of correct characters of a text, without white space: the exact text's length minus the edit distance.
 pub(crate) fn characters_right(truth: &str, text: &str) -> f64 {
     let plain = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<Vec<char>>();
     let (truth, text) = (plain(truth), plain(text));
@@ -289,7 +289,7 @@ async fn ocr_reads_the_demo_page() {
     }
 }
 
-/// Pages of different fonts, sizes, backgrounds, rotations and noise: at least as many characters right as rapidocr.
+/// Pages of different fonts, sizes, backgrounds, rotations and noise: at least as many correct characters as rapidocr.
 #[tokio::test(flavor = "multi_thread")]
 async fn ocr_reads_pages_at_least_as_well_as_rapidocr() {
     let Some(mut compare) = python() else { return };
@@ -356,7 +356,7 @@ async fn speech_is_found_as_silero_vad_finds_it() {
         server.client.send(Method::POST, &format!("/fn/speech{query}"), &headers, body).await
     };
 
-    // Against people: nine tenths of each hundredth of a second are where they heard somebody, or nobody.
+    // Compared with human labels: nine tenths of all hundredths of a second agree on speech or silence.
     let conversation = conversation();
     let answer = send("", None, wav(&conversation)).await.expect(200).json();
     let within = |segments: &[(f64, f64)], at: f64| segments.iter().any(|(start, end)| (*start..*end).contains(&at));
@@ -378,7 +378,7 @@ async fn speech_is_found_as_silero_vad_finds_it() {
     let alike = (0..3_000).map(f64::from).filter(|at| within(&found, at / 100.0) == within(&heard, at / 100.0)).count();
     assert!(alike > 2_700, "{alike} of 3000: {answer}");
 
-    // Against the package, on a long clip, whole and in parts between which the client keeps the state.
+    // Compared with the package, on a long clip, whole and in parts between which the client keeps the state.
     let recording = long_recording();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("long.wav");

@@ -1,4 +1,4 @@
-//! Functions: uploaded, called, listed, redirected, deleted.
+//! Tests functions: upload, call, list, aliases, deletion.
 
 use crate::harness::{TestServer, command, component};
 use hearth_crafted as crafted;
@@ -9,7 +9,7 @@ async fn an_uploaded_echo_answers_at_once() {
     let server = TestServer::start().await;
     let put = server.deploy("echo", "echo").await;
     assert_eq!((put["name"].as_str(), put["version"].as_u64()), (Some("echo"), Some(1)));
-    // It touches no device, so it is of the smaller world.
+    // It uses no device, so its world is the smaller one.
     assert_eq!(put["world"], "pure");
     assert_eq!(put["digest"].as_str().unwrap().len(), 64);
 
@@ -147,7 +147,7 @@ async fn why_init_runs_for_every_request_is_shown() {
     let server = TestServer::start().await;
     let put = server.client.put("/v1/functions/each", wasm).await.expect(201).json();
     assert_eq!((put["world"].as_str(), put["without_snapshot"].as_str()), (Some("pure-with-init"), Some(reason)));
-    // Before a call it is not in use, and nothing is known of it.
+    // Before a call it is not in use, so nothing is known about it.
     assert!(server.client.get("/v1/functions/each").await.expect(200).json().get("without_snapshot").is_none());
     assert_eq!(server.client.get("/fn/each").await.expect(200).text(), "prepared each time");
     let detail = server.client.get("/v1/functions/each").await.expect(200).json();

@@ -1,4 +1,4 @@
-//! Servers for the tests, in this process or in one of their own, and the components and models that set-up made.
+//! Servers for the tests, in this process or in their own, and the components and models from set-up. It never tests anything.
 
 use crate::client::{Client, Reply};
 use hearth::config::RawConfig;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tokio::task::JoinHandle;
 
-/// A server in this process, on a free port, with a data folder of its own.
+/// A server in this process, on a free port, with its own data folder.
 pub(crate) struct TestServer {
     pub(crate) client: Client,
     _data: tempfile::TempDir,
@@ -26,7 +26,7 @@ impl TestServer {
         TestServer::with(limits, false).await
     }
 
-    /// With limits, and perhaps with functions that get only what their settings grant.
+    /// With limits, and optionally with functions that get only what their settings grant.
     pub(crate) async fn with(limits: &[&str], require_grants: bool) -> TestServer {
         let data = tempfile::tempdir().unwrap();
         let raw = RawConfig {
@@ -38,7 +38,7 @@ impl TestServer {
             program: Some(env!("CARGO_BIN_EXE_hearth").into()),
             // Enough for these tests, and many servers run at once.
             limits: ["concurrent_invocations=32"].iter().chain(limits).map(|limit| (*limit).to_owned()).collect(),
-            // Tests look at this device, on machines with a GPU too.
+            // Tests use this device, also on machines with a GPU.
             device: Some("cpu".to_owned()),
             ..RawConfig::default()
         };
@@ -75,7 +75,7 @@ pub(crate) fn take_all_cores(client: &Client) -> Vec<JoinHandle<Reply>> {
     (0..cores).map(|_| tokio::spawn(call(client.clone()))).collect()
 }
 
-/// A server in a process of its own, killed when dropped.
+/// A server in its own process, killed when dropped.
 pub(crate) struct Process {
     pub(crate) client: Client,
     child: Child,
@@ -86,7 +86,7 @@ impl Process {
         Process::start_as(command(), data)
     }
 
-    /// With an environment and a log of its own.
+    /// With the environment and the log of `command`.
     pub(crate) fn start_as(command: Command, data: &Path) -> Process {
         Process::launch(command, data, &[])
     }
@@ -110,7 +110,7 @@ impl Process {
         Process { client: Client::new(address), child }
     }
 
-    /// The process's number.
+    /// The process's ID.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -136,7 +136,7 @@ pub(crate) fn command() -> Command {
     command
 }
 
-/// The onnxruntime library that is named, or that set-up took.
+/// The onnxruntime library that is configured, or the one from set-up.
 pub(crate) fn ort_library() -> Option<PathBuf> {
     let named = std::env::var_os("HEARTH_ORT_LIB").map(PathBuf::from);
     named.or_else(|| std::fs::read_dir(setup("lib")).ok()?.find_map(|entry| Some(entry.ok()?.path())))
@@ -147,13 +147,13 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Something that set-up made.
+/// The path of something that set-up made.
 pub(crate) fn setup(name: &str) -> PathBuf {
     root().join("target/setup").join(name)
 }
 
-/// Set-up's Python with the reference packages; where there is none, `None` and a line that says so, or a failure where
-/// references are required.
+/// Set-up's Python with the reference packages; if there is none, `None` and a printed line, or a failure if references are
+/// required.
 pub(crate) fn python() -> Option<Command> {
     match std::env::var_os("HEARTH_TEST_PYTHON") {
         Some(program) => Some(Command::new(program)),

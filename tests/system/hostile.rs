@@ -1,4 +1,4 @@
-//! Guests that mean harm: each gets its error or trap, and neither the host nor a neighbour notices.
+//! Tests hostile guests: each gets its error or trap, and neither the host nor a neighbour is affected.
 
 use crate::harness::{TestServer, take_all_cores};
 use hearth_crafted as crafted;
@@ -14,8 +14,8 @@ async fn server(limits: &[&str]) -> TestServer {
     server
 }
 
-/// Runs an attack while a neighbour is called again and again. The neighbour must get its own answer every time; its
-/// latencies are printed, and `cargo xtask bench` has the judged ones.
+/// Runs an attack while a neighbour is called repeatedly. The neighbour must get its own answer every time; its latencies are
+/// printed, and `cargo xtask bench` has the judged ones.
 async fn beside<T>(server: &TestServer, attack: impl Future<Output = T>) -> T {
     let over = Arc::new(AtomicBool::new(false));
     let neighbour = {
@@ -39,7 +39,7 @@ async fn beside<T>(server: &TestServer, attack: impl Future<Output = T>) -> T {
     result
 }
 
-/// Work that was withdrawn ends at its next look, some milliseconds later.
+/// Cancelled work ends at its next check, some milliseconds later.
 async fn nothing_is_left(server: &TestServer) {
     let begun = Instant::now();
     loop {
@@ -53,7 +53,7 @@ async fn nothing_is_left(server: &TestServer) {
     }
 }
 
-/// What the probe says to a hostile case.
+/// The probe's answer to a hostile case.
 async fn probe(server: &TestServer, path: &str) -> (u16, String, String) {
     let reply = beside(server, server.client.get(&format!("/fn/probe/{path}"))).await;
     let error = if reply.status == 200 { serde_json::Value::Null } else { reply.json()["error"].clone() };
@@ -112,7 +112,7 @@ async fn answers_that_lie_outside_the_memory_trap() {
         ),
         // A result that is neither ok nor error.
         ("variant", r#"(data (i32.const 1024) "\07")"#.to_owned(), "(i32.const 1024)"),
-        // An error whose kind is no UTF-8.
+        // An error whose kind is not UTF-8.
         (
             "utf8",
             r#"(data (i32.const 1024) "\01\00\00\00\00\08\00\00\02\00\00\00\00\08\00\00\00\00\00\00") (data (i32.const 2048) "\ff\fe")"#.to_owned(),

@@ -1,4 +1,4 @@
-//! `decode-image` beside Pillow: pictures that it writes, made anew each time, are what it reads.
+//! Compares `decode-image` with Pillow on pictures that Pillow writes, new ones in each run.
 
 use crate::harness::{python, root};
 use hearth::config::Limits;
@@ -6,21 +6,21 @@ use hearth::device::{Ledger, Owner, Stop, decode_image};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What `tests/python/images.py` writes.
+/// The output of `tests/python/images.py`.
 #[derive(serde::Deserialize)]
 struct Index {
     kinds: BTreeMap<String, Bound>,
     pictures: Vec<Picture>,
 }
 
-/// How far samples may be from Pillow's.
+/// How far samples may differ from Pillow's.
 #[derive(serde::Deserialize)]
 struct Bound {
-    /// All of a kind, on average.
+    /// The mean over all samples of a kind.
     mean: f64,
-    /// Each.
+    /// The largest difference of a sample.
     largest: u8,
-    /// Those within two pixels of an edge on average, where they are not among the others.
+    /// The mean over samples within two pixels of an edge, if these do not count in the other one.
     edges: Option<f64>,
 }
 
@@ -34,7 +34,7 @@ struct Picture {
     pixels: String,
 }
 
-/// How far samples of a kind were.
+/// The differences of samples of a kind.
 #[derive(Default)]
 struct Found {
     pictures: u64,

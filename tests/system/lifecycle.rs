@@ -1,4 +1,4 @@
-//! Starting, stopping and dying.
+//! Tests starting, stopping and killing the server.
 
 use crate::harness::{Process, TestServer, command, component, model_tar, ort_library};
 use std::os::unix::fs::MetadataExt;
@@ -28,7 +28,7 @@ async fn a_signal_lets_running_requests_finish() {
     let running = tokio::spawn(async move { client.get("/fn/probe/hostile/loop").await });
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     server.shut_down().await;
-    // Its own answer, not a broken connection.
+    // The request gets an answer, not a broken connection.
     running.await.unwrap().expect_error(504, "deadline-exceeded", "invocation_ms");
 }
 
@@ -75,7 +75,7 @@ async fn a_prepared_form_outlives_kill_9_serves_all_tenants_and_goes_with_the_la
         assert!(forms.next().is_none());
         form
     };
-    // What tells one file from another one that has its name.
+    // The inode distinguishes a file from another one of the same name.
     let inode = |form: &std::path::Path| std::fs::metadata(form.join("weights.bin")).unwrap().ino();
     let put = server.client.put("/v1/models/minilm", model_tar("minilm")).await.expect(201).json();
     assert!(form(data.path()).is_none(), "the check keeps nothing");
@@ -92,7 +92,7 @@ async fn a_prepared_form_outlives_kill_9_serves_all_tenants_and_goes_with_the_la
     assert_eq!((form(data.path()), inode(&kept)), (Some(kept.clone()), first), "nothing was made anew");
     server.client.delete("/v1/models/minilm").await.expect(200);
     assert_eq!(form(data.path()), Some(kept.clone()), "another tenant has the same model");
-    // A process that died before it removed the form of a deleted model, and one that died while it made one.
+    // Leftovers of a process that died before it removed the form of a deleted model, and of one that died while it made a form.
     let gone = kept.with_file_name(format!("{}-0123456789abcdef", "0".repeat(64)));
     let half = kept.with_file_name(".making-0000-0123456789abcdef");
     server.kill();
@@ -111,7 +111,7 @@ async fn pins_and_priorities_outlive_kill_9_and_go_with_the_model() {
     let mut server = Process::start(data.path());
     let pin =
         async |server: &Process, path: &str, body: &str| server.client.post(path, body.to_owned()).await.expect(200);
-    // What the list says of the default tenant's model.
+    // The list's entry of the default tenant's model.
     let told = async |server: &Process| {
         let list = server.client.get("/v1/models").await.expect(200).json();
         let model = list["models"][0].clone();
@@ -133,7 +133,7 @@ async fn pins_and_priorities_outlive_kill_9_and_go_with_the_model() {
     );
     server.kill();
 
-    // It is loaded although nobody opens it.
+    // It is loaded although no function opens it.
     server = Process::start(data.path());
     let begun = std::time::Instant::now();
     while told(&server).await != (true, 9, "resident".into()) {
@@ -143,14 +143,14 @@ async fn pins_and_priorities_outlive_kill_9_and_go_with_the_model() {
     pin(&server, "/v1/models/magika/pin", r#"{"pinned": false}"#).await;
     assert_eq!(told(&server).await, (false, 9, "resident".into()));
     pin(&server, "/v1/models/magika/pin", "").await;
-    // What one tenant has pinned, another does not unload.
+    // One tenant cannot unload what another one has pinned.
     let answer = server.client.post("/t/acme/v1/models/theirs/unload", "").await.expect(200).json();
     assert_eq!((&answer["unloaded"], &answer["pinned"]), (&false.into(), &true.into()));
     assert_eq!(told(&server).await, (true, 0, "resident".into()));
     pin(&server, "/t/acme/v1/models/theirs/pin", r#"{"priority": 9}"#).await;
     server.client.delete("/t/acme/v1/models/theirs").await.expect(200);
     assert_eq!(told(&server).await, (true, 0, "resident".into()), "what acme asked for went with its model");
-    // Unloaded on request: nobody wants it kept.
+    // It is unloaded on request, because no tenant has pinned it.
     server.client.post("/v1/models/magika/unload", "").await.expect(200);
     assert_eq!(told(&server).await, (false, 0, "stored".into()));
     server.client.post("/v1/models/missing/pin", "").await.expect_error(404, "not-found", "missing");

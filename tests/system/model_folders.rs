@@ -1,11 +1,11 @@
-//! `hearth model add` of folders as people have them, and what `hearth model list` tells of them.
+//! Tests `hearth model add` with folders as users have them, and the output of `hearth model list`.
 
 use crate::examples::check_embeddings;
 use crate::harness::{TestServer, command, model_folder, setup};
 use serde_json::Value;
 use std::path::Path;
 
-/// What `hearth model …` writes to its two streams, and whether it succeeds.
+/// Runs `hearth model …`: whether it succeeds, and its output on both streams.
 async fn model(server: &TestServer, arguments: &[&str]) -> (bool, String, String) {
     let mut command = command();
     command.arg("model").args(arguments).args(["--server", &format!("http://{}", server.client.address())]);
@@ -21,7 +21,7 @@ async fn added(server: &TestServer, arguments: &[&str]) -> String {
     told + &said
 }
 
-/// Lays files out in a folder: the name there, and where each is taken from.
+/// Copies files into a folder: each name there, and the source file.
 fn lay_out(folder: &Path, files: &[(&str, &Path)]) {
     for (name, from) in files {
         let path = folder.join(name);
@@ -46,7 +46,7 @@ fn cell<'a>(row: &[(&'a str, &'a str)], title: &str) -> &'a str {
     row.iter().find(|(found, _)| *found == title).unwrap_or_else(|| panic!("no {title} in {row:?}")).1
 }
 
-/// The two engines, of which the second differs by a number that is next to nothing.
+/// Both engines passed, and the second differs by a tiny number.
 fn passed_on_both(told: &str) {
     let difference = told.strip_prefix("onnxruntime, rten (differs by ").and_then(|rest| rest.strip_suffix(')'));
     let difference: f64 = difference.unwrap_or_else(|| panic!("{told}")).parse().unwrap();
@@ -72,7 +72,7 @@ async fn a_folder_of_hugging_face_is_added_and_serves_with_its_assets() {
     ];
     let mut files: Vec<_> = names.iter().map(|name| (*name, of(name))).collect();
     files.push(("onnx/model.onnx", model_folder("minilm").join("model.onnx")));
-    // Another export, a card, and what git keeps.
+    // Another export, a model card, and git's files.
     files.push(("onnx/model_other.onnx", model_folder("magika").join("model.onnx")));
     let files: Vec<_> = files.iter().map(|(name, path)| (*name, path.as_path())).collect();
     lay_out(&folder, &files);

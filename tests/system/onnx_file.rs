@@ -1,10 +1,10 @@
-//! Writes models part by part (onnx.proto, fields by number): one of any size with external data, sums of rows of tables; and a
-//! small classifier of pictures.
+//! Writes models for tests, field by field (onnx.proto, by number): one of any size with external data, which sums rows of
+//! tables, and a small classifier of pictures. It never runs one.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// Which row of the tables.
+/// The index of a row.
 pub(crate) type Row = i64;
 
 /// `sums = Gather(t0, ids) + Gather(t1, ids) + Gather(t2, ids)`, with two tables in one file and the third in another.
@@ -80,7 +80,7 @@ impl Embedding {
     /// Elements of a row.
     pub(crate) const COLUMNS: usize = 64;
 
-    /// One whose tables have about so many bytes together.
+    /// One whose tables have about this many bytes together.
     pub(crate) fn of(bytes: u64) -> Embedding {
         Embedding { rows: (bytes / (TABLES * Embedding::COLUMNS * 4) as u64) as usize }
     }
@@ -101,7 +101,7 @@ impl Embedding {
         (mixed >> 44) as f32 / 1024.0
     }
 
-    /// What the model should give for a row. Sums of such elements are exact.
+    /// The model's expected output for a row. Sums of such elements are exact.
     pub(crate) fn sums(&self, row: Row) -> Vec<f32> {
         let first = row as usize * Embedding::COLUMNS;
         let sum = |index| (0..TABLES).map(|table| Embedding::element(table, index)).sum();

@@ -1,4 +1,4 @@
-//! The description of the HTTP interface against what is served: every route, its methods, and the forms of answers.
+//! Tests the description of the HTTP interface against the server: every route, its methods, and the forms of answers.
 
 use crate::client::Client;
 use crate::harness::TestServer;

@@ -1,9 +1,9 @@
-//! `init`: run once, kept as a snapshot, made anew when what it saw changes; and the two halves of a pipeline.
+//! Tests `init`, which runs once, is kept as a snapshot, and runs again when its inputs change; and the two halves of a pipeline.
 
 use crate::harness::{Process, TestServer, component, model_tar};
 use std::time::Instant;
 
-/// The init-probe, deployed under settings that say what its `init` is to do; what the settings' reply and a call say.
+/// Deploys the init-probe with settings that select what its `init` does, and gives the reply.
 async fn told(server: &TestServer, case: &str) -> crate::client::Reply {
     let config = serde_json::json!({ "config": { "init": case } });
     server.client.patch("/v1/functions/init-probe/settings", config.to_string()).await.expect(200);
@@ -24,7 +24,7 @@ async fn every_instance_starts_from_what_init_left() {
     let server = server(&[]).await;
     assert_eq!(server.client.get("/fn/init-probe").await.expect(200).text(), "ok");
     for _ in 0..3 {
-        // Init counted to 1 once; each request counts on in memory of its own.
+        // `init` counted to 1 once; each request continues in its own memory.
         assert_eq!(server.client.get("/fn/init-probe/count").await.expect(200).text(), "2");
     }
 }
@@ -90,7 +90,7 @@ async fn a_snapshot_follows_the_models_that_init_saw() {
     // And back: the old version is live again.
     server.client.put("/v1/models/magika", model_tar("magika")).await.expect(200);
     assert_eq!(server.client.get("/fn/init-probe").await.expect(200).text(), before);
-    // Without its asset the function cannot be prepared with it; nothing changes.
+    // Without its asset, `init` fails with the model; nothing changes.
     std::fs::remove_file(folder.path().join("assets/config.min.json")).unwrap();
     let mut builder = tar::Builder::new(Vec::new());
     builder.append_dir_all("", folder.path()).unwrap();
@@ -134,6 +134,6 @@ async fn a_prepared_vocabulary_answers_as_one_parsed_each_time() {
     }
     spent.iter_mut().for_each(|spent| spent.sort_unstable());
     println!("median microseconds in the guest: {} prepared, {} parsing", spent[0][15], spent[1][15]);
-    // Parsing takes milliseconds; whatever else the machine does, starting from memory is another order of magnitude.
+    // Parsing takes milliseconds; starting from memory is an order of magnitude faster, even on a busy machine.
     assert!(spent[0][15] * 4 < spent[1][15], "{spent:?}");
 }

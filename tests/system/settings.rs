@@ -1,4 +1,4 @@
-//! Settings of functions: what is granted, what stays secret, what a function's own limits do.
+//! Tests settings of functions: grants, secrets, a function's own limits.
 
 use crate::client::Client;
 use crate::harness::{Process, TestServer, command, component, model_tar};
@@ -49,7 +49,7 @@ async fn a_function_runs_once_it_is_granted_what_it_asks_for() {
     assert_eq!(detail["missing_grants"]["models"], json!([]));
     assert_eq!(detail["versions"].as_array().unwrap().len(), 1);
 
-    // Taken back, and replaced.
+    // Revoked, and replaced.
     client.patch(SETTINGS, r#"{"revoke": {"models": ["magika"]}}"#).await.expect(200);
     client.get("/fn/probe").await.expect_error(409, "conflict", "models magika");
     let all = json!({"grants": asked, "config": {}, "secrets": {"TOKEN": null}});
@@ -105,7 +105,7 @@ async fn settings_that_are_wrong_are_told_without_their_values() {
         assert!(!reply.text().contains("hunter2"), "{body}: {}", reply.text());
         reply.expect_error(status, kind, part);
     }
-    // Nothing of all that was kept.
+    // None of these changes was stored.
     let now = client.get(SETTINGS).await.expect(200).json();
     let nothing = json!({"models": [], "config": [], "secrets": [], "hosts": []});
     assert_eq!(
@@ -176,7 +176,7 @@ async fn a_secret_is_on_no_disk_and_in_no_log() {
     assert!(status.status.success() && said.contains("TOKEN") && !said.contains(VALUE), "{said}");
     server.kill();
 
-    // Everything is there after a restart.
+    // Everything is stored after a restart.
     let server = start(logs.as_file());
     let client = &server.client;
     assert_eq!(client.get("/fn/probe/secret/TOKEN").await.expect(200).text(), shown);
@@ -282,7 +282,7 @@ async fn a_functions_own_limits_hold_for_it_alone() {
     client.patch(SETTINGS, r#"{"limits": {"guest_memory_bytes": 65536}}"#).await.expect(200);
     client.get("/fn/probe").await.expect_error(502, "handler-failed", "guest_memory_bytes allows 65536");
 
-    // All gone: the server's again.
+    // Without limits of its own, the server's apply again.
     set(client, json!({"limits": {}})).await;
     client.get("/fn/probe/model/again?count=3").await.expect(200);
     client.post("/fn/probe", "12345678901").await.expect(200);
@@ -317,7 +317,7 @@ async fn a_functions_own_places_leave_room_for_others() {
     for call in running {
         call.await.unwrap().expect_error(504, "deadline-exceeded", "invocation_ms");
     }
-    // It came to run after those two, with the rest of its own time.
+    // It started after those two, with the rest of its time.
     waiting.await.unwrap().expect_error(504, "deadline-exceeded", "invocation_ms");
     client.get("/fn/probe").await.expect(200);
 }

@@ -1,10 +1,10 @@
-//! Models of 16-bit floats and 8-bit integers, made by the tools that people use: they give what they give in Python, on each
-//! engine that they pass on.
+//! Tests models of 16-bit floats and 8-bit integers, made by common tools: on each engine that they pass on, their outputs are
+//! those in Python.
 
 use crate::harness::{TestServer, python, root};
 use serde_json::Value;
 
-/// The numbers of a tensor in JSON, and the difference between two that is none.
+/// The numbers of a tensor in JSON, and the largest difference that counts as equal.
 fn numbers(tensor: &Value) -> (Vec<f64>, f64) {
     let bytes = hex::decode(tensor["data"].as_str().unwrap()).unwrap();
     match tensor["dtype"].as_str().unwrap() {
@@ -44,14 +44,14 @@ async fn models_of_f16_and_int8_give_what_they_give_in_python() {
     }
 }
 
-/// Whether rten is let through, which is as it should be.
+/// Whether the model passes on rten, and checks that this is as expected.
 fn passes_on_rten(name: &str, verdict: &Value) -> bool {
     assert_eq!(verdict["engine"], "rten", "{verdict}");
     let reason = verdict["reason"].as_str();
     match name {
         "f32" | "f16" | "f16-inside" => assert!(verdict["passed"] == true, "{name}: {verdict}"),
-        // What is quantised between layers may be a step off, and then the check says so: it hardly ever is where MatMul alone
-        // is quantised, and nearly always where every layer is.
+        // Values that are quantised between layers may differ by a step, and then the check says so: hardly ever if only MatMul
+        // is quantised, and nearly always if every layer is.
         "int8-dynamic" | "int8-qdq" | "uint8-qdq" => {
             assert!(reason.is_none_or(|told| told.contains("differs from onnxruntime's")), "{name}: {verdict}");
         }
@@ -61,14 +61,14 @@ fn passes_on_rten(name: &str, verdict: &Value) -> bool {
     verdict["passed"] == true
 }
 
-/// Runs a case, and compares what it gives with what Python's onnxruntime gave.
+/// Runs a case, and compares its outputs with those of Python's onnxruntime.
 async fn check(server: &TestServer, case: &Value, engine: &str) {
     let answer = server.client.post("/fn/run-any", case["inputs"].to_string()).await.expect(200).json();
     let (ours, theirs) = (&answer["scores"], &case["outputs"]["scores"]);
     let name = format!("{} on {engine}", case["name"]);
     assert_eq!((&ours["dtype"], &ours["shape"]), (&theirs["dtype"], &theirs["shape"]), "{name}");
     let ((ours, tolerance), (theirs, _)) = (numbers(ours), numbers(theirs));
-    // There a step within is one of about 1/255 in the scores.
+    // There an inner step is about 1/255 in the scores.
     let quantised = engine == "rten" && name.contains("int8");
     let tolerance = if quantised { 1.01 / 255.0 } else { tolerance };
     let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);

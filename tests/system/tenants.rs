@@ -1,5 +1,5 @@
-//! Many tenants on one server: they share a model's only copy in memory, and nothing that one of them left in memory is ever
-//! another's.
+//! Tests many tenants on one server: they share a model's only copy in memory, and no tenant can read what another one left in
+//! memory.
 
 use crate::density::{computed, function};
 use crate::harness::{Process, TestServer, model_folder, model_tar};
@@ -50,7 +50,7 @@ async fn a_hundred_functions_of_twenty_tenants_share_one_copy_of_a_model() {
             let (client, next, activations) = (client.clone(), next.clone(), activations.clone());
             tokio::spawn(async move {
                 loop {
-                    // Each of them four times, neighbours at once.
+                    // Each tenant four times, neighbours in parallel.
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= 4 * TENANTS * EACH {
                         return;
@@ -82,14 +82,14 @@ async fn a_hundred_functions_of_twenty_tenants_share_one_copy_of_a_model() {
     assert!(device["peak_bytes"].as_u64().unwrap() <= most + CLIENTS * activations, "{device}");
     let models = status["models"].as_array().unwrap();
     assert_eq!((models.len(), &models[0]["loads"], &models[0]["runs"]), (1, &1.into(), &(4 * TENANTS * EACH).into()));
-    // A tenant sees its own.
+    // A tenant sees only its own functions.
     client.get("/t/t1/fn/f0").await.expect_error(404, "not-found", "f0");
     client.get("/t/t20/v1/models/magika").await.expect_error(404, "not-found", "magika");
 }
 
-/// A byte that is nowhere else.
+/// A byte that occurs nowhere else.
 const SECRET: u32 = 0xc7;
-/// Pages that both guests take: 16 MiB, more than stays resident.
+/// Pages that both guests use: 16 MiB, more than stays resident.
 const PAGES: u32 = 256;
 
 /// Fills memory and tensors of many sizes with the secret.
@@ -135,12 +135,12 @@ fn searcher() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_tenant_leaves_in_memory_no_other_finds() {
-    // Few places, so that instances follow each other in the same ones.
+    // Few places, so that instances reuse them.
     let server = TestServer::with_limits(&["concurrent_invocations=2"]).await;
     let client = &server.client;
     client.put("/t/a/v1/functions/keeper", keeper()).await.expect(201);
     client.put("/t/b/v1/functions/searcher", searcher()).await.expect(201);
-    // It does find what is there.
+    // The searcher does find a secret that is there.
     let found = searcher_of_its_own();
     client.put("/t/b/v1/functions/finds", found).await.expect(201);
     client.get("/t/b/fn/finds").await.expect_error(502, "handler-failed", "unreachable");

@@ -1,4 +1,4 @@
-//! Models of text: strings go in and come out through a handler as they do in Python.
+//! Tests models of text: through a handler, they give the same strings as in Python.
 
 use crate::harness::{TestServer, python, root};
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! Uploads in parts: offsets, broken connections, restarts, limits; and large models, by the command line, with flat memory.
+//! Tests uploads in parts: offsets, broken connections, restarts, limits; and large models from the command line, with bounded
+//! memory.
 
 use crate::client::Client;
 use crate::harness::{Process, TestServer, command, component, model_folder, model_tar};
@@ -39,7 +40,7 @@ fn id(path: &str) -> &str {
     path.rsplit('/').next().unwrap()
 }
 
-/// The head of a request that goes on with an upload, over a connection of its own.
+/// Sends the head of a request that continues an upload, over its own connection.
 fn patch(address: SocketAddr, path: &str, offset: usize, length: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     let head = format!(
@@ -49,7 +50,7 @@ fn patch(address: SocketAddr, path: &str, offset: usize, length: usize) -> TcpSt
     stream
 }
 
-/// Waits until an upload stands at an offset.
+/// Waits until an upload has an offset.
 async fn until_offset(client: &Client, path: &str, wanted: u64) {
     for _ in 0..500 {
         if offset(client, path).await == wanted {
@@ -57,7 +58,7 @@ async fn until_offset(client: &Client, path: &str, wanted: u64) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("the upload stands at {}, and never at {wanted}", offset(client, path).await);
+    panic!("the upload has {} bytes, and never {wanted}", offset(client, path).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +86,7 @@ async fn an_upload_in_parts_becomes_a_model() {
     let long = [&tar[middle..], b"more"].concat();
     send(client, &path, middle, &long).await.expect_error(422, "invalid-argument", "announced");
 
-    // What came before the refusal may be kept, or not: HEAD tells.
+    // Bytes before the refusal may be kept or not; HEAD shows which.
     let there = offset(client, &path).await as usize;
     assert!((middle..=tar.len()).contains(&there), "{there}");
     send(client, &path, there, &tar[there..]).await.expect(204);
@@ -103,7 +104,7 @@ async fn an_upload_in_parts_becomes_a_model() {
     let answer = client.post("/fn/file-type", "#!/bin/sh\necho hello\n").await.expect(200).json();
     assert_eq!(answer["label"], "shell");
 
-    // It is gone, and nothing is left of it.
+    // It is removed without a trace.
     client.put(&put, "").await.expect_error(404, "not-found", "finished");
     let status = client.get("/v1/status").await.expect(200).json();
     assert_eq!(status["uploads"], json!({ "open": 0, "bytes": 0 }));
@@ -124,7 +125,7 @@ async fn damaged_and_refused_uploads_are_no_models() {
     client.put(&format!("{put}&digest=sha256:{digest}"), "").await.expect_error(422, "invalid-argument", "damaged");
     client.get(&path).await.expect_error(404, "not-found", "no upload");
 
-    // What is no model stays, and is given up by its client.
+    // An upload that is no model stays until its client deletes it.
     let path = begin(client, None).await;
     send(client, &path, 0, b"no model").await.expect(204);
     let put = format!("/v1/models/m?upload={}", id(&path));
@@ -148,7 +149,7 @@ async fn what_came_before_a_connection_broke_is_kept() {
     stream.write_all(&tar[..1_500_000]).unwrap();
     stream.shutdown(Shutdown::Both).unwrap();
     until_offset(client, &path, 1_500_000).await;
-    // It goes silent, as where a cable is pulled: the next request does not wait for it.
+    // It stops sending, as if a cable was pulled: the next request does not wait for it.
     let mut silent = patch(client.address(), &path, 1_500_000, tar.len() - 1_500_000);
     silent.write_all(&tar[1_500_000..2_000_000]).unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -181,7 +182,7 @@ async fn uploads_outlive_the_server_and_not_their_time() {
     let path = begin(&server.client, Some(tar.len())).await;
     send(&server.client, &path, 0, &tar[..1_000_000]).await.expect(204);
     server.kill();
-    // What is no upload does not stay either.
+    // Files that are no uploads are removed too.
     for stray in ["0123456789abcdef0123456789abcdef", "x.partial", "0123456789abcdef0123456789abcde0.json"] {
         std::fs::write(data.path().join("uploads").join(stray), b"{}").unwrap();
     }
@@ -223,7 +224,7 @@ async fn open_uploads_are_bounded() {
     odd.expect_error(422, "invalid-argument", "upload-length");
     let first = begin(client, Some(6 << 10)).await;
     announce(5 << 10).await.expect_error(429, "overloaded", "open_uploads_bytes");
-    // What was not announced counts as it comes.
+    // Bytes that were not announced count when they arrive.
     let second = begin(client, None).await;
     announce(1).await.expect_error(429, "overloaded", "2 uploads are open already (open_uploads)");
     send(client, &second, 0, &[0; 3 << 10]).await.expect(204);
@@ -238,7 +239,7 @@ async fn open_uploads_are_bounded() {
     assert_eq!(status["uploads"], json!({ "open": 0, "bytes": 0 }));
 }
 
-/// A way to the server that breaks: after so many bytes towards it, connections are cut, and an action is taken.
+/// A proxy in front of the server: after some numbers of bytes towards it, it cuts connections and runs an action.
 struct Proxy {
     address: SocketAddr,
     server: Arc<Mutex<SocketAddr>>,
@@ -266,7 +267,7 @@ impl Proxy {
                 let (mut back, mut front) = (to.try_clone().unwrap(), stream.try_clone().unwrap());
                 std::thread::spawn(move || {
                     std::io::copy(&mut back, &mut front).ok();
-                    // Where the server has gone, its client must hear it.
+                    // If the server has closed, its client must notice.
                     front.shutdown(Shutdown::Both).ok();
                 });
                 let (carried, cuts, cut) = (carried.clone(), cuts.clone(), cut.clone());
@@ -294,7 +295,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, carried: &AtomicU64, cuts: &[u6
     to.shutdown(Shutdown::Both).ok();
 }
 
-/// The most bytes of memory of its own that a process ever had resident.
+/// The peak of a process's private resident memory, in bytes.
 fn peak(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -304,10 +305,10 @@ fn peak(process: u32) -> u64 {
 /// Uploads a model of `megabytes` with external data through a connection that breaks twice, the second time because the
 /// server is killed; then runs it. The server's memory stays flat.
 async fn a_large_model(megabytes: u64) {
-    /// What a server may take beyond what it has when it is idle, whatever the model's size: parts in flight, code, and what is
-    /// compared. Measured are 23 MiB for 100 MB and 53 MiB for 3 GB.
+    /// The memory that a server may take above its idle use, for any size of the model: parts in flight, code, and compared
+    /// outputs. Measured are 23 MiB for 100 MB and 53 MiB for 3 GB.
     const MOST_MORE: u64 = 96 << 20;
-    // Outputs of the check are held to be compared; they have a limit of their own.
+    // Outputs of the check are kept for comparison; they have their own limit.
     const FEW_OUTPUTS: [&str; 2] = ["--limit", "check_output_bytes=4MiB"];
     let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let model = Embedding::of(megabytes << 20);
@@ -347,7 +348,7 @@ async fn a_large_model(megabytes: u64) {
     let taken = started.elapsed();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(said.matches("going on with the upload").count() >= 2, "it broke twice: {said}");
+    assert!(said.matches("continuing the upload").count() >= 2, "it broke twice: {said}");
     let carried = proxy.carried.load(Ordering::SeqCst);
     assert!(carried < total + total / 3, "{carried} bytes were sent for {total}");
     peaks.lock().unwrap().push(peak(id()));
@@ -376,7 +377,7 @@ async fn a_large_model(megabytes: u64) {
     assert_eq!(found, wanted);
 }
 
-/// `hearth model add FOLDER --name any` over a way that breaks.
+/// `hearth model add FOLDER --name any` through the proxy.
 async fn add(proxy: &Proxy, folder: &Path, more: &[&str]) -> std::process::Output {
     let mut command = command();
     command.args(["model", "add", "--name", "any", "--server", &format!("http://{}", proxy.address)]);

@@ -1,4 +1,4 @@
-//! Components that import WASI 0.2, as ordinary programs of `wasm32-wasip2` do: what they are lent, and what they are not.
+//! Tests components that import WASI 0.2, as ordinary programs of `wasm32-wasip2` do: what they get, and what they do not get.
 
 use crate::harness::TestServer;
 use hearth_crafted::{self as crafted, wasi_handler};
@@ -95,7 +95,7 @@ async fn standard_input_is_empty_and_nothing_of_the_host_is_in_the_environment()
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_no_folder_to_open() {
     let server = TestServer::start().await;
-    // errno 8 is EBADF (WASI preview 1): neither is there a preopened folder, nor can one be made up.
+    // errno 8 is EBADF (WASI preview 1): there is no preopened folder, and a guest cannot forge one.
     let code = r#"
         (i32.store8 (i32.const 4096) (call $prestat (i32.const 3) (i32.const 512)))
         (i32.store8 (i32.const 4097) (call $open (i32.const 3) (i32.const 0) (i32.const 600) (i32.const 1) (i32.const 0)

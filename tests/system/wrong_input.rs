@@ -1,4 +1,4 @@
-//! Wrong input gets its status and a typed error, and disturbs nobody.
+//! Tests that wrong input gets its status and a typed error, and does not affect other requests.
 
 use crate::harness::{TestServer, component, model_folder};
 use http::Method;
@@ -92,7 +92,7 @@ async fn bodies_over_the_limit_are_413() {
     still_fine(&server).await;
 }
 
-/// A client that sends all of its body before it listens hears the refusal all the same.
+/// A client that sends all of its body before it reads still gets the refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_reaches_a_client_that_sends_first() {
     use std::io::{Read, Write};
@@ -374,7 +374,7 @@ async fn a_client_that_leaves_withdraws_operators_and_model_runs() {
     let numbers = server.client.get("/metrics").await.expect(200).text();
     let counted = r#"hearth_invocations_total{function="probe",outcome="cancelled"}"#;
     assert!(numbers.contains(counted), "{numbers}");
-    // What a call said before its client left is kept.
+    // The log lines of a call are kept, even if its client left.
     let lines = server.client.get("/v1/functions/probe/logs").await.expect(200).json();
     let lines = lines["lines"].as_array().unwrap();
     let said = lines.iter().filter(|line| line["message"] == "before the loop");

@@ -1,4 +1,4 @@
-//! Components that cost whoever reads or compiles them far more than whoever sends them.
+//! Components that are small to send and expensive to read or compile; it never compiles one.
 
 /// A component whose one function has that many locals and that many nested loops, each of which changes one. A compiler has to
 /// know each local in each loop.

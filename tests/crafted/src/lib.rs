@@ -1,5 +1,5 @@
-//! Components written by hand in WebAssembly's text format, for what no compiler would make: each world's canonical ABI is
-//! `wit/`'s own, so that a component is what its core module makes of it.
+//! Components written by hand in WebAssembly's text format, which no compiler would produce: the ABI of each world is generated
+//! from `wit/`, and the core module is free. It never runs a component.
 
 mod bombs;
 
@@ -15,13 +15,13 @@ pub fn component(world: &str, module: &str) -> Vec<u8> {
     encode(world, module, false)
 }
 
-/// The same for a core module that imports WASI preview 1, with the adapter that `wasm32-wasip1` programs are made components
-/// with: it imports what a program of `wasm32-wasip2` does.
+/// The same for a core module that imports WASI preview 1, with the adapter that makes components from `wasm32-wasip1` programs:
+/// it has the imports of a program of `wasm32-wasip2`.
 pub fn wasi_handler(items: &str, code: &str) -> Vec<u8> {
     encode("handler", &module(items, code), true)
 }
 
-/// The same as [`handler`] with an `init` that does nothing, and a global of which no snapshot can be made.
+/// The same as [`handler`] with an `init` that does nothing, and a global that prevents a snapshot.
 pub fn handler_without_snapshot(items: &str, code: &str) -> Vec<u8> {
     let init = r#"(func (export "init") (result i32) (i32.const 512))"#;
     let global = "(global (mut v128) (v128.const i64x2 0 0))";
@@ -43,8 +43,8 @@ fn encode(world: &str, module: &str, wasi: bool) -> Vec<u8> {
     encoder.encode().unwrap()
 }
 
-/// A handler whose body is `code`, with a memory, an allocator that never frees, and `items` beside them. `code` leaves the
-/// address of the answer: `answer_at` has one.
+/// A handler whose body is `code`, with a memory, an allocator that never frees, and `items`. `code` must leave the address of
+/// the answer; [`answer`] gives one.
 pub fn handler(items: &str, code: &str) -> Vec<u8> {
     component("handler", &module(items, code))
 }
@@ -70,8 +70,8 @@ pub fn module(items: &str, code: &str) -> String {
     )
 }
 
-/// Memory that holds `result::ok(response { status: 200, headers: [], body: text })`, and the code that answers with it.
-/// What lies below 1024 is free for other uses.
+/// Memory that holds `result::ok(response { status: 200, headers: [], body: text })`, and the code that answers with it. Memory
+/// below 1024 is free for other uses.
 pub fn answer(text: &str) -> (String, &'static str) {
     let body = 2048_u32;
     let mut bytes = vec![0_u8; 24];
