@@ -109,7 +109,7 @@ enum Part {
     /// Prints when the cores stood still
     #[command(hide = true)]
     Watch(paced::Watcher),
-    /// Serves an echo with nothing but hyper
+    /// Serves an echo with hyper alone
     #[command(hide = true)]
     Hyper { port: u16 },
     /// Measures operators side by side with NumPy and OpenCV

@@ -179,7 +179,7 @@ fn print(spans: &[Span]) {
 fn spans(text: &[u8]) -> Result<Vec<Span>> {
     let lines = std::str::from_utf8(text)?.lines();
     let spans = lines.map(|line| {
-        let (from, to) = line.split_once(' ').context("a span of other than two numbers")?;
+        let (from, to) = line.split_once(' ').context("a span is not two numbers")?;
         Ok([from.parse()?, to.parse()?])
     });
     spans.collect()
@@ -203,7 +203,7 @@ fn answer(stream: &mut TcpStream) -> Result<Option<f64>> {
         bytes.extend_from_slice(&buffer[..read]);
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
         let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-        ensure!(head.starts_with("http/1.1 200"), "an answer other than 200: {head}");
+        ensure!(head.starts_with("http/1.1 200"), "the answer is not 200: {head}");
         let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
         let length: usize = length.context("an answer without a length")?.trim().parse()?;
         if bytes.len() >= end + 4 + length {

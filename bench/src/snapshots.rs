@@ -30,7 +30,8 @@ const REPEATS: usize = 5;
 const PACKED: &str = "packed_model_bytes=4000000000";
 
 /// Two ways of storing the weights.
-const KINDS: [&str; 2] = ["inside the model's file", "in a file beside it, of which no form is kept on the CPU"];
+const KINDS: [&str; 2] =
+    ["inside the model's file", "in a file next to it, of which no prepared form is kept on the CPU"];
 
 /// Arguments of the measured process.
 #[derive(clap::Args)]
@@ -214,7 +215,7 @@ pub(crate) fn measure(begun: Instant, here: &Here) -> Result<()> {
         };
         let config = raw.resolve()?;
         fs::create_dir_all(&config.data)?;
-        let shelf = here.model.parent().context("the model's folder lies in no other")?;
+        let shelf = here.model.parent().context("the model's folder has no parent")?;
         let (models, device) = shelf::models(&config, shelf, EngineName::Onnxruntime, here.gpu)?;
         let name = here.model.file_name().unwrap_or_default().to_string_lossy();
         let (before, started_ms) = (memory()?, begun.elapsed().as_secs_f64() * 1e3);
@@ -251,7 +252,7 @@ pub(crate) fn measure(begun: Instant, here: &Here) -> Result<()> {
 fn memory() -> Result<(f64, f64)> {
     let status = fs::read_to_string("/proc/self/status")?;
     let of = |name: &str| -> Result<f64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("the system tells no memory")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("the system reports no memory")?;
         Ok(line.split_whitespace().next().context("a number")?.parse::<f64>()? / 1024.0)
     };
     Ok((of("RssAnon:")?, of("RssFile:")?))

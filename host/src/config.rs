@@ -129,7 +129,7 @@ impl RawConfig {
         if !listen.ip().is_loopback() && !insecure {
             return Err(Error::invalid_argument(format!(
                 "{listen} can be reached from other machines and hearth has no authentication there; \
-                 listen on 127.0.0.1, or say --insecure if the network is trusted"
+                 listen on 127.0.0.1, or pass --insecure if the network is trusted"
             )));
         }
         let require_grants = self.require_grants || file.require_grants;

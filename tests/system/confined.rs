@@ -76,7 +76,7 @@ async fn an_endless_compilation_is_422_and_others_go_on() {
     }
     put.await.unwrap().expect_error(422, "invalid-argument", "compile_ms");
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    assert!(!Path::new(&format!("/proc/{child}")).exists(), "the child goes on");
+    assert!(!Path::new(&format!("/proc/{child}")).exists(), "the child keeps running");
     server.client.get("/v1/functions/bomb").await.expect_error(404, "not-found", "bomb");
     still_fine(&server).await;
 }
@@ -292,7 +292,7 @@ async fn components_are_compiled_while_guests_take_all_cores() {
     let loops = take_all_cores(&server.client);
     let begun = Instant::now();
     server.client.put("/v1/functions/echo", component("echo")).await.expect(201);
-    println!("deployed within {:?} beside {} loops", begun.elapsed(), loops.len());
+    println!("deployed within {:?} during {} loops", begun.elapsed(), loops.len());
     assert!(loops.iter().all(|running| !running.is_finished()));
     loops.iter().for_each(tokio::task::JoinHandle::abort);
     still_fine(&server).await;

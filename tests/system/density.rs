@@ -110,7 +110,7 @@ async fn a_thousand_functions_share_one_model() {
     assert!(distinct.len() > 200, "only {} outputs for 256 inputs", distinct.len());
 
     let status = client.get("/v1/status").await.expect(200).json();
-    assert_eq!(status["device"]["used_by"]["model"], model_bytes, "the model is there once");
+    assert_eq!(status["device"]["used_by"]["model"], model_bytes, "the model is in memory once");
     assert_eq!(status["models"].as_array().unwrap().len(), 1);
     let each = memory(&server, "VmRSS").saturating_sub(before) / u64::from(FUNCTIONS);
     println!("{FUNCTIONS} functions deployed in {deployed:?}; {each} bytes of resident memory each");

@@ -261,8 +261,8 @@ async fn tensors_are_bounded_in_number_size_and_cost() {
         ("tensor/resize-huge", "resize"),
         ("tensor/pad-huge", "pad"),
         ("tensor/double", "tensor_bytes"),
-        ("tensor/range", "do not lie"),
-        ("tensor/range-overflow", "do not lie"),
+        ("tensor/range", "are not within"),
+        ("tensor/range-overflow", "are not within"),
         ("tensor/matmul-bomb", "operator_operations"),
         ("tensor/sort-bomb", "operator_operations"),
         ("tensor/resize-bomb", "operator_operations"),
@@ -318,7 +318,7 @@ async fn as_many_loops_as_cores_leave_room_for_others() {
         assert_eq!(server.client.post("/fn/echo", "x").await.expect(200).text(), "x");
         answered += 1;
     }
-    println!("{answered} answers in 1.5 s beside {} loops", loops.len());
+    println!("{answered} answers in 1.5 s during {} loops", loops.len());
     assert!(answered >= 10, "only {answered} answers in 1.5 s");
     for ended in loops {
         ended.await.unwrap().expect_error(504, "deadline-exceeded", "invocation_ms");

@@ -89,7 +89,7 @@ async fn a_prepared_form_outlives_kill_9_serves_all_tenants_and_goes_with_the_la
     assert_eq!(form(data.path()).as_ref(), Some(&kept));
     server.client.put("/t/acme/v1/models/theirs", model_tar("minilm")).await.expect(201);
     server.client.post("/t/acme/v1/models/theirs/load", "").await.expect(200);
-    assert_eq!((form(data.path()), inode(&kept)), (Some(kept.clone()), first), "nothing was made anew");
+    assert_eq!((form(data.path()), inode(&kept)), (Some(kept.clone()), first), "nothing was made again");
     server.client.delete("/v1/models/minilm").await.expect(200);
     assert_eq!(form(data.path()), Some(kept.clone()), "another tenant has the same model");
     // Leftovers of a process that died before it removed the form of a deleted model, and of one that died while it made a form.
@@ -149,7 +149,7 @@ async fn pins_and_priorities_outlive_kill_9_and_go_with_the_model() {
     assert_eq!(told(&server).await, (true, 0, "resident".into()));
     pin(&server, "/t/acme/v1/models/theirs/pin", r#"{"priority": 9}"#).await;
     server.client.delete("/t/acme/v1/models/theirs").await.expect(200);
-    assert_eq!(told(&server).await, (true, 0, "resident".into()), "what acme asked for went with its model");
+    assert_eq!(told(&server).await, (true, 0, "resident".into()), "acme's pin was deleted with its model");
     // It is unloaded on request, because no tenant has pinned it.
     server.client.post("/v1/models/magika/unload", "").await.expect(200);
     assert_eq!(told(&server).await, (false, 0, "stored".into()));

@@ -79,7 +79,7 @@ fn work(work: &mut Work) -> Result<Value> {
             let first = self::first(&mut source)?;
             if !matches!(tell(&first)?, Upload::Tar) {
                 return Err(Error::malformed(
-                    "the upload is gzip data, but not of a tar; send a .onnx, .tar or .tar.gz",
+                    "the upload is a gzip file that contains no tar; send a .onnx, .tar or .tar.gz",
                 ));
             }
             tar(Cursor::new(first).chain(source), most, &mut send)?;

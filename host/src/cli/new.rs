@@ -86,7 +86,7 @@ fn check_language(lang: &str) -> Result<()> {
             bail!("--lang {lang}: only rust so far; python, js and c come later")
         }
         other => {
-            bail!("--lang {other} is no language that hearth knows; say --lang rust (python, js and c come later)")
+            bail!("--lang {other} is no language that hearth knows; use --lang rust (python, js and c come later)")
         }
     }
 }

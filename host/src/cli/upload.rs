@@ -80,7 +80,7 @@ pub(super) fn suggested_name(path: &Path) -> Result<String> {
     }
     let name: String = stem.replace('_', "-").trim_matches(|at: char| !at.is_ascii_alphanumeric()).to_owned();
     if name.is_empty() {
-        bail!("{} suggests no name; say --name NAME", path.display());
+        bail!("{} suggests no name; give one with --name NAME", path.display());
     }
     Ok(name)
 }

@@ -316,7 +316,7 @@ proptest! {
         } else {
             let whole = bytes(&inputs[0]);
             for (offset, output) in plan.work.views().iter().zip(&plan.outputs) {
-                prop_assert!(offset + bytes(output) <= whole, "a view lies within its tensor");
+                prop_assert!(offset + bytes(output) <= whole, "a view is within its tensor");
             }
             prop_assert_eq!(plan.cost.bytes, 0);
         }

@@ -147,8 +147,7 @@ impl Tensor {
     pub fn buffer_range(&self, range: Range<u64>) -> Result<Range<u64>> {
         let length = self.byte_length();
         if range.start > range.end || range.end > length {
-            let message =
-                format!("bytes {} to {} do not lie within the tensor's {length} bytes", range.start, range.end);
+            let message = format!("bytes {} to {} are not within the tensor's {length} bytes", range.start, range.end);
             return Err(Error::invalid_argument(message));
         }
         Ok(self.0.byte_offset + range.start..self.0.byte_offset + range.end)

@@ -17,7 +17,7 @@ pub enum LogLevel {
     Debug,
     /// Normal events.
     Info,
-    /// Something is off, the request goes on.
+    /// Something is wrong, but the request continues.
     Warn,
     /// The request fails.
     Error,

@@ -119,7 +119,7 @@ impl tensors::HostTensor for Ctx {
         let end = offset.checked_add(length).filter(|end| *end <= bytes);
         let end = end.ok_or_else(|| {
             Error::invalid_argument(format!(
-                "{length} bytes from byte {offset} do not lie within a tensor of {bytes} bytes"
+                "{length} bytes from byte {offset} are not within a tensor of {bytes} bytes"
             ))
         })?;
         self.read_tensor(&tensor, offset..end)

@@ -273,13 +273,10 @@ fn name_of(item: &TokenStream, kind: &Kind, attribute: &str) -> Result<Ident, Re
                 return Ok(name);
             }
         } else if text == "async" {
-            return Err(Refusal::at(
-                word.span(),
-                format!("{attribute} goes on an ordinary function, not an async one"),
-            ));
+            return Err(Refusal::at(word.span(), format!("{attribute} is for ordinary functions, not async ones")));
         } else if kind.others.contains(&text.as_str()) {
             break;
         }
     }
-    Err(Refusal::at(Span::call_site(), format!("{attribute} goes on a {}", kind.name)))
+    Err(Refusal::at(Span::call_site(), format!("{attribute} is for a {}", kind.name)))
 }

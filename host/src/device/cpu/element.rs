@@ -28,7 +28,7 @@ pub(super) trait Element: Pod {
     fn plain(self) -> Self::Plain;
     /// The least element.
     const LEAST: Self;
-    /// The greatest element but for NaN.
+    /// The greatest element except NaN.
     const GREATEST: Self;
 }
 

@@ -228,9 +228,9 @@ macro_rules! product {
             ) {
                 let reaches = |rows: usize, columns: usize, stride: usize| (rows - 1) * stride + columns;
                 assert!(rows > 0 && length > 0 && columns > 0 && columns <= c_stride, "a tile is not empty");
-                assert!(a.elements.len() >= reaches(rows, length, a.stride), "a tile lies within its matrix");
-                assert!(b.elements.len() >= reaches(length, columns, b.stride), "a tile lies within its matrix");
-                assert!(c.len() >= reaches(rows, columns, c_stride), "a tile lies within its matrix");
+                assert!(a.elements.len() >= reaches(rows, length, a.stride), "a tile is within its matrix");
+                assert!(b.elements.len() >= reaches(length, columns, b.stride), "a tile is within its matrix");
+                assert!(c.len() >= reaches(rows, columns, c_stride), "a tile is within its matrix");
                 let strides = [a.stride, b.stride, c_stride].map(|stride| stride as isize);
                 let (a, b, c) = (a.elements.as_ptr(), b.elements.as_ptr(), c.as_mut_ptr());
                 // SAFETY: the function reads rows by length elements from `a` and length by columns from `b`, and reads and

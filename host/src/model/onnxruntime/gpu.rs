@@ -110,7 +110,7 @@ impl Gpu {
         if let Some(folder) = beside
             && !folder.join(PROVIDER).exists()
         {
-            return Err(format!("there is no {PROVIDER} beside the onnxruntime library"));
+            return Err(format!("there is no {PROVIDER} next to the onnxruntime library"));
         }
         for names in LIBRARIES {
             let folders: Vec<&Path> = [Some(self.data.as_path()), beside].into_iter().flatten().collect();

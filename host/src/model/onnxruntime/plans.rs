@@ -71,7 +71,7 @@ impl Plan {
         if let Some(session) = self.session.get() {
             return Ok(run(session));
         }
-        let make = make.ok_or_else(|| Error::new(Kind::Internal, "there is nothing to make sessions of"))?;
+        let make = make.ok_or_else(|| Error::new(Kind::Internal, "no further sessions can be made of this model"))?;
         let session = Arc::new(make(planning)?);
         Ok(run(self.session.get_or_init(|| session)))
     }
