@@ -1,5 +1,5 @@
-//! What a GPU does without hearth: plain copies of pinned memory and within the device, to compare with. It calls CUDA's driver
-//! directly, and never uses hearth's device.
+//! Measures what a GPU does without hearth, for comparison: plain copies of pinned memory and within the device. It calls CUDA's
+//! driver directly, and never uses hearth's device.
 
 use anyhow::{Context, Result};
 use cudarc::driver::{CudaContext, DriverError};
@@ -18,16 +18,16 @@ pub(super) struct Baseline {
 
 const TRIES: usize = 6;
 
-/// Measures copies of so many bytes on GPU number `ordinal`, whose driver must be there. It takes twice as many bytes of the
-/// device, which nobody charges, and gives them back.
+/// Measures copies of `bytes` bytes on GPU number `ordinal`, whose driver must be installed. It allocates twice as many bytes on
+/// the device, without a charge, and frees them.
 pub(super) fn measure(ordinal: u32, bytes: u64) -> Result<Baseline> {
     let length = usize::try_from(bytes)?;
     let copies = || -> Result<Baseline, DriverError> {
         let context = CudaContext::new(ordinal as usize)?;
         let stream = context.new_stream()?;
         let (mut a, mut b) = (stream.alloc_zeros::<u8>(length)?, stream.alloc_zeros::<u8>(length)?);
-        // SAFETY: whatever lies there are numbers of type u8, and a download writes all of them before an upload reads them.
-        // Without flags the CPU's caches work as for other memory, as in hearth's own.
+        // SAFETY: any bytes are valid numbers of type u8, and a download writes all of them before an upload reads them. Without
+        // flags the memory is cached by the CPU like other memory, as hearth's own pinned memory is.
         #[allow(unsafe_code)]
         let mut pinned = unsafe { context.alloc_pinned_with_flags::<u8>(length, 0) }?;
         let best = |queue: &mut dyn FnMut() -> Result<(), DriverError>| -> Result<f64, DriverError> {
