@@ -69,11 +69,21 @@ impl Kind {
     /// The kind that a guest's own error names. A guest cannot use a kind that is reserved for the host: such kinds and unknown
     /// words become `HandlerFailed`. So does `internal`, since an internal failure of the handler is the handler's.
     pub fn of_guest(word: &str) -> Kind {
-        match Kind::ALL.into_iter().find(|kind| kind.as_str() == word) {
-            None | Some(Kind::Internal | Kind::Malformed | Kind::HandlerFailed | Kind::StorageFull) => {
-                Kind::HandlerFailed
-            }
-            Some(kind) => kind,
+        let known = Kind::ALL.into_iter().find(|kind| kind.as_str() == word);
+        // Without `_`, so that each new kind is decided here.
+        match known.unwrap_or(Kind::HandlerFailed) {
+            Kind::Internal | Kind::Malformed | Kind::HandlerFailed | Kind::StorageFull => Kind::HandlerFailed,
+            kind @ (Kind::InvalidArgument
+            | Kind::Unsupported
+            | Kind::NotFound
+            | Kind::PermissionDenied
+            | Kind::Conflict
+            | Kind::TooLarge
+            | Kind::LimitExceeded
+            | Kind::Overloaded
+            | Kind::DeadlineExceeded
+            | Kind::Cancelled
+            | Kind::Unavailable) => kind,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::deploy::Deployments;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
-use app::{App, Refusal, RequestId, Tenant};
+use app::{App, Refusal};
 use body::DrainOnDrop;
 use connection::{Answer, Connection, Content};
 use hyper::body::Incoming;
@@ -147,7 +147,7 @@ impl Server {
 fn requests(
     app: Arc<App>,
     is_loopback: bool,
-) -> impl Service<layers::Request, Response = Answer, Error = Infallible, Future: Send> + Clone + Send {
+) -> impl Service<http::Request<DrainOnDrop>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send {
     let control = routes::router(app.clone());
     let answer = service_fn(move |request| answer(app.clone(), control.clone(), request));
     layers::identify(layers::check_origin(is_loopback, layers::read_tenant(layers::trace(answer))))
@@ -155,14 +155,13 @@ fn requests(
 
 /// Sends a request to a function or to the control plane.
 async fn answer(app: Arc<App>, control: axum::Router, request: layers::Request) -> Result<Answer, Refusal> {
-    let (tenant, request_id) = (request.extensions().get::<Tenant>(), request.extensions().get::<RequestId>());
-    if let Some(path) = request.uri().path().strip_prefix("/fn/")
-        && let (Some(tenant), Some(request_id)) = (tenant.cloned(), request_id.cloned())
-    {
+    let layers::Request { mut http, id, tenant } = request;
+    if let Some(path) = http.uri().path().strip_prefix("/fn/") {
         let path = path.to_owned();
-        return Ok(invoke::invoke(&app, &tenant, &request_id, &path, request).await?);
+        return Ok(invoke::invoke(&app, &tenant, &id, &path, http).await?);
     }
-    let Ok(mut answer) = control.oneshot(request.map(axum::body::Body::new)).await;
+    http.extensions_mut().insert(tenant);
+    let Ok(mut answer) = control.oneshot(http.map(axum::body::Body::new)).await;
     match answer.extensions_mut().remove::<Refusal>() {
         Some(refusal) => Err(refusal),
         None => Ok(answer.map(Content::Stream)),

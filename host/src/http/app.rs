@@ -34,11 +34,12 @@ impl App {
 /// What a handler of the control plane answers with.
 pub(super) type Reply<T> = Result<Json<T>, Refusal>;
 
-/// The identity of a request, in its extensions.
+/// The identity of a request.
 #[derive(Clone)]
 pub(super) struct RequestId(pub(super) Arc<str>);
 
-/// The tenant that a request is for, in its extensions: `default`, or the one in `/t/{tenant}/…`.
+/// The tenant that a request is for: `default`, or the one in `/t/{tenant}/…`. Handlers of the control plane find it in the
+/// request's extensions.
 #[derive(Clone)]
 pub(super) struct Tenant(pub(super) Arc<str>);
 

@@ -1,9 +1,8 @@
 //! `ANY /fn/{function}…`: from hyper's request to an invocation and back; it never passes through the control plane.
 
 use super::app::{App, Refusal, RequestId, Tenant};
-use super::body::{Limited, no_room};
+use super::body::{DrainOnDrop, Limited, no_room};
 use super::connection::{Answer, Content};
-use super::layers;
 use crate::config::Limits;
 use crate::deploy::Invoked;
 use crate::error::{Error, Result};
@@ -18,7 +17,7 @@ pub(super) async fn invoke(
     Tenant(tenant): &Tenant,
     RequestId(request_id): &RequestId,
     path: &str,
-    request: layers::Request,
+    request: http::Request<DrainOnDrop>,
 ) -> Result<Answer> {
     let (selector, below) = match path.find('/') {
         Some(slash) => path.split_at(slash),

@@ -11,7 +11,13 @@ use std::sync::Arc;
 use tower::{Service, service_fn};
 use tracing::Instrument;
 
-pub(super) type Request = http::Request<DrainOnDrop>;
+/// A request, and what the layers found out about it. Not in its extensions: these are a map, which costs every request some
+/// allocations.
+pub(super) struct Request {
+    pub(super) http: http::Request<DrainOnDrop>,
+    pub(super) id: RequestId,
+    pub(super) tenant: Tenant,
+}
 
 /// What answers requests, or refuses them.
 pub(super) trait Answers:
@@ -24,13 +30,15 @@ impl<S> Answers for S where S: Service<Request, Response = Answer, Error = Refus
 /// Gives each request an identity, and makes the answers of refusals with it.
 pub(super) fn identify(
     inner: impl Answers,
-) -> impl Service<Request, Response = Answer, Error = Infallible, Future: Send> + Clone + Send {
-    service_fn(move |mut request: Request| {
+) -> impl Service<http::Request<DrainOnDrop>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send {
+    let default: Arc<str> = "default".into();
+    service_fn(move |http| {
         let mut inner = inner.clone();
+        let tenant = Tenant(default.clone());
         async move {
             let id: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
-            request.extensions_mut().insert(RequestId(id.clone()));
-            let mut answer = inner.call(request).await.unwrap_or_else(|refusal| refusal.answer(&id));
+            let answer = inner.call(Request { http, id: RequestId(id.clone()), tenant }).await;
+            let mut answer = answer.unwrap_or_else(|refusal| refusal.answer(&id));
             if let Ok(value) = HeaderValue::from_str(&id) {
                 answer.headers_mut().insert("hearth-request-id", value);
             }
@@ -45,42 +53,38 @@ pub(super) fn check_origin(is_loopback: bool, inner: impl Answers) -> impl Answe
         let mut inner = inner.clone();
         async move {
             if is_loopback {
-                origin::check(request.headers(), request.uri())?;
+                origin::check(request.http.headers(), request.http.uri())?;
             }
             inner.call(request).await
         }
     })
 }
 
-/// Takes `/t/{tenant}` off the path.
+/// Takes `/t/{tenant}` off the path; without it, the tenant is `default`.
 pub(super) fn read_tenant(inner: impl Answers) -> impl Answers {
-    let default: Arc<str> = "default".into();
     service_fn(move |mut request: Request| {
         let mut inner = inner.clone();
-        let mut tenant = default.clone();
-        if let Some(below) = request.uri().path().strip_prefix("/t/") {
+        if let Some(below) = request.http.uri().path().strip_prefix("/t/") {
             let (name, rest) = below.split_once('/').unwrap_or((below, ""));
-            tenant = name.into();
-            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-            *request.uri_mut() = format!("/{rest}{query}").parse::<Uri>().unwrap_or_default();
+            request.tenant = Tenant(name.into());
+            let query = request.http.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            *request.http.uri_mut() = format!("/{rest}{query}").parse::<Uri>().unwrap_or_default();
         }
-        request.extensions_mut().insert(Tenant(tenant));
-        async move { inner.call(request).await }
+        inner.call(request)
     })
 }
 
 /// Covers the work for each request with a span, which the spans of invocation and model runs lie in.
 pub(super) fn trace(inner: impl Answers) -> impl Answers {
     service_fn(move |request: Request| {
-        let mut inner = inner.clone();
-        let extensions = request.extensions();
+        let Request { http, id, tenant } = &request;
         let span = tracing::debug_span!(
             "request",
-            id = extensions.get::<RequestId>().map(|id| &*id.0),
-            tenant = extensions.get::<Tenant>().map(|tenant| &*tenant.0),
-            method = %request.method(),
-            path = request.uri().path(),
+            id = &*id.0,
+            tenant = &*tenant.0,
+            method = %http.method(),
+            path = http.uri().path(),
         );
-        async move { inner.call(request).await }.instrument(span)
+        inner.clone().call(request).instrument(span)
     })
 }
