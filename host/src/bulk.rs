@@ -3,7 +3,7 @@
 //! Without preemption, Linux finishes a system call before it gives the core to another thread, and a call on 100 MiB takes tens
 //! of milliseconds.
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
@@ -52,10 +52,6 @@ struct Last {
     normal_until: Mutex<Option<Instant>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
-}
-
 impl Last {
     /// The thread; a piece of work that has waited this long for it is done by an ordinary thread.
     fn new(waits: Duration) -> Last {
@@ -71,7 +67,7 @@ impl Last {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-        let normal = locked(&self.normal_until).is_some_and(|until| Instant::now() < until);
+        let normal = self.normal_until.lock().is_some_and(|until| Instant::now() < until);
         let Some(pieces) = self.pieces.as_ref().filter(|_| !normal) else {
             return tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
         };
@@ -80,7 +76,7 @@ impl Last {
         let piece = {
             let work = work.clone();
             move || {
-                let work = locked(&work).take();
+                let work = work.lock().take();
                 work.map(|work| done.send(work()));
             }
         };
@@ -90,8 +86,8 @@ impl Last {
         if let Ok(Ok(outcome)) = waited {
             return Ok(outcome);
         }
-        *locked(&self.normal_until) = Some(Instant::now() + NORMAL_FOR);
-        let left = locked(&work).take();
+        *self.normal_until.lock() = Some(Instant::now() + NORMAL_FOR);
+        let left = work.lock().take();
         match left {
             Some(work) => tokio::task::spawn_blocking(work).await.map_err(io::Error::other),
             None if waited.is_err() => outcome.await.map_err(io::Error::other),
@@ -177,7 +173,7 @@ mod tests {
     async fn work_goes_on_after_a_panic() {
         let last = Last::new(Duration::from_secs(60));
         assert!(last.run(|| panic!("on purpose")).await.is_err());
-        locked(&last.normal_until).take();
+        last.normal_until.lock().take();
         assert_eq!(last.run(|| 7).await.unwrap(), 7);
     }
 

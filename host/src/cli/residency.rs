@@ -58,7 +58,8 @@ impl Named {
         if self.target.json {
             return print_json(value);
         }
-        print(&format!("{}@{version} {what}\n", printable(&self.name)))
+        let name = self.name.split('@').next().unwrap_or(&self.name);
+        print(&format!("{}@{version} {what}\n", printable(name)))
     }
 }
 
