@@ -1,10 +1,10 @@
-//! A CUDA GPU as a device: tensors lie in its memory and operators are kernels in its queue; it never waits for the GPU but
-//! where somebody reads.
+//! A CUDA GPU as a device: tensors are in its memory and operators are kernels in its queue; it never waits for the GPU,
+//! except to read a tensor.
 //!
 //! Work is queued in the order of the calls, so a tensor is ready for every operator that is queued after the one that made
-//! it. A few operators wait for the next, which may do both in one kernel ([`fused`]). Memory that is given back is used again
-//! behind whatever is queued for it. What a kernel finds wrong (an index that means no place) is told to whoever reads a tensor
-//! that was made with it.
+//! it. A few operators wait for the next one, which may do the work of both in one kernel ([`fused`]). Memory that is given back
+//! is reused after the work that is queued on it. An error that a kernel finds (an index out of range) is returned when a tensor
+//! that depends on it is read.
 
 mod allocator;
 mod core;
@@ -60,17 +60,17 @@ pub struct Cuda {
     core: Core,
     ledger: Arc<Ledger>,
     limits: Limits,
-    /// Where engines that run on the CPU find their inputs; it shares the ledger.
+    /// The CPU device that holds inputs for engines that run on the CPU; it shares the ledger.
     host: Arc<Cpu>,
 }
 
-/// Of a GPU's free memory, what is left to others: contexts, modules and engines take some outside of the ledger.
+/// The part of a GPU's free memory that is left to others: contexts, modules and engines take some outside of the ledger.
 const LEFT_BYTES: u64 = 512 << 20;
 
 impl Cuda {
-    /// Opens the GPU of this number, from 0. Compiled kernels are kept in the data folder, signed with its key.
+    /// Opens the GPU with this number, counted from 0. Compiled kernels are kept in the data folder, signed with its key.
     ///
-    /// Errors: `unavailable` saying what is missing: the driver, the GPU, or NVRTC.
+    /// Errors: `unavailable`, with the part that is missing: the driver, the GPU, or NVRTC.
     pub fn open(ordinal: u32, config: &Config, key: &NodeKey) -> Result<Arc<Cuda>> {
         let name = format!("cuda:{ordinal}");
         let missing = |why: String| Error::unavailable(format!("{name} cannot be used: {why}"));
@@ -114,7 +114,7 @@ impl Cuda {
         self.core.allocator.counts()
     }
 
-    /// Bytes that went between host and device so far.
+    /// Bytes copied between host and device so far.
     pub fn copied(&self) -> Copied {
         self.core.staging.copied()
     }
@@ -132,10 +132,10 @@ impl Cuda {
         self.itself().map(|me| me as Arc<dyn Device>)
     }
 
-    /// What may be found wrong with tensors that are made of these, unless somebody looked already and it was nothing.
+    /// The faults that tensors made of these inherit, except faults that were already read and found empty.
     fn faults_of<'a>(inputs: impl IntoIterator<Item = &'a Tensor>) -> Result<Vec<Arc<memory::Fault>>> {
         let mut faults: Vec<Arc<memory::Fault>> = Vec::new();
-        // Text lies on the host, and no kernel made it.
+        // Text is in host memory, and no kernel made it.
         for input in inputs.into_iter().filter(|input| input.dtype() != DType::Text) {
             for fault in &CudaMemory::of(input)?.faults {
                 let settled = matches!(fault.found.get(), Some(None));
@@ -237,7 +237,7 @@ impl Device for Cuda {
         }
         let addresses: Vec<u64> = results.iter().map(|(block, _)| block.address()).collect();
         let mut task = Task::new(&self.core, account, stop, plan, inputs, &addresses)?;
-        // Indices are checked even where there is nothing to pick.
+        // Indices are checked even where there is nothing to gather.
         let checks = matches!(plan.work, Work::Gather { .. } | Work::OneHot { .. });
         if checks || plan.outputs.iter().any(|(_, shape)| shape.elements() > 0) {
             task.queue()?;
@@ -253,9 +253,9 @@ impl Device for Cuda {
     }
 }
 
-/// The devices that the table of operators runs on beside the CPU: the kernels built for the CPU, and GPU 0 where there is
-/// one. Without a C++ compiler the kernels are passed over, unless `HEARTH_REQUIRE_REFERENCES` is 1; without a GPU the GPU is,
-/// unless `HEARTH_REQUIRE_GPU` is.
+/// The devices that the table of operators runs on besides the CPU: the kernels built for the CPU, and GPU 0 where there is
+/// one. Without a C++ compiler the kernels are skipped, unless `HEARTH_REQUIRE_REFERENCES` is 1; without a GPU the GPU is
+/// skipped, unless `HEARTH_REQUIRE_GPU` is 1.
 #[cfg(test)]
 pub(super) fn test_devices() -> Vec<Arc<dyn Device>> {
     let required = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
@@ -277,7 +277,7 @@ pub(super) fn test_devices() -> Vec<Arc<dyn Device>> {
     devices
 }
 
-/// GPU 0; none where there is none, unless `HEARTH_REQUIRE_GPU` is 1.
+/// GPU 0; `None` where there is none, unless `HEARTH_REQUIRE_GPU` is 1.
 #[cfg(test)]
 pub(crate) fn gpu_if_there(config: &Config) -> Option<Arc<Cuda>> {
     let tell = |error: &Error| {

@@ -1,10 +1,10 @@
-//! Device memory: every byte is taken here and comes back here, and what came back is kept for the next; it never hands
-//! memory to a queue that could still be read by another.
+//! Device memory: every block is taken and given back here, and free blocks are kept for later requests; it never hands out
+//! memory that work in another queue may still read.
 //!
-//! Sizes are rounded up to classes, so that a block that came back fits the next request of about that size. What the driver
-//! gave, in use and kept, is never more than the ledger's budget. A block that comes back is free for kernels at once, because
-//! they run in one queue; a copy from the host into it waits for an event that was recorded after it came back. An engine gives
-//! back a block for each step of a model, so an event is recorded only when somebody wants it, or for many blocks at once.
+//! Sizes are rounded up to classes, so that a block that came back fits the next request of about that size. The bytes taken
+//! from the driver, in use and kept, never exceed the ledger's budget. A block that comes back is free for kernels at once,
+//! because they run in one queue; a copy from the host into it waits for an event that was recorded after it came back. An engine
+//! gives back a block for each step of a model, so an event is recorded only when a copy needs it, or for many blocks at once.
 
 use super::driver::{Driver, Event, Failure, Outcome, Stream};
 use parking_lot::{Mutex, MutexGuard};
@@ -14,23 +14,23 @@ use std::sync::{Arc, OnceLock};
 
 /// The smallest block, which is also the alignment of blocks.
 const LEAST_BYTES: u64 = 512;
-/// Above it, blocks are multiples of it.
+/// Above this size, block sizes are multiples of it.
 const LARGE_BYTES: u64 = 2 << 20;
-/// So many blocks that came back share an event at most: a copy that waits for it waits for little that it need not.
+/// The most blocks that share an event; with a small number, a copy that waits for it waits for little unrelated work.
 const SHARED: u32 = 32;
 
 /// What an allocator holds, for status and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// Bytes of blocks in use, rounded as they are.
+    /// Bytes of blocks in use, after rounding.
     pub used_bytes: u64,
     /// Bytes of blocks that are kept for later.
     pub kept_bytes: u64,
-    /// The most bytes that were taken from the driver at once.
+    /// The most bytes that were held from the driver at one time.
     pub peak_bytes: u64,
-    /// Requests that a kept block served.
+    /// Requests that were served by a kept block.
     pub reused: u64,
-    /// Requests that went to the driver.
+    /// Requests that were passed to the driver.
     pub taken: u64,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Allocator {
     driver: Arc<dyn Driver>,
     budget_bytes: u64,
     state: Mutex<State>,
-    /// Whether the device answers nothing any more, so that nothing is given back to it.
+    /// Whether the device is lost; if so, nothing is given back to it.
     lost: AtomicBool,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Allocator {
 struct State {
     kept: BTreeMap<u64, Vec<Kept>>,
     counts: MemoryUse,
-    /// The mark of blocks that come back now, and how many have it.
+    /// The mark of blocks that come back now, and the number of blocks that have it.
     open: Arc<Mark>,
     marked: u32,
 }
@@ -57,8 +57,8 @@ struct Kept {
     free_after: Arc<Mark>,
 }
 
-/// A place in the queue of kernels, behind those that used the blocks which have it. Recorded with the state locked, so that no
-/// block gets it later.
+/// A position in the queue of kernels, after those that used the blocks with this mark. It is recorded with the state locked, so
+/// that no block gets it later.
 #[derive(Default)]
 struct Mark(OnceLock<Event>);
 
@@ -67,7 +67,7 @@ pub(super) struct Block {
     allocator: Arc<Allocator>,
     address: u64,
     bytes: u64,
-    /// When kernels that used it before are done; none for memory that no queue knows.
+    /// When the kernels that used it before are done; `None` for memory that no queue has used.
     free_after: Option<Arc<Mark>>,
 }
 
@@ -77,14 +77,14 @@ impl Allocator {
         Arc::new(Allocator { driver, budget_bytes, state: Mutex::default(), lost: AtomicBool::new(false) })
     }
 
-    /// A block of at least so many bytes, with anything in it.
+    /// A block of at least this many bytes, with undefined contents.
     ///
-    /// Errors: [`Failure::OutOfMemory`] when neither the budget nor the device has room after all kept blocks went back.
+    /// Errors: [`Failure::OutOfMemory`] when the budget or the device has no room even after all kept blocks were freed.
     pub(super) fn take(self: &Arc<Allocator>, bytes: u64) -> Outcome<Block> {
         let size = class_of(bytes).ok_or(Failure::OutOfMemory)?;
         let mut state = self.state();
-        // A larger one serves too, as long as little of it is wasted: of a large block a quarter would be much, and what is wasted
-        // the ledger does not know.
+        // A larger block serves too, as long as it wastes little: a quarter of a large block would be much, and the ledger does not
+        // count the waste.
         let largest = if size > LARGE_BYTES { size } else { size + size / 4 };
         let fitting = state.kept.range(size..=largest).next().map(|(size, _)| *size);
         if let Some(size) = fitting
@@ -115,7 +115,7 @@ impl Allocator {
         Ok(self.block(address, size, None))
     }
 
-    /// What it holds now.
+    /// What it holds at present.
     pub(super) fn counts(&self) -> MemoryUse {
         self.state().counts
     }
@@ -126,7 +126,7 @@ impl Allocator {
         self.give_back(&mut self.state(), u64::MAX);
     }
 
-    /// Notes that the device is lost: its memory went with it.
+    /// Records that the device is lost, and its memory with it.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
@@ -139,7 +139,7 @@ impl Allocator {
         self.state.lock()
     }
 
-    /// Gives kept blocks back, the largest first, until there are at least so many bytes less.
+    /// Gives kept blocks back, the largest first, until at least this many bytes are freed.
     fn give_back(&self, state: &mut State, bytes: u64) {
         let mut given = 0;
         while given < bytes {
@@ -149,7 +149,7 @@ impl Allocator {
             given += size;
             // Work in the queues may still use it; freeing waits for that anyway.
             let done = self.recorded(state, &kept.free_after).and_then(|event| event.synchronize());
-            // SAFETY: the block was in nobody's use, and the queued work that used it is done, or the device is lost.
+            // SAFETY: the block was not in use, and the queued work that used it is done, or the device is lost.
             #[allow(unsafe_code)]
             let freed = done.and_then(|()| unsafe { self.driver.free(kept.address) });
             if let Err(failure) = freed {
@@ -158,12 +158,12 @@ impl Allocator {
         }
     }
 
-    /// A mark's event, recorded now if it was not.
+    /// A mark's event; records it now if it was not recorded.
     fn recorded<'a>(&self, state: &mut State, mark: &'a Arc<Mark>) -> Outcome<&'a Event> {
         if let Some(event) = mark.0.get() {
             return Ok(event);
         }
-        // Only the open one has none.
+        // Only the open mark has no event.
         (state.open, state.marked) = (Arc::default(), 0);
         let event = Event::record(&self.driver, Stream::Compute)?;
         Ok(mark.0.get_or_init(|| event))
@@ -177,7 +177,7 @@ impl Allocator {
         }
         let open = Arc::clone(&state.open);
         state.marked += 1;
-        // A device that records nothing is lost, and its memory with it; else the mark is recorded when it is wanted.
+        // A device that records nothing is lost, and its memory with it; otherwise the mark is recorded when it is needed.
         if state.marked >= SHARED && self.recorded(&mut state, &open).is_err() {
             return;
         }
@@ -212,12 +212,12 @@ impl Block {
         self.address
     }
 
-    /// How many bytes there are.
+    /// The number of bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Lets copies from the host wait until kernels that used this memory before are done.
+    /// Makes copies from the host wait until kernels that used this memory before are done.
     pub(super) fn hold_copies(&self) -> Outcome<()> {
         let Some(mark) = &self.free_after else { return Ok(()) };
         let allocator = &self.allocator;
@@ -232,7 +232,7 @@ impl Drop for Block {
     }
 }
 
-/// The size of the block for so many bytes: a power of two, or half again as much, up to 2 MiB and then multiples of that.
+/// The size of the block for this many bytes: a power of two, or 1.5 times one, up to 2 MiB; above that, multiples of 2 MiB.
 fn class_of(bytes: u64) -> Option<u64> {
     if bytes > LARGE_BYTES {
         return bytes.checked_next_multiple_of(LARGE_BYTES);

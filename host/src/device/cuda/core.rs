@@ -1,5 +1,5 @@
-//! What all work on the device shares: the driver, its memory, the units that are loaded, and whether the device is still
-//! there; it never knows an operator.
+//! The state that all work on the device shares: the driver, its memory, the loaded units, and whether the device is lost; it
+//! never knows an operator.
 
 use super::allocator::{Allocator, Block};
 use super::driver::{Driver, Event, Failure, Outcome, Stream, THREADS};
@@ -22,22 +22,22 @@ pub(super) struct Core {
     ledger: Arc<Ledger>,
     units: Mutex<HashMap<Unit, Arc<Loaded>>>,
     lost: OnceLock<String>,
-    /// What the library of products works in.
+    /// The memory in which the library for matrix products works.
     _workspace: Option<(Block, Charge)>,
 }
 
-/// A unit that is loaded, or being loaded by whoever holds the lock.
+/// A unit that is loaded, or is being loaded by the thread that holds the lock.
 #[derive(Default)]
 struct Loaded {
     module: Mutex<Option<u64>>,
     functions: Mutex<HashMap<&'static str, u64>>,
 }
 
-/// The most blocks of a launch.
+/// The most blocks in a launch.
 const MOST_BLOCKS: u64 = i32::MAX as u64;
 
 impl Core {
-    /// A device with a ledger's budget of memory, and pinned memory for copies.
+    /// A device with the ledger's budget of memory, and pinned memory for copies.
     pub(super) fn new(driver: Arc<dyn Driver>, ledger: &Arc<Ledger>, staging_bytes: u64) -> Result<Core> {
         let allocator = Allocator::new(Arc::clone(&driver), ledger.budget_bytes());
         let staging = Staging::new(Arc::clone(&driver), staging_bytes);
@@ -57,7 +57,7 @@ impl Core {
         Ok(Core { driver, allocator, staging, ledger, units, lost, _workspace: workspace })
     }
 
-    /// Whether the device is still there.
+    /// Checks that the device is not lost.
     ///
     /// Errors: `unavailable` with the reason once it is lost.
     pub(super) fn check(&self) -> Result<()> {
@@ -67,7 +67,7 @@ impl Core {
         }
     }
 
-    /// The error for whoever asked; notes a lost device.
+    /// The error for the caller; records that the device is lost, if it is.
     pub(super) fn told<T>(&self, outcome: Outcome<T>) -> Result<T> {
         outcome.map_err(|failure| {
             if let Failure::Lost(why) = &failure
@@ -80,11 +80,11 @@ impl Core {
         })
     }
 
-    /// Device memory of at least so many bytes. The caller charges it first.
+    /// Device memory of at least this many bytes. The caller charges it first.
     pub(super) fn take(&self, bytes: u64) -> Result<Block> {
         loop {
             match self.allocator.take(bytes) {
-                // The ledger has room, but not for what rounding to sizes of blocks adds.
+                // The ledger has room, but not for the bytes that rounding to block sizes adds.
                 Err(Failure::OutOfMemory) if bytes <= self.ledger.budget_bytes() && self.ledger.make_room(bytes) => {}
                 taken => return self.told(taken),
             }
@@ -99,7 +99,7 @@ impl Core {
         self.queued_in(block, || unsafe { self.staging.upload(block.address(), bytes, purpose) })
     }
 
-    /// Copies what `source` gives into a block of so many bytes, and waits until it is there.
+    /// Copies the data that `source` gives into a block of this many bytes, and waits until the copy is done.
     pub(super) fn load_in(&self, block: &Block, bytes: usize, source: &Source<'_>) -> Result<()> {
         // SAFETY: as for `upload`.
         #[allow(unsafe_code)]
@@ -114,13 +114,13 @@ impl Core {
         let queued = block.hold_copies().and_then(|()| queue());
         let held = Event::record(&self.driver, Stream::In).and_then(|event| event.hold(Stream::Compute));
         if held.is_err() {
-            // Nothing keeps the copy and what comes later apart any more.
+            // Nothing orders the copy and later work any more.
             self.told(held.map_err(|failure| Failure::Lost(failure.to_string())))?;
         }
         self.told(queued)
     }
 
-    /// Copies from the device what all kernels queued so far have made of it, and waits for it.
+    /// Waits for all kernels queued so far, and copies their result from the device.
     /// All of `bytes` is written, unless it fails.
     pub(super) fn download(&self, from: u64, bytes: &mut [MaybeUninit<u8>], purpose: Purpose) -> Result<()> {
         let held = Event::record(&self.driver, Stream::Compute).and_then(|event| event.hold(Stream::Out));
@@ -131,14 +131,14 @@ impl Core {
         self.told(copied)
     }
 
-    /// Looks at what kernels found, unless somebody did before.
+    /// Reads the faults that kernels recorded, unless they were read before.
     ///
     /// Errors: `invalid-argument` for a wrong index.
     pub(super) fn settle(&self, fault: &Fault) -> Result<()> {
         if fault.found.get().is_none() {
             let mut words = [MaybeUninit::new(0); FAULT_BYTES];
             self.download(fault.block.address(), &mut words, Purpose::Fault)?;
-            // SAFETY: they were zeros, and are now what the device had.
+            // SAFETY: they were zeros, and now hold the device's data.
             #[allow(unsafe_code)]
             fault.note(words.map(|word| unsafe { word.assume_init() }));
         }
@@ -157,8 +157,8 @@ impl Core {
         }
         let function = self.function(unit, name)?;
         // SAFETY: `parameters` has the layout of the kernel's own (the tests compare the sizes), and the memory it names
-        // belongs to tensors and scratch that go back to the allocator at the earliest, which hands them only to work that is
-        // queued behind this.
+        // belongs to tensors and scratch; these are not freed before they return to the allocator, which hands them only to work that
+        // is queued after this.
         #[allow(unsafe_code)]
         let queued = unsafe { self.driver.launch(function, blocks as u32, bytemuck::bytes_of(parameters)) };
         self.told(queued)
@@ -169,7 +169,7 @@ impl Core {
         if let Some(function) = lock(&loaded.functions).get(name) {
             return Ok(*function);
         }
-        // One caller compiles, others who need the same unit wait for it.
+        // One caller compiles; others that need the same unit wait for it.
         let mut module = lock(&loaded.module);
         let handle = match *module {
             Some(handle) => handle,
@@ -186,7 +186,7 @@ fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
     mutex.lock()
 }
 
-/// Blocks for so many threads.
+/// The number of blocks for this many threads.
 pub(super) fn blocks_of(threads: u64) -> u64 {
     threads.div_ceil(THREADS)
 }

@@ -1,5 +1,5 @@
-//! cuBLAS, loaded while the program runs, for products of float matrices; it never takes device memory of its own once it was
-//! given some.
+//! cuBLAS, loaded at run time, for products of float matrices; it never takes device memory of its own once it was given
+//! some.
 
 use super::driver::{Failure, Multiplication, Outcome};
 use super::libraries;
@@ -10,10 +10,10 @@ use std::path::Path;
 
 /// Names of the library in the loader's path, newest first.
 const NAMES: [&str; 3] = ["libcublas.so.13", "libcublas.so.12", "libcublas.so"];
-/// What NVIDIA's documentation recommends for Hopper; older GPUs need less.
+/// The size that NVIDIA's documentation recommends for Hopper; older GPUs need less.
 const WORKSPACE_BYTES: u64 = 32 << 20;
 
-// Numbers of cuBLAS' headers (cublas_api.h, library_types.h).
+// Constants from cuBLAS' headers (cublas_api.h, library_types.h).
 const OP_N: c_int = 0;
 const R_32F: c_int = 0;
 const R_64F: c_int = 1;
@@ -58,7 +58,7 @@ type Gemm = unsafe extern "C" fn(
     c_int,
 ) -> c_int;
 
-/// The library and a handle of it, which one thread uses at a time.
+/// The library and one handle of it, which one thread uses at a time.
 pub(super) struct Cublas {
     handle: Mutex<Owned>,
     destroy: Destroy,
@@ -69,7 +69,7 @@ pub(super) struct Cublas {
 
 struct Owned(Handle);
 
-// SAFETY: a handle may move between threads; the lock lets one use it at a time.
+// SAFETY: a handle may move between threads; the lock ensures that one thread uses it at a time.
 #[allow(unsafe_code)]
 unsafe impl Send for Owned {}
 
@@ -77,18 +77,18 @@ impl Cublas {
     /// Loads the library, from `folder`, the loader's path or CUDA's installation, for work on one stream of the current
     /// context.
     ///
-    /// Errors: why the first place that was tried does not do.
+    /// Errors: why the first place that was tried failed.
     pub(super) fn load(folder: &Path, stream: *mut c_void) -> Result<Cublas, String> {
         libraries::first(&libraries::places(&[folder], &NAMES), |path| Cublas::open(path, stream))
     }
 
     fn open(path: &Path, stream: *mut c_void) -> Result<Cublas, String> {
-        // SAFETY: NVIDIA's library; what its initialisers do is what it is installed for.
+        // SAFETY: this is NVIDIA's library, and running its initialisers is intended.
         #[allow(unsafe_code)]
         let library = unsafe { Library::new(path) }.map_err(|error| error.to_string())?;
         macro_rules! symbol {
             ($name:literal as $type:ty) => {{
-                // SAFETY: cuBLAS' header declares the function so, in versions 11 to 13.
+                // SAFETY: cuBLAS' header declares the function with this signature, in versions 11 to 13.
                 #[allow(unsafe_code)]
                 let symbol = unsafe { library.get::<$type>($name) };
                 *symbol.map_err(|error| error.to_string())?
@@ -100,7 +100,7 @@ impl Cublas {
         let set_workspace = symbol!("cublasSetWorkspace_v2" as SetWorkspace);
         let gemm = symbol!("cublasGemmStridedBatchedEx" as Gemm);
         let mut handle: Handle = std::ptr::null_mut();
-        // SAFETY: a context is current; `handle` is a place for the handle, which is given back on drop.
+        // SAFETY: a context is current; `handle` is a place for the handle, which is destroyed on drop.
         #[allow(unsafe_code)]
         let code = unsafe { create(&raw mut handle) };
         if code != 0 {
@@ -117,7 +117,7 @@ impl Cublas {
         }
     }
 
-    /// Device memory that it wants to work in.
+    /// The size of the device memory that it needs to work in.
     pub(super) fn workspace_bytes(&self) -> u64 {
         WORKSPACE_BYTES
     }
@@ -125,7 +125,7 @@ impl Cublas {
     /// Gives it device memory to work in.
     ///
     /// # Safety
-    /// The memory stays taken as long as products are queued.
+    /// The memory stays allocated as long as products are queued.
     #[allow(unsafe_code)]
     pub(super) unsafe fn use_workspace(&self, address: u64, bytes: u64) -> Outcome<()> {
         let handle = self.handle.lock();
@@ -133,10 +133,10 @@ impl Cublas {
         done(unsafe { (self.set_workspace)(handle.0, address as usize as *mut c_void, bytes as usize) })
     }
 
-    /// Queues products; `false` for element types and sizes that it does not take.
+    /// Queues products; `false` for element types and sizes that it does not support.
     ///
     /// # Safety
-    /// The addresses are those of matrices of these sizes, which stay taken until the work is done.
+    /// The addresses are those of matrices of these sizes, which stay allocated until the work is done.
     #[allow(unsafe_code)]
     pub(super) unsafe fn multiply(&self, product: &Multiplication) -> Outcome<bool> {
         let (kind, compute) = match product.element {
@@ -156,8 +156,8 @@ impl Cublas {
             _ => ((&raw const single[0]).cast(), (&raw const single[1]).cast()),
         };
         let handle = self.handle.lock();
-        // Its matrices are column-major: read so, ours are transposed, and c' = b' a'.
-        // SAFETY: the handle is there, alpha and beta are of the type that is computed in, and the caller vouches for the rest.
+        // cuBLAS' matrices are column-major: ours appear transposed to it, and c' = b' a'.
+        // SAFETY: the handle is valid, alpha and beta have the type of the computation, and the caller vouches for the rest.
         let code = unsafe {
             (self.gemm)(
                 handle.0,
@@ -209,7 +209,7 @@ fn done(code: c_int) -> Outcome<()> {
 impl Drop for Cublas {
     fn drop(&mut self) {
         let handle = self.handle.get_mut();
-        // SAFETY: the handle was made by this library, which is still loaded, and is used no more.
+        // SAFETY: the handle was made by this library, which is still loaded, and is not used again.
         #[allow(unsafe_code)]
         let code = unsafe { (self.destroy)(handle.0) };
         if code != 0 {

@@ -1,24 +1,24 @@
-//! What the device needs of CUDA, behind one small trait: the real driver and, in tests, the kernels on the CPU; it never
-//! decides when work is done.
+//! The parts of CUDA that the device needs, behind one small trait: the real driver and, in tests, the kernels on the CPU; it
+//! never decides when work is done.
 
 use super::units::Unit;
 use crate::error::{Error, Kind};
 use std::fmt;
 use std::sync::Arc;
 
-/// Threads of every block; kernels are written for it.
+/// Threads of every block; kernels are written for this number.
 pub(super) const THREADS: u64 = 256;
 
-/// Why a call of the driver failed.
+/// Why a call to the driver failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// There is no device memory, or no pinned host memory, of that size.
+    /// There is not enough device memory or pinned host memory.
     OutOfMemory,
-    /// The device or its context is broken: nothing works any more until the process starts anew.
+    /// The device or its context is broken: no call works until the process is restarted.
     Lost(String),
-    /// A file whose bytes were to go to the device could not be read.
+    /// A file whose bytes were to be copied to the device could not be read.
     Unread(std::io::ErrorKind, String),
-    /// Anything else.
+    /// Any other failure.
     Failed(String),
 }
 
@@ -45,10 +45,10 @@ impl From<Failure> for Error {
     }
 }
 
-/// What the driver's calls give.
+/// The result of the driver's calls.
 pub(super) type Outcome<T> = Result<T, Failure>;
 
-/// A queue of work on the device; work of one queue is done in order, that of two only where an event says so.
+/// A queue of work on the device. Work in one queue is done in order; work in two queues is ordered only by events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
     /// Kernels.
@@ -59,14 +59,14 @@ pub(super) enum Stream {
     Out,
 }
 
-/// Host memory that the device reads and writes by itself.
+/// Host memory that the device reads and writes directly.
 #[derive(Debug)]
 pub(super) struct Pinned {
     /// The first byte's address.
     pub(super) address: usize,
 }
 
-/// One product of matrices for a library: `matrices` of [rows, length] by [length, columns], row-major, with so many
+/// One product of matrices for a library: `matrices` of [rows, length] by [length, columns], row-major, with a given number of
 /// elements from one matrix to the next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Multiplication {
@@ -76,17 +76,17 @@ pub(super) struct Multiplication {
     pub(super) addresses: [u64; 3],
     /// Rows, length and columns.
     pub(super) sizes: [u64; 3],
-    /// How many matrices.
+    /// The number of matrices.
     pub(super) matrices: u64,
     /// Elements between neighbouring matrices of a, b and the result.
     pub(super) strides: [u64; 3],
 }
 
-/// The calls of CUDA that the device makes. Any thread may make them. All but `allocate`, `load` and `synchronize` only
+/// The calls of CUDA that the device makes. Any thread may make them. All except `allocate`, `load` and `synchronize` only
 /// put work into a queue.
 #[allow(unsafe_code)]
 pub(super) trait Driver: Send + Sync {
-    /// Takes device memory, aligned to 256 bytes, with anything in it.
+    /// Takes device memory, aligned to 256 bytes, with undefined contents.
     fn allocate(&self, bytes: u64) -> Outcome<u64>;
 
     /// Gives device memory back.
@@ -104,7 +104,7 @@ pub(super) trait Driver: Send + Sync {
     /// No queued work touches it.
     unsafe fn free_pinned(&self, pinned: Pinned) -> Outcome<()>;
 
-    /// Compiles a unit, or takes it from where it was kept, and loads it.
+    /// Compiles a unit, or reads it from the kept code, and loads it.
     fn load(&self, unit: Unit) -> Outcome<u64>;
 
     /// A kernel of a loaded unit.
@@ -113,54 +113,54 @@ pub(super) trait Driver: Send + Sync {
     /// Queues a kernel on [`Stream::Compute`]: blocks of [`THREADS`] threads, with the bytes of its one parameter.
     ///
     /// # Safety
-    /// `parameters` are those of the kernel, and all memory it touches stays taken until it ran.
+    /// `parameters` are those of the kernel, and all memory it touches stays allocated until it has run.
     unsafe fn launch(&self, function: u64, blocks: u32, parameters: &[u8]) -> Outcome<()>;
 
-    /// Queues on [`Stream::Compute`] that `bytes` bytes become `byte`.
+    /// Queues on [`Stream::Compute`] that `bytes` bytes are set to `byte`.
     ///
     /// # Safety
-    /// They lie within memory that stays taken until then.
+    /// They are within memory that stays allocated until then.
     unsafe fn fill(&self, address: u64, byte: u8, bytes: u64) -> Outcome<()>;
 
     /// Queues a copy within the device on [`Stream::Compute`].
     ///
     /// # Safety
-    /// Both sides hold so many bytes, do not overlap, and stay taken until it ran.
+    /// Both sides hold this many bytes, do not overlap, and stay allocated until the copy is done.
     unsafe fn copy_within(&self, from: u64, to: u64, bytes: u64) -> Outcome<()>;
 
     /// Queues a copy to the device on [`Stream::In`].
     ///
     /// # Safety
-    /// Both sides hold so many bytes, and stay taken and (the host's) unchanged until it ran.
+    /// Both sides hold this many bytes and stay allocated until the copy is done; the host's side is not changed until then.
     unsafe fn copy_in(&self, to: u64, from: usize, bytes: usize) -> Outcome<()>;
 
     /// Queues a copy to the host on [`Stream::Out`].
     ///
     /// # Safety
-    /// Both sides hold so many bytes, and stay taken and (the host's) untouched until it ran.
+    /// Both sides hold this many bytes and stay allocated until the copy is done; the host's side is not touched until then.
     unsafe fn copy_out(&self, from: u64, to: usize, bytes: usize) -> Outcome<()>;
 
-    /// Marks the end of what a queue holds now.
+    /// Records an event at the current end of a queue.
     fn record(&self, stream: Stream) -> Outcome<u64>;
 
-    /// Lets a queue go on only after what an event marks is done.
+    /// Makes a queue wait until the work before an event is done.
     fn wait(&self, stream: Stream, event: u64) -> Outcome<()>;
 
-    /// Whether what an event marks is done.
+    /// Whether the work before an event is done.
     fn is_done(&self, event: u64) -> Outcome<bool>;
 
-    /// Waits until what an event marks is done, and tells what went wrong on the device before.
+    /// Waits until the work before an event is done, and reports earlier failures on the device.
     fn synchronize(&self, event: u64) -> Outcome<()>;
 
     /// Drops an event.
     fn forget(&self, event: u64);
 
-    /// The address of [`Stream::Compute`] for others that queue work there; 0 where it has none.
+    /// The address of [`Stream::Compute`] for other libraries that queue work there; 0 where it has none.
     fn queue(&self) -> u64 {
         0
     }
 
-    /// Device memory that a library of products wants to work in.
+    /// The size of the device memory that a library for matrix products needs.
     fn workspace_bytes(&self) -> u64 {
         0
     }
@@ -168,12 +168,12 @@ pub(super) trait Driver: Send + Sync {
     /// Gives it that memory.
     ///
     /// # Safety
-    /// The memory stays taken as long as the driver is used.
+    /// The memory stays allocated as long as the driver is used.
     unsafe fn use_workspace(&self, _address: u64, _bytes: u64) -> Outcome<()> {
         Ok(())
     }
 
-    /// Queues products of matrices on [`Stream::Compute`] where a library does them; `false` where there is none for this
+    /// Queues products of matrices on [`Stream::Compute`] where a library supports them; `false` where no library supports this
     /// element type.
     ///
     /// # Safety
@@ -188,13 +188,13 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// Marks the end of what a queue holds now.
+    /// Records a mark at the current end of a queue.
     pub(super) fn record(driver: &Arc<dyn Driver>, stream: Stream) -> Outcome<Event> {
         let id = driver.record(stream)?;
         Ok(Event { driver: Arc::clone(driver), id })
     }
 
-    /// Lets a queue go on only after this mark.
+    /// Makes a queue wait for this mark.
     pub(super) fn hold(&self, stream: Stream) -> Outcome<()> {
         self.driver.wait(stream, self.id)
     }

@@ -1,8 +1,8 @@
-//! What an engine that runs on this GPU works with: memory, every block of it charged before it is taken; the queue; where
-//! tensors lie; and its outputs as tensors. It never runs a model.
+//! The parts of the device that an engine on this GPU uses: memory, each block charged before it is taken; the queue; the
+//! addresses of tensors; and its outputs as tensors. It never runs a model.
 //!
-//! An engine's interface passes no context with a request for memory, so what a thread asks for is charged to whatever the
-//! thread was [lent](Cuda::lend). Memory comes back from any thread.
+//! An engine's interface passes no context with a request for memory, so a thread's requests are charged to the account that the
+//! thread was [lent](Cuda::lend). Memory may be given back on any thread.
 
 use super::Cuda;
 use super::allocator::Block;
@@ -18,13 +18,13 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-/// What a thread was lent.
+/// The state of what a thread was lent.
 #[derive(Clone)]
 struct Lending {
     number: u64,
     device: Arc<Cuda>,
     account: Arc<Account>,
-    /// Bytes left of those that somebody charged already.
+    /// Bytes left of those that are already charged elsewhere.
     covered: Arc<AtomicU64>,
     refusal: Arc<Mutex<Option<Error>>>,
 }
@@ -33,7 +33,7 @@ thread_local! {
     static LENDING: RefCell<Option<Lending>> = const { RefCell::new(None) };
 }
 
-/// What engines hold, by address.
+/// The blocks that engines hold, by address.
 static TAKEN: LazyLock<Mutex<HashMap<usize, Taken>>> = LazyLock::new(Mutex::default);
 
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
@@ -41,11 +41,11 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 struct Taken {
     block: Block,
     paid: Paid,
-    /// Which lending it was taken under.
+    /// The lending under which it was taken.
     number: u64,
 }
 
-/// Who pays for a block; nobody any more once it is dropped.
+/// The charge for a block; it ends when this is dropped.
 struct Paid {
     covered_by: Arc<AtomicU64>,
     covered_bytes: u64,
@@ -59,14 +59,14 @@ impl Drop for Paid {
 }
 
 impl Lending {
-    /// What is covered pays first, then the account.
+    /// The covered bytes are used first, then the account.
     fn take(&self, bytes: u64) -> Result<Taken> {
         let mut covered_bytes = 0;
         let cover = |left: u64| {
             covered_bytes = left.min(bytes);
             Some(left - covered_bytes)
         };
-        // It never fails, for it always gives a number.
+        // It never fails, because the closure always returns a number.
         let _ = self.covered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, cover);
         let mut paid = Paid { covered_by: Arc::clone(&self.covered), covered_bytes, _charge: None };
         if covered_bytes < bytes {
@@ -82,9 +82,9 @@ fn taken() -> MutexGuard<'static, HashMap<usize, Taken>> {
 
 impl Cuda {
     /// Takes device memory for the calling thread's engine: its address, or null where the thread was lent nothing or there is no
-    /// room, which [`Lent::refusal`] tells.
+    /// room; [`Lent::refusal`] gives the reason.
     pub fn engine_allocate(bytes: usize) -> *mut c_void {
-        // A clone: charging may unload models, whose memory comes back on this thread.
+        // A clone: charging may unload models, whose memory is given back on this thread.
         let Ok(Some(lending)) = LENDING.try_with(|lending| lending.borrow().clone()) else {
             tracing::warn!("an engine asked for {bytes} bytes of device memory on a thread that was lent none");
             return std::ptr::null_mut();
@@ -102,14 +102,14 @@ impl Cuda {
         }
     }
 
-    /// Takes memory back from an engine, on any thread. What became a tensor meanwhile stays that.
+    /// Takes memory back from an engine, on any thread. A block that has become a tensor stays allocated.
     pub fn engine_free(address: *mut c_void) {
         let block = taken().remove(&address.addr());
-        // It goes back outside of the lock.
+        // It is dropped outside of the lock.
         drop(block);
     }
 
-    /// The address of the queue in which operators run, for an engine to run in, too.
+    /// The address of the queue in which operators run; an engine runs in it too.
     pub fn queue(&self) -> u64 {
         self.core.driver.queue()
     }
@@ -119,8 +119,8 @@ impl Cuda {
         self.ordinal
     }
 
-    /// Lends the calling thread's engine memory, until the result is dropped: the first `covered_bytes` of what it holds at once
-    /// are charged already, the rest is charged to `account`.
+    /// Lends memory to the calling thread's engine, until the result is dropped: the first `covered_bytes` of what it holds at once
+    /// are already charged, the rest is charged to `account`.
     ///
     /// Errors: `unavailable` once the device is lost.
     pub fn lend(&self, account: &Arc<Account>, covered_bytes: u64) -> Result<Lent<'_>> {
@@ -138,15 +138,15 @@ impl Cuda {
         Ok(Lent { device: self, number, refusal, before, _thread: PhantomData })
     }
 
-    /// Where a tensor of this device lies; what makes it is queued by now.
+    /// The address of a tensor of this device; the work that makes it is queued by then.
     ///
-    /// Errors: `internal` for a tensor that lies elsewhere; `overloaded` where it waited to be made, and there is no memory.
+    /// Errors: `internal` for a tensor elsewhere; `overloaded` for a tensor that was not yet made, if there is no memory.
     pub fn address(tensor: &Tensor) -> Result<u64> {
         CudaMemory::address(tensor)
     }
 }
 
-/// While it lives, the calling thread's engine takes memory of the device.
+/// While it lives, the calling thread's engine may take memory of the device.
 pub struct Lent<'a> {
     device: &'a Cuda,
     number: u64,
@@ -164,7 +164,7 @@ impl Drop for Lent<'_> {
 }
 
 impl Lent<'_> {
-    /// Memory for the engine, with anything in it.
+    /// Memory for the engine, with undefined contents.
     pub(super) fn take(&self, bytes: u64) -> Result<Claimed> {
         let lending = LENDING.with(|current| current.borrow().clone());
         let lending = lending.ok_or_else(|| Error::new(crate::error::Kind::Internal, "nothing is lent"))?;
@@ -172,24 +172,24 @@ impl Lent<'_> {
         Ok(Claimed { block, _paid: Some(paid) })
     }
 
-    /// Copies what `source` gives into memory of so many bytes, and waits until it is there.
+    /// Copies the data that `source` gives into memory of this many bytes, and waits until the copy is done.
     pub(super) fn fill(&self, memory: &Claimed, bytes: usize, source: &Source<'_>) -> Result<()> {
         self.device.core.load_in(&memory.block, bytes, source)
     }
 
-    /// Why the engine was refused memory, if it was; told once.
+    /// Why the engine was refused memory, if it was; given once.
     pub fn refusal(&self) -> Option<Error> {
         self.refusal.lock().take()
     }
 
-    /// Takes over what the engine left at an address: the engine's own block where it was taken under this lending, else a
-    /// copy, for it may be a tensor that went in, or a weight. The engine gives the address back afterwards, and before the
-    /// result is dropped.
+    /// Takes over the data that the engine left at an address: the engine's own block where it was taken under this lending, else a
+    /// copy, because the address may be that of an input tensor or a weight. The engine gives the address back afterwards, and
+    /// before the result is dropped.
     ///
     /// Errors: `overloaded`; failures of the device.
     ///
     /// # Safety
-    /// `address` is one of this device's, with so many bytes that queued work writes and that stay until this returns.
+    /// `address` is one of this device's, with this many bytes, which queued work writes and which stay until this returns.
     #[allow(unsafe_code)]
     pub unsafe fn claim(&self, address: u64, bytes: u64) -> Result<Claimed> {
         let own = {
@@ -203,16 +203,16 @@ impl Lent<'_> {
         }
         let block = self.device.core.take(bytes)?;
         if bytes > 0 {
-            // SAFETY: the caller vouches for the source, which work of the same queue writes; the block is as long.
+            // SAFETY: the caller vouches for the source, which work in the same queue writes; the block has the same length.
             let copied = unsafe { self.device.core.driver.copy_within(address, block.address(), bytes) };
             self.device.core.told(copied)?;
         }
         Ok(Claimed { block, _paid: None })
     }
 
-    /// A tensor of what was claimed. What is wrong with the inputs that it was made of is wrong with it.
+    /// A tensor of claimed memory. It inherits the faults of the inputs that it was made of.
     ///
-    /// Errors: those of `account`; `internal` where `claimed` is shorter than dtype and shape say.
+    /// Errors: those of `account`; `internal` where `claimed` is shorter than dtype and shape require.
     pub fn tensor<'t>(
         &self,
         account: &Arc<Account>,

@@ -1,13 +1,13 @@
-//! Operators that wait for the next one, so that one kernel does what several would; it decides nothing but that.
+//! Operators that wait for the next one, so that one kernel does the work of several; it decides nothing else.
 //!
 //! The rules, all of them:
-//! 1. `normalize` of at most 16 channels is not queued when it is called, but when somebody needs its result: another operator,
-//!    a model, or who reads.
-//! 2. A copy with strides (`permute`, a slice that is none of views) of what waits waits in its place, once: one kernel that
-//!    normalises as it moves.
-//! 3. A cast to f16 or bf16 of all that waits, which is f32, waits in its place, too.
+//! 1. `normalize` of at most 16 channels is not queued when it is called, but when its result is needed: by another operator,
+//!    a model, or a read.
+//! 2. A copy with strides (`permute`, a slice that is not a view) of a waiting result waits in its place, once: one kernel
+//!    normalises while it moves.
+//! 3. A cast to f16 or bf16 of a whole waiting result, which is f32, waits in its place, too.
 //!
-//! What results is the same bit for bit, since the kernels compute in f32 as those of their own would. A result is charged when
+//! The result is the same bit for bit, since the fused kernels compute in f32 as the separate ones do. A result is charged when
 //! the operator is called. Until it is queued it holds the tensor that it is made of.
 
 use super::allocator::Block;
@@ -19,14 +19,14 @@ use super::units::{Family, Unit};
 use crate::device::{DType, Plan, StridedCopy, Tensor, Work};
 use crate::error::Result;
 
-/// Channels whose numbers fit in a kernel's parameters.
+/// The most channels whose numbers fit in a kernel's parameters.
 const INLINE_CHANNELS: usize = 16;
 
 /// A result that waits.
 #[derive(Clone)]
 pub(super) struct Fused {
     source: Tensor,
-    /// Elements behind a channel of the source.
+    /// The elements that follow the channel axis of the source.
     inner: u64,
     channels: u64,
     scale: [f32; INLINE_CHANNELS],
@@ -37,7 +37,7 @@ pub(super) struct Fused {
 }
 
 impl Fused {
-    /// What planned work is by the rules; none where it is to be queued at once.
+    /// Planned work as the rules delay it; `None` where it must be queued at once.
     pub(super) fn of(plan: &Plan, inputs: &[&Tensor]) -> Result<Option<Fused>> {
         let (&[input], [(dtype, shape)]) = (inputs, &plan.outputs[..]) else { return Ok(None) };
         let count = shape.elements();
@@ -46,7 +46,7 @@ impl Fused {
         }
         match &plan.work {
             Work::Normalize { outer: _, inner, scale, offset } if scale.len() <= INLINE_CHANNELS => {
-                // Queues what the input itself waits for: nothing waits for more than one.
+                // Queues the work that the input itself waits for: nothing waits for more than one.
                 CudaMemory::address(input)?;
                 let inline = |numbers: &[f32]| std::array::from_fn(|at| numbers.get(at).copied().unwrap_or_default());
                 Ok(Some(Fused {
@@ -62,7 +62,7 @@ impl Fused {
             }
             Work::Copy(copy) if copy.dims.len() <= AXES => {
                 let first = CudaMemory::of(input)?.waiting().filter(|first| first.moved.is_none());
-                // A view of what waits starts behind its first element.
+                // A view of a waiting result may start after its first element.
                 let start = copy.start + input.byte_offset() / size_of(input.dtype());
                 Ok(first.map(|first| Fused { moved: Some(StridedCopy { start, ..copy.clone() }), count, ..first }))
             }
@@ -75,7 +75,7 @@ impl Fused {
         }
     }
 
-    /// Takes memory for the result, which is charged already, and queues what makes it.
+    /// Takes memory for the result, which is already charged, and queues the work that makes it.
     pub(super) fn queue(&self) -> Result<Block> {
         let core = &self.source.device().cuda().ok_or_else(lost)?.core;
         core.check()?;
@@ -112,7 +112,7 @@ impl Fused {
     }
 }
 
-/// Of a kernel's names, the one for a result of f32, f16 or bf16.
+/// One of a kernel's names: the one for a result of f32, f16 or bf16.
 fn name_of(to: DType, [f32, f16, bf16]: [&'static str; 3]) -> &'static str {
     match to {
         DType::F16 => f16,

@@ -1,5 +1,5 @@
-//! The real driver: libcuda by cudarc, loaded while the program runs, NVRTC for kernels and cuBLAS for products; it never
-//! panics where one of them is missing.
+//! The real driver: libcuda through cudarc, loaded at run time, NVRTC for kernels and cuBLAS for products; it never panics
+//! where one of them is missing.
 
 use super::cublas::Cublas;
 use super::driver::{Driver, Failure, Multiplication, Outcome, Pinned, Stream, THREADS};
@@ -20,11 +20,11 @@ pub(super) struct Gpu {
     architecture: u32,
     nvrtc: Nvrtc,
     cublas: Option<Cublas>,
-    /// What was compiled.
+    /// The compiled units.
     machine_code: MachineCode,
 }
 
-/// A pointer of the driver's.
+/// A pointer that belongs to the driver.
 struct Handle<T>(T);
 
 // SAFETY: CUDA's driver takes its contexts and streams from any thread, several at once.
@@ -34,19 +34,19 @@ unsafe impl<T> Send for Handle<T> {}
 #[allow(unsafe_code)]
 unsafe impl<T> Sync for Handle<T> {}
 
-/// What a GPU is, for messages.
+/// A description of a GPU, for messages.
 pub(super) struct Described {
     /// Its name, such as NVIDIA H100.
     pub(super) name: String,
     /// Its memory.
     pub(super) total_bytes: u64,
-    /// What of it is free.
+    /// The free part of it.
     pub(super) free_bytes: u64,
     /// Compute capability as one number.
     pub(super) architecture: u32,
     /// The compiler's version.
     pub(super) nvrtc: (i32, i32),
-    /// Whether products are cuBLAS's.
+    /// Whether cuBLAS computes products.
     pub(super) has_cublas: bool,
 }
 
@@ -56,7 +56,7 @@ fn failure(error: result::DriverError) -> Failure {
     let text = || format!("{error:?}");
     match error.0 {
         E::CUDA_ERROR_OUT_OF_MEMORY => Failure::OutOfMemory,
-        // After these a context answers every call with the same error.
+        // After these, a context answers every call with the same error.
         E::CUDA_ERROR_ILLEGAL_ADDRESS
         | E::CUDA_ERROR_LAUNCH_FAILED
         | E::CUDA_ERROR_LAUNCH_TIMEOUT
@@ -87,7 +87,7 @@ impl Gpu {
     ///
     /// Errors: a message that says what is missing.
     pub(super) fn open(ordinal: u32, config: &Config, key: &NodeKey) -> Result<Gpu, String> {
-        // SAFETY: it only tries to load the library, whose initialisers NVIDIA's driver brings.
+        // SAFETY: it only tries to load the library, and running the initialisers of NVIDIA's driver is intended.
         #[allow(unsafe_code)]
         if !unsafe { sys::is_culib_present() } {
             return Err("NVIDIA's driver is not installed: there is no libcuda.so.1 in the loader's path".to_owned());
@@ -141,7 +141,7 @@ impl Gpu {
         Ok(Gpu { device, context: Handle(context), streams, architecture, nvrtc, cublas, machine_code })
     }
 
-    /// What this GPU is.
+    /// The description of this GPU.
     pub(super) fn describe(&self) -> Outcome<Described> {
         self.enter()?;
         let name = done(result::device::get_name(self.device))?;
@@ -156,7 +156,7 @@ impl Gpu {
         })
     }
 
-    /// Makes the context that of the calling thread, for which it costs next to nothing where it is already.
+    /// Makes the context current for the calling thread; this costs next to nothing where it is already.
     fn enter(&self) -> Outcome<()> {
         // SAFETY: the context is held as long as `self`.
         #[allow(unsafe_code)]
@@ -212,7 +212,7 @@ impl Driver for Gpu {
     fn load(&self, unit: Unit) -> Outcome<u64> {
         let code = self.machine_code.of(unit, || self.compile(unit))?;
         self.enter()?;
-        // SAFETY: the context is current, and `code` is a whole cubin of NVRTC's: it was compiled now, or this node signed it.
+        // SAFETY: the context is current, and `code` is a whole cubin from NVRTC: it was compiled now, or this node signed it.
         let module = done(unsafe { result::module::load_data(code.as_ptr().cast()) })?;
         Ok(module.addr() as u64)
     }
@@ -248,17 +248,17 @@ impl Driver for Gpu {
 
     unsafe fn copy_in(&self, to: u64, from: usize, bytes: usize) -> Outcome<()> {
         self.enter()?;
-        // SAFETY: the caller vouches for so many bytes there.
+        // SAFETY: the caller vouches for this many bytes there.
         let from = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) };
-        // SAFETY: the caller vouches for both sides until the copy ran.
+        // SAFETY: the caller vouches for both sides until the copy is done.
         done(unsafe { result::memcpy_htod_async(to, from, self.stream(Stream::In)) })
     }
 
     unsafe fn copy_out(&self, from: u64, to: usize, bytes: usize) -> Outcome<()> {
         self.enter()?;
-        // SAFETY: the caller vouches for so many bytes there, which nobody else touches.
+        // SAFETY: the caller vouches for this many bytes there, which nothing else touches.
         let to = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, bytes) };
-        // SAFETY: the caller vouches for both sides until the copy ran.
+        // SAFETY: the caller vouches for both sides until the copy is done.
         done(unsafe { result::memcpy_dtoh_async(to, from, self.stream(Stream::Out)) })
     }
 
@@ -333,11 +333,11 @@ impl Driver for Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // What the context holds goes with it; errors of a lost device mean nothing here.
+        // The context's resources are freed with it; errors of a lost device do not matter here.
         if self.enter().is_ok() {
             drop(self.cublas.take());
             for stream in &self.streams {
-                // SAFETY: the stream was made with this context and nobody queues any more.
+                // SAFETY: the stream was made with this context and no thread queues work any more.
                 #[allow(unsafe_code)]
                 let _ = unsafe { result::stream::destroy(stream.0) };
             }

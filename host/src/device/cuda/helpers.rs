@@ -1,24 +1,24 @@
-//! Threads that help one copy between a program's memory and pinned memory, which takes one core longer than the bus; never
-//! more of them in the whole process than the machine has cores.
+//! Threads that help one copy between a program's memory and pinned memory, because one core copies more slowly than the bus;
+//! the process never runs more of them than the machine has cores.
 
 use super::driver::{Failure, Outcome};
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes for which a thread is worth its start, of some 50 microseconds.
+/// Bytes per thread that justify its start, which takes some 50 microseconds.
 const WORTH_BYTES: usize = 4 << 20;
 /// Threads of one copy, the caller's own included.
 const MOST: usize = 8;
 
-/// Threads that help now.
+/// Threads that help at present.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
 
-/// Leave to start so many threads, until it is dropped.
+/// Permission to start this many threads, until it is dropped.
 pub(super) struct Helpers(usize);
 
 impl Helpers {
-    /// As many as a copy of so many bytes wants and the machine can spare; none for a small one.
+    /// As many threads as a copy of this many bytes needs and the machine can spare; none for a small copy.
     pub(super) fn of(bytes: usize) -> Helpers {
         let wanted = (bytes / WORTH_BYTES).min(MOST).saturating_sub(1);
         if wanted == 0 {
@@ -30,19 +30,19 @@ impl Helpers {
             granted = wanted.min(cores.saturating_sub(busy + 1));
             Some(busy + granted)
         };
-        // It never fails, for it always gives a number.
+        // It never fails, because the closure always returns a number.
         let _ = BUSY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grant);
         Helpers(granted)
     }
 
-    /// How many threads there are with the caller's.
+    /// The number of threads, including the caller's.
     pub(super) fn lanes(&self) -> usize {
         self.0 + 1
     }
 
-    /// Does all parts, each on whichever of the lanes is free.
+    /// Does all parts; each part is done by the next free lane.
     ///
-    /// Errors: one of any part; parts that nobody had begun by then are left.
+    /// Errors: one of any part; parts that were not begun by then are skipped.
     pub(super) fn share<T: Send>(&self, parts: Vec<T>, work: &(dyn Fn(T) -> Outcome<()> + Sync)) -> Outcome<()> {
         let parts = Mutex::new(parts.into_iter());
         let next = || parts.lock().next();
@@ -53,7 +53,7 @@ impl Helpers {
         let panicked = || Err(Failure::Failed("a copying thread panicked".to_owned()));
         std::thread::scope(|scope| {
             let lane = &lane;
-            // Where the system gives no thread, the others do its part.
+            // Where the system cannot start a thread, the others do its part.
             let started: Vec<_> =
                 (0..self.0).filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, lane).ok()).collect();
             let mut outcome = lane();
@@ -71,7 +71,7 @@ impl Drop for Helpers {
     }
 }
 
-/// At most `lanes` ranges that together are `0..bytes`, whose starts are multiples of `unit`.
+/// At most `lanes` ranges that together cover `0..bytes`, whose starts are multiples of `unit`.
 pub(super) fn sections(bytes: usize, lanes: usize, unit: usize) -> Vec<Range<usize>> {
     let length = bytes.div_ceil(lanes.max(1)).next_multiple_of(unit);
     (0..bytes).step_by(length.max(1)).map(|start| start..(start + length).min(bytes)).collect()

@@ -1,8 +1,8 @@
-//! Units' machine code, kept in signed files so that a start does not compile it again; it never gives code that this node did
-//! not compile.
+//! Units' machine code, kept in signed files so that a restart does not compile it again; it never returns code that this node
+//! did not compile.
 //!
-//! A GPU runs machine code with all rights of the process on it, so what lies on disk is loaded only with this node's signature
-//! for exactly this unit, source, architecture and compiler. Anything else is compiled anew and replaced.
+//! A GPU runs machine code with all rights of the process on it, so a file is loaded only with this node's signature for
+//! exactly this unit, source, architecture and compiler. Anything else is compiled again and replaced.
 
 use super::driver::Outcome;
 use super::nvrtc::OPTIONS;
@@ -21,8 +21,8 @@ pub(super) struct MachineCode {
 }
 
 impl MachineCode {
-    /// Opens the folder of kernels, which is made where it is missing. `architecture` is a compute capability as one number,
-    /// `compiler` NVRTC's version.
+    /// Opens the folder of kernels, which is created where it is missing. `architecture` is a compute capability as one number,
+    /// `compiler` is NVRTC's version.
     ///
     /// Errors: those of the disk.
     pub(super) fn open(folder: PathBuf, key: &NodeKey, architecture: u32, compiler: (i32, i32)) -> Result<MachineCode> {
@@ -30,7 +30,7 @@ impl MachineCode {
         Ok(MachineCode { cache, architecture, compiler })
     }
 
-    /// A unit's machine code: what is kept, or what `compile` makes, which is kept then.
+    /// A unit's machine code: the kept code, or the result of `compile`, which is then kept.
     ///
     /// Errors: those of `compile`.
     pub(super) fn of(&self, unit: Unit, compile: impl FnOnce() -> Outcome<Vec<u8>>) -> Outcome<Vec<u8>> {
@@ -43,7 +43,7 @@ impl MachineCode {
         Ok(code)
     }
 
-    /// All that the code depends on.
+    /// Everything that the code depends on.
     fn name(&self, unit: Unit) -> String {
         let (architecture, (major, minor)) = (self.architecture, self.compiler);
         let digest = Sha256::digest(format!("{architecture}\n{}\n{OPTIONS:?}\n", unit.source()));

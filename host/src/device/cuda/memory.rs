@@ -1,5 +1,5 @@
-//! What lies behind a CUDA tensor: a block of device memory, or what is to be queued to make it, and what kernels may have found
-//! wrong while they made it; it never waits.
+//! The memory of a CUDA tensor: a block of device memory, or the work to be queued to make it, and the faults that kernels may
+//! have recorded while they made it; it never waits.
 
 use super::allocator::Block;
 use super::fused::Fused;
@@ -12,11 +12,11 @@ use std::sync::{Arc, OnceLock};
 
 /// A tensor's memory.
 pub(super) struct CudaMemory {
-    /// The bytes, once what makes them is queued.
+    /// The block with the bytes, once the work that makes them is queued.
     block: OnceLock<Block>,
-    /// What makes them, until then.
+    /// The work that makes them, until it is queued.
     waiting: Mutex<Option<Fused>>,
-    /// What may be wrong with them. A tensor made of another has the other's too.
+    /// The faults that may affect them. A tensor made of another inherits the other's.
     pub(super) faults: Vec<Arc<Fault>>,
 }
 
@@ -27,12 +27,12 @@ impl DeviceMemory for CudaMemory {
 }
 
 impl CudaMemory {
-    /// Bytes that are there, or that queued work makes.
+    /// Bytes that exist, or that queued work makes.
     pub(super) fn new(block: Block, faults: Vec<Arc<Fault>>) -> CudaMemory {
         CudaMemory { block: block.into(), waiting: Mutex::default(), faults }
     }
 
-    /// Bytes that are made when somebody needs them.
+    /// Bytes that are made when they are needed.
     pub(super) fn later(fused: Fused, faults: Vec<Arc<Fault>>) -> CudaMemory {
         CudaMemory { block: OnceLock::new(), waiting: Mutex::new(Some(fused)), faults }
     }
@@ -44,7 +44,7 @@ impl CudaMemory {
         memory.downcast_ref().ok_or_else(elsewhere)
     }
 
-    /// The block with the bytes; what makes them is queued by now.
+    /// The block with the bytes; the work that makes them is queued by then.
     ///
     /// Errors: `overloaded` where there is no memory for them; `unavailable`.
     pub(super) fn block(&self) -> Result<&Block> {
@@ -54,14 +54,14 @@ impl CudaMemory {
         let mut waiting = self.lock();
         if let Some(fused) = &*waiting {
             let block = fused.queue()?;
-            // Whoever sets it holds the lock.
+            // Only the holder of the lock sets it.
             self.block.get_or_init(|| block);
             *waiting = None;
         }
         self.block.get().ok_or_else(|| Error::new(Kind::Internal, "a tensor of the CUDA device has no memory"))
     }
 
-    /// What makes the bytes, while nobody has needed them.
+    /// The work that makes the bytes, as long as they were not needed.
     pub(super) fn waiting(&self) -> Option<Fused> {
         self.lock().clone()
     }
@@ -76,12 +76,12 @@ impl CudaMemory {
     }
 }
 
-/// An index that a kernel found to mean no place: two words on the device, which are looked at when someone reads a tensor
-/// that was made with it.
+/// An index out of range that a kernel found: two words on the device, which are read when a tensor that depends on them is
+/// read.
 pub(super) struct Fault {
-    /// The least place in the list of indices that is wrong, or all ones, and what the index there is.
+    /// The lowest position of a wrong index in the list of indices, or all ones; and that index.
     pub(super) block: Block,
-    /// Who pays for it.
+    /// The charge for it.
     pub(super) _charge: Charge,
     /// The operator.
     pub(super) operator: &'static str,
@@ -89,7 +89,7 @@ pub(super) struct Fault {
     pub(super) dtype: DType,
     /// The axis' length.
     pub(super) length: u64,
-    /// What was found, once somebody looked.
+    /// The result, once it was read.
     pub(super) found: OnceLock<Option<(u64, i128)>>,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct Fault {
 pub(super) const FAULT_BYTES: usize = 16;
 
 impl Fault {
-    /// Notes the two words.
+    /// Stores the two words.
     pub(super) fn note(&self, bytes: [u8; FAULT_BYTES]) {
         let word = |at: usize| bytes[at..at + 8].iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
         let (at, bits) = (word(0), word(8));
@@ -105,7 +105,7 @@ impl Fault {
         self.found.get_or_init(|| (at != u64::MAX).then_some((at, index)));
     }
 
-    /// The error for whoever reads the tensor, if there is one.
+    /// The error for the reader of the tensor, if there is one.
     pub(super) fn check(&self) -> Result<()> {
         match self.found.get() {
             Some(Some((at, index))) => Err(index_out_of_range(*at, *index, self.length).context(self.operator)),

@@ -1,5 +1,5 @@
-//! NVRTC, CUDA's run-time compiler, loaded while the program runs: kernels' sources become code for one architecture; it
-//! needs no GPU and keeps nothing.
+//! NVRTC, CUDA's run-time compiler, loaded at run time: it compiles kernels' sources for one architecture; it needs no GPU and
+//! keeps nothing.
 
 use super::libraries;
 use super::units::Unit;
@@ -11,7 +11,7 @@ use std::path::Path;
 /// Names of the library in the loader's path, newest first.
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 
-/// A program of NVRTC's.
+/// A program object of NVRTC.
 type Program = *mut std::ffi::c_void;
 type Create = unsafe extern "C" fn(
     *mut Program,
@@ -39,27 +39,27 @@ pub(super) struct Nvrtc {
     destroy: Destroy,
     describe: Describe,
     version: (i32, i32),
-    // Compiling is not said to be safe from several threads in all versions, and takes all of a core anyway.
+    // Not all versions document compiling as thread-safe, and it uses a whole core anyway.
     one: Mutex<()>,
     _library: Library,
 }
 
-/// What a compilation gave.
+/// The result of a compilation.
 pub(super) struct Compiled {
     /// Machine code (a cubin).
     pub(super) code: Vec<u8>,
-    /// The compiler's remarks: with `verbose`, what each kernel uses.
+    /// The compiler's remarks: with `verbose`, the resources that each kernel uses.
     pub(super) log: String,
 }
 
-/// Options of every compilation. Products are not fused with sums, as on the CPU device; where that is wanted, kernels say it.
+/// Options of every compilation. Multiplications and additions are not fused, as on the CPU device; kernels fuse explicitly.
 pub(super) const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--device-as-default-execution-space"];
 
 impl Nvrtc {
-    /// Loads the library that `named` names, or looks for it in `folder` (that of the data), in the loader's path and where
+    /// Loads the library at the path `named`, or looks for it in `folder` (in the data folder), in the loader's path and where
     /// CUDA's installation puts it.
     ///
-    /// Errors: a message that says what is missing and what to install.
+    /// Errors: a message that names what is missing and what to install.
     pub(super) fn load(named: Option<&Path>, folder: Option<&Path>) -> Result<Nvrtc, String> {
         let places = match named {
             Some(path) => vec![path.to_owned()],
@@ -74,12 +74,12 @@ impl Nvrtc {
     }
 
     fn open(path: &Path) -> Result<Nvrtc, String> {
-        // SAFETY: NVIDIA's library runs nothing of its own when it is loaded.
+        // SAFETY: NVIDIA's library runs no code of its own when it is loaded.
         #[allow(unsafe_code)]
         let library = unsafe { Library::new(path) }.map_err(|error| error.to_string())?;
         macro_rules! symbol {
             ($name:literal as $type:ty) => {{
-                // SAFETY: NVRTC's header declares the function so, in all versions from 11 on.
+                // SAFETY: NVRTC's header declares the function with this signature, in all versions from 11 on.
                 #[allow(unsafe_code)]
                 let symbol = unsafe { library.get::<$type>($name) };
                 *symbol.map_err(|error| error.to_string())?
@@ -133,7 +133,7 @@ impl Nvrtc {
         #[allow(unsafe_code)]
         let created = unsafe { (self.create)(&raw mut program, source.as_ptr(), name.as_ptr(), 0, none, none) };
         self.done("nvrtcCreateProgram", created)?;
-        // SAFETY: `program` was created; there are as many options as said, and they outlive the call.
+        // SAFETY: `program` was created; the number of options is correct, and they outlive the call.
         #[allow(unsafe_code)]
         let compiled = unsafe { (self.compile)(program, pointers.len() as c_int, pointers.as_ptr()) };
         let log = self.content(program, self.log_size, self.log).unwrap_or_default();
@@ -142,7 +142,7 @@ impl Nvrtc {
             Ok(()) => self.content(program, self.code_size, self.code),
             Err(why) => Err(format!("{}: {why}\n{log}", unit.name())),
         };
-        // SAFETY: `program` was created and is used no more.
+        // SAFETY: `program` was created and is not used again.
         #[allow(unsafe_code)]
         unsafe {
             (self.destroy)(&raw mut program);
@@ -157,7 +157,7 @@ impl Nvrtc {
         let code = unsafe { size(program, &raw mut length) };
         self.done("reading a size from NVRTC", code)?;
         let mut bytes = vec![0u8; length];
-        // SAFETY: the bytes are as many as NVRTC just said it writes.
+        // SAFETY: the buffer has the length that NVRTC just reported.
         #[allow(unsafe_code)]
         let code = unsafe { content(program, bytes.as_mut_ptr().cast()) };
         self.done("reading from NVRTC", code)?;
@@ -168,7 +168,7 @@ impl Nvrtc {
         if code == 0 {
             return Ok(());
         }
-        // SAFETY: NVRTC gives a constant string for every number.
+        // SAFETY: NVRTC returns a constant string for every number.
         #[allow(unsafe_code)]
         let why = unsafe {
             let text = (self.describe)(code);
@@ -183,7 +183,7 @@ mod tests {
     use super::super::units::every;
     use super::*;
 
-    /// Registers and spilled bytes that the log tells of each kernel, as (kernel, registers, spilled).
+    /// Registers and spilled bytes of each kernel, parsed from the log, as (kernel, registers, spilled).
     fn usage(log: &str) -> Vec<(String, u64, u64)> {
         let (mut found, mut kernel, mut spilled) = (Vec::new(), String::new(), 0);
         for line in log.lines() {
@@ -218,7 +218,7 @@ mod tests {
         let (major, minor) = nvrtc.version();
         for architecture in [80, 90] {
             let (mut kernels, mut bytes, mut most) = (0, 0, (0, String::new()));
-            // Of each unit: kernels that spill, and the most bytes that one does.
+            // For each unit: the kernels that spill, and the most bytes that one of them spills.
             let mut spilling: Vec<String> = Vec::new();
             for unit in every() {
                 let compiled = nvrtc.compile(unit, architecture, true).unwrap();

@@ -1,5 +1,5 @@
-//! The kernels built by the system's C++ compiler and run on the CPU, as a driver for tests: queues whose work is done as late
-//! as events allow, and memory that shows who reads what was never written or writes beyond its end.
+//! The kernels built by the system's C++ compiler and run on the CPU, as a driver for tests: queues do work as late as events
+//! allow, and filled memory reveals reads of unwritten memory and writes beyond the end of a block.
 
 use super::Cuda;
 use super::driver::{Driver, Failure, Multiplication, Outcome, Pinned, Stream};
@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 
 type Kernel = unsafe extern "C" fn(*const c_void, usize, u32) -> c_int;
 
-/// What fresh memory holds, and what lies behind every block.
+/// The fill of fresh memory, and of the bytes after every block.
 const POISON: u8 = 0xa5;
 const BEHIND: usize = 64;
 
@@ -29,9 +29,9 @@ pub(crate) struct OnCpu {
     state: Mutex<State>,
     /// Whether copies are done as early as events allow, instead of as late.
     eager_copies: bool,
-    /// Allocations until one fails, if one shall: the next with 1.
+    /// Allocations until one fails, if one is to fail: 1 means the next.
     fail_after: Mutex<Option<u64>>,
-    /// Where units are kept as a GPU's are, and how many were not there.
+    /// Where units are kept as a GPU's are, and the number that were not found there.
     machine_code: Option<MachineCode>,
     compiled: AtomicUsize,
 }
@@ -42,7 +42,7 @@ struct State {
     lengths: HashMap<usize, usize>,
     pinned: HashMap<usize, Vec<u64>>,
     libraries: Vec<libloading::Library>,
-    /// The files of libraries from kept code: the system takes a library for one that it has loaded if their files are the same.
+    /// The files of libraries from kept code: the system takes a library for one that is already loaded if their files are the same.
     files: Vec<tempfile::NamedTempFile>,
     queues: [VecDeque<Job>; 3],
     events: HashMap<u64, (usize, bool)>,
@@ -71,7 +71,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kernels-on-cpu")
 }
 
-/// Compiles a unit into a library, unless it is there.
+/// Compiles a unit into a library, unless the library exists.
 fn built(unit: Unit) -> Result<PathBuf, String> {
     use sha2::{Digest, Sha256};
     const HEADER: &str = include_str!("kernels/on_cpu.h");
@@ -113,7 +113,7 @@ pub(super) fn has_compiler() -> bool {
     Command::new(compiler()).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// Compiles all units, on all cores, once in a process.
+/// Compiles all units, on all cores, once per process.
 pub(super) fn build_all() -> Result<(), String> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
     let build = || {
@@ -136,7 +136,7 @@ fn compiler() -> String {
 }
 
 impl OnCpu {
-    /// The driver; where there is no C++ compiler none, and a line that says so, or a failure where references are required.
+    /// The driver. Without a C++ compiler: `None` and a printed line, or a failure where references are required.
     pub(crate) fn where_it_can_be(eager_copies: bool) -> Option<Arc<OnCpu>> {
         if has_compiler() {
             return Some(OnCpu::new(eager_copies));
@@ -150,7 +150,7 @@ impl OnCpu {
         OnCpu::with(eager_copies, None)
     }
 
-    /// Keeps units as a GPU's are kept, and takes them from there.
+    /// Keeps units as a GPU's are kept, and loads them from there.
     pub(super) fn keeping(machine_code: MachineCode) -> Arc<OnCpu> {
         OnCpu::with(false, Some(machine_code))
     }
@@ -160,12 +160,12 @@ impl OnCpu {
         Arc::new(OnCpu { state, eager_copies, fail_after, machine_code, compiled })
     }
 
-    /// Units that were not taken from where they are kept.
+    /// Units that were not found among the kept ones.
     pub(super) fn compiled(&self) -> usize {
         self.compiled.load(Ordering::Relaxed)
     }
 
-    /// Lets the allocation after `count` others fail, and all after it, pinned ones too; none with `None`.
+    /// Makes the allocation after `count` others fail, and all later ones, pinned ones included; none with `None`.
     pub(crate) fn fail_after(&self, count: Option<u64>) {
         *self.fail_after.lock() = count.map(|count| count + 1);
     }
@@ -189,23 +189,23 @@ impl OnCpu {
         }
     }
 
-    /// A device on it.
+    /// A device with this driver.
     pub(crate) fn device(self: &Arc<OnCpu>, budget_bytes: u64) -> Arc<Cuda> {
         let (driver, name) = (Arc::clone(self) as Arc<dyn Driver>, "cuda:0 (kernels on the CPU)".to_owned());
         Cuda::with(driver, name, (0, 0), Ledger::new(budget_bytes), Limits::default()).unwrap()
     }
 
-    /// Everything fails from now on, as on a device that fell off its bus.
+    /// Makes every later call fail, as on a device that fell off its bus.
     pub(super) fn lose(&self, why: &str) {
         self.state.lock().lost = Some(why.to_owned());
     }
 
-    /// Kernels that were queued.
+    /// The number of kernels that were queued.
     pub(super) fn launches(&self) -> usize {
         self.state.lock().launches
     }
 
-    /// Blocks of device memory and pieces of pinned memory that are taken.
+    /// Blocks of device memory and pieces of pinned memory that are allocated.
     pub(crate) fn taken(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.blocks.len(), state.pinned.len())
@@ -243,7 +243,7 @@ impl OnCpu {
 }
 
 impl State {
-    /// Does what is queued before an event, and what that waits for, and nothing else.
+    /// Does the work queued before an event, and the work that it waits for, and nothing else.
     fn reach(&mut self, event: u64) {
         while let Some(&(queue, false)) = self.events.get(&event) {
             let job = self.queues[queue].pop_front().expect("an event that was recorded lies in its queue");
@@ -260,7 +260,7 @@ impl State {
             }
             Job::Wait(event) => self.reach(event),
             Job::Launch(function, blocks, parameters) => {
-                // Aligned as the kernel's struct is.
+                // Aligned like the kernel's struct.
                 let mut aligned = vec![0u64; parameters.len().div_ceil(8)];
                 bytemuck::cast_slice_mut(&mut aligned)[..parameters.len()].copy_from_slice(&parameters);
                 let _one = RUNNING.lock();
@@ -274,7 +274,7 @@ impl State {
             }
             Job::Fill(address, byte, bytes) => {
                 let memory = self.piece(address as usize, bytes as usize);
-                // SAFETY: `piece` found it within a block that is taken.
+                // SAFETY: `piece` found it within an allocated block.
                 #[allow(unsafe_code)]
                 unsafe {
                     std::ptr::write_bytes(memory as *mut u8, byte, bytes as usize);
@@ -282,7 +282,7 @@ impl State {
             }
             Job::Copy(from, to, bytes) => {
                 let (from, to) = (self.piece(from, bytes), self.piece(to, bytes));
-                // SAFETY: `piece` found both within memory that is taken.
+                // SAFETY: `piece` found both within allocated memory.
                 #[allow(unsafe_code)]
                 unsafe {
                     std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes);
@@ -291,7 +291,7 @@ impl State {
         }
     }
 
-    /// Asserts that bytes lie within memory that is taken.
+    /// Asserts that bytes are within allocated memory.
     fn piece(&self, address: usize, bytes: usize) -> usize {
         let within = |start: usize, length: usize| start <= address && address + bytes <= start + length;
         let device = self.lengths.iter().any(|(start, length)| within(*start, *length));
@@ -309,7 +309,7 @@ impl Driver for OnCpu {
         self.may_fail()?;
         let words = (bytes as usize + BEHIND).div_ceil(8) + 32;
         let mut memory = vec![u64::from_ne_bytes([POISON; 8]); words];
-        // As aligned as CUDA's.
+        // Aligned like CUDA's.
         let start = (memory.as_mut_ptr().addr()).next_multiple_of(256);
         state.lengths.insert(start, bytes as usize);
         state.blocks.insert(start, memory);
@@ -354,7 +354,7 @@ impl Driver for OnCpu {
                 (file.path().to_owned(), Some(file))
             }
         };
-        // SAFETY: it was compiled from this repository's kernels, and runs nothing when it is loaded.
+        // SAFETY: it was compiled from this repository's kernels, and runs no code when it is loaded.
         let library = unsafe { libloading::Library::new(path) }.map_err(|error| Failure::Failed(error.to_string()))?;
         let mut state = self.state()?;
         state.files.extend(file);
@@ -418,7 +418,7 @@ impl Driver for OnCpu {
     }
 
     fn forget(&self, event: u64) {
-        // Queues may still hold waits for it, so only events that are done are dropped.
+        // Queues may still hold waits for it, so only finished events are dropped.
         let mut state = self.state.lock();
         if state.events.get(&event).is_some_and(|(_, done)| *done) {
             state.events.remove(&event);

@@ -1,9 +1,9 @@
-//! The parameters of kernels, laid out as the structs of the same names in `kernels/`; it never computes them.
+//! The parameters of kernels, with the layout of the structs of the same names in `kernels/`; it never computes them.
 
 use crate::device::DType;
 use bytemuck::{Pod, Zeroable};
 
-/// Axes of a parameter, which is also the most dimensions that the limit `tensor_rank` can allow.
+/// Axes of a parameter; also the highest rank that the limit `tensor_rank` can allow.
 pub(super) const AXES: usize = 32;
 
 macro_rules! parameters {

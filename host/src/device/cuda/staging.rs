@@ -1,5 +1,5 @@
-//! Pinned host memory through which all bytes go to the device and back, in chunks that are used again; it never waits for the
-//! device to upload, unless all chunks are under way.
+//! Pinned host memory through which all bytes are copied to and from the device, in chunks that are reused; an upload never waits
+//! for the device, unless all chunks are in use.
 
 use super::driver::{Driver, Event, Failure, Outcome, Pinned, Stream};
 use super::helpers::{Helpers, sections};
@@ -10,27 +10,27 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of the chunks: for small tensors, whose copies end soon, and for large ones.
+/// Sizes of the chunks: for small tensors, whose copies end soon, and for large ones.
 const CHUNK_BYTES: [usize; 2] = [64 << 10, 2 << 20];
-/// Chunks of a download that are under way at once.
+/// Chunks of one download that are in flight at once.
 const AHEAD: usize = 2;
 
-/// Bytes that went between host and device, counted where they are copied.
+/// Bytes copied between host and device, counted where they are copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
     /// Of tensors, to the device.
     pub uploaded_bytes: u64,
     /// Of tensors, from the device.
     pub downloaded_bytes: u64,
-    /// Of tables that operators need beside tensors (the taps of a resize, factors of many channels), to the device.
+    /// Of tables that operators need besides tensors (the taps of a resize, factors of many channels), to the device.
     pub table_bytes: u64,
-    /// Of models' weights that hearth loads by itself, to the device.
+    /// Of models' weights that hearth loads itself, to the device.
     pub weight_bytes: u64,
-    /// Of what kernels found wrong, from the device.
+    /// Of faults that kernels recorded, from the device.
     pub fault_bytes: u64,
 }
 
-/// What bytes are, for [`Copied`].
+/// The kind of the bytes, for [`Copied`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Tensor,
@@ -39,7 +39,7 @@ pub(super) enum Purpose {
     Fault,
 }
 
-/// Writes a part of what goes to the device, from a place on.
+/// Writes a part of the data for the device, from an offset on.
 pub(super) type Source<'a> = dyn Fn(usize, &mut [u8]) -> Outcome<()> + Sync + 'a;
 
 /// The chunks.
@@ -64,12 +64,12 @@ struct Pool {
 struct State {
     free: Vec<Pinned>,
     under_way: VecDeque<(Pinned, Event)>,
-    /// All that were taken from the driver.
+    /// All chunks that were taken from the driver.
     count: usize,
 }
 
 impl Staging {
-    /// Staging memory of at most so many bytes, but of at least some chunks of each size.
+    /// Staging memory of at most this many bytes, but with at least a few chunks of each size.
     pub(super) fn new(driver: Arc<dyn Driver>, bytes: u64) -> Staging {
         let pool = |chunk_bytes: usize, share: u64| Pool {
             chunk_bytes,
@@ -82,7 +82,7 @@ impl Staging {
         Staging { driver, pools, uploaded, downloaded, tables, weights, faults }
     }
 
-    /// What was copied so far.
+    /// The bytes copied so far.
     pub(super) fn copied(&self) -> Copied {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Copied {
@@ -97,7 +97,7 @@ impl Staging {
     /// Queues a copy to the device.
     ///
     /// # Safety
-    /// So many bytes of device memory at `to` stay taken until [`Stream::In`] is past it.
+    /// This many bytes of device memory at `to` stay allocated until [`Stream::In`] has done the copy.
     #[allow(unsafe_code)]
     pub(super) unsafe fn upload(&self, to: u64, bytes: &[u8], purpose: Purpose) -> Outcome<()> {
         let source = |at: usize, place: &mut [u8]| {
@@ -108,10 +108,10 @@ impl Staging {
         unsafe { self.upload_from(to, bytes.len(), &source, purpose) }
     }
 
-    /// Queues a copy to the device of what `source` gives: it is told where a part begins, writes all of that part, and is called
-    /// by several threads.
+    /// Queues a copy to the device of the data that `source` gives: it gets the offset of a part and writes all of that part. Several
+    /// threads call it.
     ///
-    /// Errors: those of `source`, after which some parts are queued.
+    /// Errors: those of `source`; some parts may be queued by then.
     ///
     /// # Safety
     /// As for [`Staging::upload`].
@@ -128,13 +128,13 @@ impl Staging {
             for start in range.clone().step_by(pool.chunk_bytes) {
                 let length = (range.end - start).min(pool.chunk_bytes);
                 let chunk = pool.take(&*self.driver)?;
-                // SAFETY: the chunk is this call's alone, at least this long, and somebody wrote it, if only the system zeros.
+                // SAFETY: only this call uses the chunk, it is at least this long, and it is initialised, at least with the system's zeros.
                 let place = unsafe { std::slice::from_raw_parts_mut(chunk.address as *mut u8, length) };
                 if let Err(failure) = source(start, place) {
                     chunk.put();
                     return Err(failure);
                 }
-                // SAFETY: the caller's memory holds the part; the chunk comes back after an event behind the copy.
+                // SAFETY: the caller's memory holds the part; the chunk is reused only after an event that follows the copy.
                 let queued = unsafe { self.driver.copy_in(to + start as u64, chunk.address, length) };
                 let event = queued.and_then(|()| Event::record(&self.driver, Stream::In))?;
                 chunk.send(event);
@@ -155,7 +155,7 @@ impl Staging {
     /// Copies from the device and waits for it. All of `bytes` is written, unless it fails.
     ///
     /// # Safety
-    /// So many bytes of device memory at `from` are taken, and what [`Stream::Out`] waits for has written them.
+    /// This many bytes of device memory at `from` are allocated, and work that [`Stream::Out`] waits for has written them.
     #[allow(unsafe_code)]
     pub(super) unsafe fn download(&self, from: u64, bytes: &mut [MaybeUninit<u8>], purpose: Purpose) -> Outcome<()> {
         let (length, pool) = (bytes.len(), self.pool(bytes.len()));
@@ -167,7 +167,7 @@ impl Staging {
             parts.push((from + range.start as u64, part));
             rest = others;
         }
-        // SAFETY: by this function's contract, of which each part is a part.
+        // SAFETY: by this function's contract; each part is within the range.
         helpers.share(parts, &|(from, part)| unsafe { self.download_part(pool, from, part) })?;
         let counter = if purpose == Purpose::Tensor { &self.downloaded } else { &self.faults };
         counter.fetch_add(length as u64, Ordering::Relaxed);
@@ -189,7 +189,7 @@ impl Staging {
             Ok(())
         };
         for (index, part) in bytes.chunks_mut(pool.chunk_bytes).enumerate() {
-            // Nobody waits for a chunk while holding one.
+            // No thread waits for a chunk while it holds one.
             let chunk = match under_way.pop_front() {
                 None => pool.take(&*self.driver)?,
                 Some(first) => match pool.try_take(&*self.driver)? {
@@ -204,7 +204,7 @@ impl Staging {
                 },
             };
             let start = (index * pool.chunk_bytes) as u64;
-            // SAFETY: the caller's memory holds the part; the chunk is kept until the event behind the copy.
+            // SAFETY: the caller's memory holds the part; the chunk is kept until the event that follows the copy.
             unsafe {
                 self.driver.copy_out(from + start, chunk.address, part.len())?;
             }
@@ -229,23 +229,23 @@ impl Pool {
         self.state.lock()
     }
 
-    /// A chunk that nothing uses; waits for one.
+    /// A free chunk; waits for one.
     fn take(&self, driver: &dyn Driver) -> Outcome<Chunk<'_>> {
         loop {
             if let Some(chunk) = self.try_take(driver)? {
                 return Ok(chunk);
             }
             let mut state = self.state();
-            // Whoever holds a chunk gives it back without taking another, so one comes.
+            // A thread that holds a chunk gives it back without taking another, so one becomes free.
             if state.free.is_empty() && state.under_way.is_empty() {
-                // Looked at again now and then: memory for another chunk may come from elsewhere.
+                // Checked again from time to time: memory for another chunk may be freed elsewhere.
                 let patience = std::time::Duration::from_millis(50);
                 self.returned.wait_for(&mut state, patience);
             }
         }
     }
 
-    /// A chunk that nothing uses, or that a copy to the device uses until its end; none where all are held by downloads.
+    /// A chunk that is free, or is in use by a copy to the device until that ends; none where downloads hold all of them.
     fn try_take(&self, driver: &dyn Driver) -> Outcome<Option<Chunk<'_>>> {
         let chunk = |pinned: Pinned| Some(Chunk { pool: self, address: pinned.address, is_over: false });
         let mut state = self.state();
@@ -262,7 +262,7 @@ impl Pool {
                     state.count += 1;
                     return Ok(chunk(pinned));
                 }
-                // What there is must do.
+                // The existing chunks must suffice.
                 Err(Failure::OutOfMemory) if state.count > 0 => {}
                 Err(failure) => return Err(failure),
             }
@@ -275,8 +275,8 @@ impl Pool {
     }
 }
 
-/// A chunk in use. One that is dropped without [`Chunk::put`] or [`Chunk::send`] is never used again, because whether a copy
-/// still runs is unknown; another may then take its place.
+/// A chunk in use. One that is dropped without [`Chunk::put`] or [`Chunk::send`] is never used again, because a copy may still
+/// run; another may then take its place.
 struct Chunk<'a> {
     pool: &'a Pool,
     address: usize,
@@ -284,14 +284,14 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    /// Nothing uses it any more.
+    /// Gives it back: nothing uses it any more.
     fn put(mut self) {
         self.is_over = true;
         self.pool.state().free.push(Pinned { address: self.address });
         self.pool.returned.notify_one();
     }
 
-    /// Nothing uses it once the event's work is done.
+    /// Gives it back: nothing uses it once the event's work is done.
     fn send(mut self, event: Event) {
         self.is_over = true;
         self.pool.state().under_way.push_back((Pinned { address: self.address }, event));

@@ -1,4 +1,4 @@
-//! One operator on the device: its work becomes launches with their parameters; it never waits for them.
+//! One operator on the device: turns its work into launches with their parameters; it never waits for them.
 
 mod elements;
 mod image;
@@ -27,12 +27,12 @@ pub(super) struct Task<'a> {
     plan: &'a Plan,
     inputs: Vec<Operand<'a>>,
     outputs: &'a [u64],
-    /// Memory that the launches use beside inputs and results. It goes back once all are queued.
+    /// Memory that the launches use besides inputs and results. It is freed once all are queued.
     scratch: Vec<(Block, Charge)>,
     faults: Vec<Arc<Fault>>,
 }
 
-/// An input: its first element's address, and what it is.
+/// An input: the address of its first element, and its description.
 #[derive(Clone, Copy)]
 struct Operand<'a> {
     address: u64,
@@ -40,7 +40,7 @@ struct Operand<'a> {
     shape: &'a Shape,
 }
 
-/// An operator was run with other tensors than it was planned for.
+/// The error for an operator that runs with other tensors than it was planned for.
 pub(super) fn lost() -> Error {
     Error::new(Kind::Internal, "an operator was run with other tensors than it was planned for")
 }
@@ -48,7 +48,7 @@ pub(super) fn lost() -> Error {
 /// Bytes that a thread reads or writes at once.
 pub(super) const PACK_BYTES: u64 = 16;
 
-/// Elements of a thread that converts: the wider side of them is read or written at once.
+/// Elements per thread of a conversion: the wider side is read or written at once.
 pub(super) fn each(from: DType, to: DType) -> u64 {
     PACK_BYTES / size_of(from).max(size_of(to))
 }
@@ -87,7 +87,7 @@ impl<'a> Task<'a> {
         Ok(Task { core, account, stop, plan, inputs, outputs, scratch: Vec::new(), faults: Vec::new() })
     }
 
-    /// What the launches may find wrong.
+    /// The faults that the launches may record.
     pub(super) fn into_faults(self) -> Vec<Arc<Fault>> {
         self.faults
     }
@@ -145,7 +145,7 @@ impl<'a> Task<'a> {
         self.plan.outputs.first().map_or(0, |(_, shape)| shape.elements())
     }
 
-    /// Queues a kernel unless nobody waits for it any more.
+    /// Queues a kernel, unless the work was cancelled.
     fn launch<P: Pod>(&self, unit: Unit, name: &'static str, blocks: u64, parameters: &P) -> Result<()> {
         self.stop.check()?;
         self.core.launch(unit, name, blocks, parameters)
@@ -160,7 +160,7 @@ impl<'a> Task<'a> {
         Ok(address)
     }
 
-    /// A copy of host bytes in scratch memory that was taken for them.
+    /// A copy of host bytes in scratch memory.
     fn upload_scratch(&self, bytes: &[u8]) -> Result<()> {
         let (block, _) = self.scratch.last().ok_or_else(lost)?;
         self.core.upload(block, bytes, Purpose::Table)

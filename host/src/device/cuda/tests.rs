@@ -1,4 +1,4 @@
-//! The device over the kernels on the CPU: order of queues, what is counted, what fails; results of operators are the table's.
+//! The device over the kernels on the CPU: the order of queues, counters and failures; the table tests operators' results.
 
 mod fused;
 mod kept;
@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 const BUDGET_BYTES: u64 = 64 << 20;
 
-/// A device and its driver; none where kernels cannot be built.
+/// A device and its driver; `None` where kernels cannot be built.
 fn device(eager_copies: bool, budget_bytes: u64) -> Option<(Arc<OnCpu>, Arc<Cuda>)> {
     let driver = OnCpu::where_it_can_be(eager_copies)?;
     let device = driver.device(budget_bytes);
@@ -53,7 +53,7 @@ fn memory_that_is_used_again_never_mixes_tensors() {
             let value = round as f32;
             let input = floats(&device, &account, &[1_000], value);
             let doubled = run(&device, &account, &Op::Arithmetic(Arithmetic::Add), &[&input, &input]).unwrap();
-            // The input's memory comes back while the kernel that reads it is still queued.
+            // The input's memory is given back while the kernel that reads it is still queued.
             drop(input);
             let negative = run(&device, &account, &Op::Unary(Unary::Negate), &[&doubled[0]]).unwrap();
             kept.push((doubled[0].clone(), 2.0 * value));
@@ -92,7 +92,7 @@ fn many_large_copies_at_once_share_few_chunks() {
     if device(false, BUDGET_BYTES).is_none() {
         return;
     }
-    // Four chunks of 2 MiB, and eight threads that would each like two.
+    // Four chunks of 2 MiB, and eight threads that would each use two.
     let limits = Limits { staging_bytes: 1 << 20, ..Limits::default() };
     let device = Cuda::with(OnCpu::new(true), "cuda:0".to_owned(), (0, 0), Ledger::new(BUDGET_BYTES), limits).unwrap();
     std::thread::scope(|scope| {
@@ -220,7 +220,7 @@ fn kept_memory_makes_room_before_a_request_is_refused() {
     let Some((_, device)) = device(false, 8 << 20) else { return };
     let account = account(&device);
     let take = |bytes: u64| device.create(&account, DType::U8, shape(&[bytes]), &vec![1; bytes as usize]);
-    // Sizes of different classes, so that none is used again as it is.
+    // Sizes of different classes, so that none is reused as it is.
     for megabytes in [2, 4, 6, 8, 2, 6] {
         take(megabytes << 20).unwrap();
         assert!(device.memory_use().kept_bytes + device.memory_use().used_bytes <= 8 << 20);
@@ -245,7 +245,7 @@ fn models_leave_for_what_rounding_adds_to_what_the_ledger_knows() {
     let tensor = floats(&device, &account, &[1 << 18], 3.0);
     assert!(all_are(&tensor, 3.0));
     assert_eq!(models.lock().unwrap().len(), 2);
-    // Nobody leaves for what could never fit, and when nobody is left it is refused.
+    // No model is unloaded for a request that can never fit, and a request is refused when no model can be unloaded.
     assert!(device.core.take(13 << 20).is_err());
     assert_eq!(models.lock().unwrap().len(), 2);
     assert!(device.core.take(12 << 20).is_err());
@@ -289,7 +289,7 @@ fn an_engine_is_charged_for_what_it_takes_and_refused_what_does_not_fit() {
     assert!(Cuda::engine_allocate(64).is_null(), "nothing was lent");
     let workspace = ledger.account(Owner::Workspace, u64::MAX, 0);
     let lent = device.lend(&workspace, 1_000).unwrap();
-    // What is covered is charged elsewhere, and pays for part of a block, too; what comes back covers again.
+    // Covered bytes are charged elsewhere, and may pay for a part of a block; bytes given back are covered again.
     let covered = Cuda::engine_allocate(900);
     assert!(!covered.is_null());
     assert_eq!(ledger.used_bytes(), 0);
@@ -298,14 +298,14 @@ fn an_engine_is_charged_for_what_it_takes_and_refused_what_does_not_fit() {
     Cuda::engine_free(covered);
     let covered = Cuda::engine_allocate(800);
     assert_eq!(ledger.used_bytes(), 100);
-    // What is refused leaves what covers as it was.
+    // A refusal leaves the covered bytes unchanged.
     assert!(lent.take(BUDGET_BYTES).is_err());
     assert!(!Cuda::engine_allocate(100).is_null());
     assert_eq!(ledger.used_bytes(), 100);
     assert!(lent.refusal().is_none());
     assert!(Cuda::engine_allocate(BUDGET_BYTES as usize).is_null());
     assert_eq!(lent.refusal().unwrap().kind(), crate::error::Kind::Overloaded);
-    // Another lending does not end the one before, and memory comes back from any thread.
+    // Another lending does not end the one before, and memory may be given back on any thread.
     let other = device.lend(&account(&device), 0).unwrap();
     let of_other = Cuda::engine_allocate(300);
     assert_eq!(ledger.used_by(OwnerKind::Invocation), 300);
@@ -341,7 +341,7 @@ fn weights_go_from_a_file_to_the_device_and_a_failure_leaves_nothing() {
         for (range, address) in ranges.iter().zip(&weights.addresses) {
             let length = range.end - range.start;
             assert_eq!(address % 256, 0);
-            // SAFETY: the weights lie there as long as they live.
+            // SAFETY: the weights stay there as long as they live.
             #[allow(unsafe_code)]
             let claimed = unsafe { lent.claim(*address, length) }.unwrap();
             let tensor = lent.tensor(&account, DType::U8, shape(&[length]), claimed, []).unwrap();
@@ -354,7 +354,7 @@ fn weights_go_from_a_file_to_the_device_and_a_failure_leaves_nothing() {
         assert!(error.chain().contains("reading a model's weights"), "{}", error.chain());
         assert_eq!(lent.load(&file, &[0..1, 0..BUDGET_BYTES * 2]).map(drop).unwrap_err().kind(), Kind::Overloaded);
         assert_eq!((ledger.used_bytes(), account.tensor_count()), (0, 0));
-        // Chunks of reads that failed are still used.
+        // Chunks of failed reads are still used.
         file.set_len(bytes.len() as u64).unwrap();
         lent.load(&file, &ranges[2..3]).unwrap();
     }
@@ -376,13 +376,13 @@ fn what_an_engine_leaves_becomes_tensors() {
     let claimed =
         unsafe { [lent.claim(address as u64, 4_000), lent.claim(address as u64, 4_000), lent.claim(from, 4_000)] };
     let of_nothing = {
-        // SAFETY: no byte is named.
+        // SAFETY: the range is empty.
         #[allow(unsafe_code)]
         unsafe {
             lent.claim(0, 0)
         }
     };
-    // The engine lets go of memory that is a tensor's now.
+    // The engine gives back memory that is now a tensor's.
     Cuda::engine_free(address);
     let [own, copy, of_input] =
         claimed.map(|claimed| lent.tensor(&account, DType::F32, shape(&[1_000]), claimed.unwrap(), [&input]).unwrap());
@@ -404,12 +404,12 @@ fn what_an_engine_leaves_becomes_tensors() {
     assert_eq!((device.ledger().used_bytes(), account.tensor_count()), (0, 0));
 }
 
-/// What one tenant left in memory of every class, no operator shows another: its results are those of the CPU device, whose
+/// No operator's result shows what another tenant left in memory of any class: the results equal those of the CPU device, whose
 /// memory is always zeroed.
 #[test]
 fn memory_that_changes_tenant_shows_nothing_of_the_one_before() {
     const SECRET: u8 = 0xc7;
-    // The classes of small and middling blocks, on both sides of their edges, and two large ones.
+    // The classes of small and medium blocks, on both sides of their bounds, and two large ones.
     let edges = (9..20).flat_map(|power| [1u64 << power, (1 << power) / 2 * 3]).chain([2 << 20, 4 << 20]);
     let sizes: Vec<u64> = edges.flat_map(|edge| [edge - 1, edge, edge + 1]).collect();
     for eager in [false, true] {
@@ -465,7 +465,7 @@ fn memory_that_changes_tenant_shows_nothing_of_the_one_before() {
                 (Op::Reduce { reduction: Reduction::Sum, axes: vec![0], keep_axes: true }, vec![&large]),
                 (Op::Cast { dtype: DType::S8 }, vec![&large]),
             ];
-            // Sorts of megabytes take this machine seconds.
+            // Sorts of megabytes take seconds on this machine.
             cases.retain(|(op, _)| {
                 size < 70_000 || matches!(op, Op::Pad { .. } | Op::OneHot { .. } | Op::Concat { .. })
             });

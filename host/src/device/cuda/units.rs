@@ -1,4 +1,4 @@
-//! The kernels' sources, cut into units that are compiled each for one element type; it never compiles anything.
+//! The kernels' sources, divided into units, each compiled for one element type; it never compiles anything.
 
 use crate::device::DType;
 
@@ -9,7 +9,7 @@ pub(super) enum Family {
     Elements,
     /// Conversions and `normalize`.
     Cast,
-    /// Elements are moved, whatever they mean.
+    /// Moves of elements, independent of their meaning.
     Moves,
     /// Operators along one axis.
     Lanes,
@@ -19,7 +19,7 @@ pub(super) enum Family {
     Orders,
     /// Resize.
     Image,
-    /// Products of matrices where no library has them.
+    /// Products of matrices that no library supports.
     Matmul,
 }
 
@@ -48,7 +48,7 @@ impl Family {
         Family::Matmul,
     ];
 
-    /// The file's name without its ending.
+    /// The file's name without its extension.
     pub(super) fn name(self) -> &'static str {
         match self {
             Family::Elements => "elements",
@@ -75,7 +75,7 @@ impl Family {
         }
     }
 
-    /// The element types that it is compiled for.
+    /// The element types for which it is compiled.
     #[cfg(test)]
     pub(super) fn elements(self) -> Vec<&'static str> {
         let dtypes = || DType::ALL.into_iter().filter(|dtype| *dtype != DType::Text);
@@ -130,7 +130,7 @@ impl Unit {
     }
 }
 
-/// Every unit there is.
+/// Every unit that exists.
 #[cfg(test)]
 pub(super) fn every() -> Vec<Unit> {
     let units = |family: Family| family.elements().into_iter().map(move |element| Unit { family, element });

@@ -1,4 +1,4 @@
-//! Weights that an engine lets hearth load: ranges of a file, read by several threads into pinned memory and copied to one block
+//! Weights that hearth loads for an engine: ranges of a file, which several threads read into pinned memory and copy to one block
 //! of the device; it never knows what they mean.
 
 use super::driver::{Failure, Outcome};
@@ -8,18 +8,18 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-/// Where each range begins on the device: what `cudaMalloc` promises, and kernels of libraries expect.
+/// The alignment of each range on the device: `cudaMalloc` guarantees it, and kernels of libraries expect it.
 const ALIGNMENT: u64 = 256;
 
-/// Weights on the device, for as long as it lives.
+/// Weights on the device, for as long as this lives.
 pub struct DeviceWeights {
-    /// Where each range lies, in their order.
+    /// The address of each range, in their order.
     pub addresses: Vec<u64>,
     _memory: Claimed,
 }
 
 impl Lent<'_> {
-    /// Reads ranges of a file into device memory, charged as what the engine takes, and waits until all is there.
+    /// Reads ranges of a file into device memory, charged like the engine's memory, and waits until all are there.
     ///
     /// Errors: `overloaded`; those of the file; failures of the device.
     pub fn load(&self, file: &File, ranges: &[Range<u64>]) -> Result<DeviceWeights> {
@@ -40,9 +40,9 @@ struct Layout {
 }
 
 struct Piece {
-    /// Where it begins on the device.
+    /// Its offset on the device.
     at: u64,
-    /// Where it lies in the file.
+    /// Its offset in the file.
     from: Range<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Launches of functions of elements, arithmetic, comparisons, conversions and `normalize`.
+//! Launches of elementwise functions, arithmetic, comparisons, conversions and `normalize`.
 
 use super::super::core::blocks_of;
 use super::super::parameters::{AXES, Converted, One, Two, axes};
@@ -124,7 +124,7 @@ impl Task<'_> {
         self.launch(Unit::of(Family::Cast, input.dtype), name, blocks_of(count.div_ceil(each)), &parameters)
     }
 
-    /// Of more channels than fit in the parameters; of fewer it waits, see [`super::super::fused`].
+    /// For more channels than fit in the parameters; with fewer it waits, see [`super::super::fused`].
     pub(super) fn normalize(&mut self, inner: u64, scale: &[f32], offset: &[f32]) -> Result<()> {
         let (input, output, count) = (self.input(0)?, self.output(0)?, self.count());
         let (from, to) = (input.dtype, DType::F32);

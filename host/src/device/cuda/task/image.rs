@@ -13,7 +13,7 @@ impl Task<'_> {
     pub(super) fn resize(&mut self, source: [u64; 2], channels: u64, resize: &Resize) -> Result<()> {
         let (input, output, count) = (self.input(0)?, self.output(0)?, self.count());
         let wide = input.dtype == DType::F64;
-        // The kernel has code for so many channels of a pixel at once.
+        // The kernel has specialised code for these numbers of channels per pixel.
         let (name, together) = match (resize.interpolation, channels) {
             (Interpolation::Nearest(_), _) => ("pick", 1),
             (_, 3 | 4) => ("resize", channels),
@@ -43,7 +43,7 @@ impl Task<'_> {
         let resample::Taps { width, starts, counts, weights } = axis.taps(&mut Pace::new(self.stop))?;
         let weight_bytes = if wide { 8 } else { 4 };
         let mut table = Vec::with_capacity(weights.len() * weight_bytes + starts.len() * 8);
-        // The weights first, because theirs is the widest alignment.
+        // The weights first, because they need the widest alignment.
         match wide {
             true => table.extend_from_slice(bytemuck::cast_slice(&weights)),
             false => weights.iter().for_each(|weight| table.extend_from_slice(&(*weight as f32).to_ne_bytes())),

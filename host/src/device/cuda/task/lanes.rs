@@ -6,25 +6,25 @@ use super::super::units::{Family, Unit};
 use super::{Task, size_of};
 use crate::error::Result;
 
-/// Threads that a launch should have at least, where lanes are few.
+/// The fewest threads that a launch should have where there are few lanes.
 const ENOUGH_THREADS: u64 = 1 << 16;
-/// Neighbouring lanes that a block works on at least where they lie side by side, so that they are read together.
+/// The fewest neighbouring lanes of a block where they are contiguous, so that they are read together.
 const NEIGHBOURS: u64 = 8;
 
-/// How the threads of a block share lanes that lie side by side: the parts of each.
+/// How the threads of a block share lanes that are contiguous with one another: the number of parts of each.
 pub(super) fn parts_of_neighbours(lanes: u64, length: u64) -> u64 {
     let wanted = (ENOUGH_THREADS / lanes.max(1)).clamp(1, THREADS / NEIGHBOURS);
     let wanted = 1 << wanted.ilog2();
     wanted.min(length.max(1).next_power_of_two())
 }
 
-/// How they share lanes whose elements lie side by side.
+/// How they share lanes whose elements are contiguous.
 pub(super) fn parts_of_rows(steps: u64) -> u64 {
     steps.clamp(1, THREADS).next_power_of_two()
 }
 
 impl Task<'_> {
-    /// The parameters of [outer, length, inner] whose results are as long as the lanes or one for each.
+    /// The parameters of [outer, length, inner] whose results have the lanes' length, or one element for each lane.
     fn lanes_of(&self, [outer, length, inner]: [u64; 3], whole: bool) -> Result<Lanes> {
         let (input, output) = (self.input(0)?, self.output(0)?);
         let each = 16 / size_of(input.dtype);

@@ -1,4 +1,4 @@
-//! Launches of `matmul`: a library's product where there is one for the element type, else a kernel.
+//! Launches of `matmul`: a library's product where one supports the element type, else a kernel.
 
 use super::super::driver::Multiplication;
 use super::super::parameters::{AXES, Product, axes};
@@ -18,7 +18,7 @@ impl Task<'_> {
             return Err(lost());
         }
         let matrices: u64 = dims.iter().product();
-        // A product of one term is not a sum to cuBLAS: it leaves -0 where the sum from 0 is 0.
+        // cuBLAS does not treat a product of one term as a sum: it keeps -0 where the sum from 0 is 0.
         if dims.len() <= 1 && length > 1 {
             let [a_stride, b_stride] = strides.first().copied().unwrap_or_default();
             let product = Multiplication {

@@ -1,4 +1,4 @@
-//! Launches of kernels that move elements: as wide ones as sizes and addresses allow.
+//! Launches of kernels that move elements, in units as wide as sizes and addresses allow.
 
 use super::super::core::blocks_of;
 use super::super::memory::{FAULT_BYTES, Fault};
@@ -12,10 +12,10 @@ use crate::device::{Broadcast, DType, PadMode, StridedCopy};
 use crate::error::Result;
 use std::sync::{Arc, OnceLock};
 
-/// Planes with sides of at least so many elements are transposed in tiles.
+/// Planes with sides of at least this many elements are transposed in tiles.
 const TILED: u64 = 16;
 
-/// How many elements of `size` bytes can move as one: `counts` of them and all addresses are multiples of it.
+/// The number of elements of `size` bytes that can move as one: `counts` and all addresses are multiples of it.
 fn together(size: u64, counts: &[u64], addresses: &[u64]) -> u64 {
     let fits = |each: &u64| {
         let width = each * size;
@@ -65,7 +65,7 @@ impl Task<'_> {
         self.launch(Unit::moves(size * each), "strided_copy", blocks_of(threads), &parameters)
     }
 
-    /// Copies where axis `axis` lies side by side in the input and the last one in the result.
+    /// Copies where axis `axis` is contiguous in the input and the last axis is contiguous in the result.
     fn transpose(&self, axis: usize, dims: &[u64], strides: &[i64], start: u64) -> Result<()> {
         let (input, output) = (self.input(0)?, self.output(0)?);
         let last = dims.len() - 1;
@@ -100,7 +100,7 @@ impl Task<'_> {
         if target.len() > AXES || source.len() != target.len() || before.len() != target.len() {
             return Err(lost());
         }
-        // Axes at the end that are not padded move as one block.
+        // Trailing axes that are not padded move as one block.
         let padded = (0..source.len()).rev().find(|axis| source[*axis] != target[*axis]).map_or(0, |axis| axis + 1);
         let block: u64 = target[padded..].iter().product();
         let (mode, constant) = match mode {
@@ -150,7 +150,7 @@ impl Task<'_> {
         Ok(())
     }
 
-    /// Copies rows of `length` elements, each so many elements behind the one before on either side.
+    /// Copies rows of `length` elements, with a given distance between rows on either side.
     fn rows(&self, dtype: DType, outer: u64, length: u64, [from, to]: [(u64, u64); 2]) -> Result<()> {
         if outer * length == 0 {
             return Ok(());
@@ -158,7 +158,7 @@ impl Task<'_> {
         let size = size_of(dtype);
         if outer == 1 {
             self.stop.check()?;
-            // SAFETY: a row lies within the tensor on either side, and a result is never one of its inputs.
+            // SAFETY: a row is within the tensor on either side, and a result is never one of its inputs.
             #[allow(unsafe_code)]
             let queued = unsafe { self.core.driver.copy_within(from.0, to.0, length * size) };
             return self.core.told(queued);
@@ -214,7 +214,7 @@ impl Task<'_> {
         self.launch(Unit::moves(size_of(dtype)), "one_hot", blocks_of(count), &parameters)
     }
 
-    /// Queues a look at all indices; who reads the result is told what is wrong with them.
+    /// Queues a check of all indices; a wrong index is reported when the result is read.
     fn check_indices(&mut self, operator: &'static str, indices: Operand<'_>, length: u64) -> Result<()> {
         let count = indices.shape.elements();
         if count == 0 {
@@ -223,7 +223,7 @@ impl Task<'_> {
         let charge = self.account.charge(FAULT_BYTES as u64)?;
         let block = self.core.take(FAULT_BYTES as u64)?;
         let (fault, index_type) = (block.address(), dtype_code(indices.dtype));
-        // SAFETY: the block holds the words, and goes back to the allocator at the earliest.
+        // SAFETY: the block holds the words, and returns to the allocator at the earliest.
         #[allow(unsafe_code)]
         let filled = unsafe { self.core.driver.fill(fault, 0xff, FAULT_BYTES as u64) };
         self.core.told(filled)?;

@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 
 /// Items that a block sorts; TILE of orders.cu.
 const TILE: u64 = 1_024;
-/// With k of at most so many, tiles leave their best k only; with more, whole lanes are sorted.
+/// Up to this k, tiles keep only their best k; above it, whole lanes are sorted.
 const FEW: u64 = TILE / 2;
 
-/// Bytes of an item of orders.cu, and an error for lanes too long for it.
+/// Bytes of an item of orders.cu; an error for lanes that are too long for it.
 fn item_bytes(dtype: DType, length: u64) -> Result<u64> {
     match size_of(dtype) {
         8 => Ok(16),
@@ -54,7 +54,7 @@ impl Task<'_> {
         self.launch(unit, "write_items", blocks_of(stage.lanes * k), &written)
     }
 
-    /// Sorts the items of whole lanes; gives where they lie then.
+    /// Sorts the items of whole lanes; returns where they are afterwards.
     fn sorted(&mut self, unit: Unit, bytes: u64, mut stage: Ordered) -> Result<u64> {
         let tiles = stage.length.div_ceil(TILE);
         let mut free = [self.scratch(stage.lanes * stage.length * bytes)?, 0];

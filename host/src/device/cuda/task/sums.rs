@@ -9,11 +9,11 @@ use super::{Task, lost, size_of};
 use crate::device::Reduction;
 use crate::error::Result;
 
-/// Threads that a launch should have at least.
+/// The fewest threads that a launch should have.
 const ENOUGH_THREADS: u64 = 1 << 18;
-/// Elements that a thread adds up at least before a lane is cut into more segments.
+/// The fewest elements that a thread adds up before a lane is cut into more segments.
 const EACH: u64 = 16;
-/// So many lanes are scanned by a thread each; fewer by a block each.
+/// From this many lanes on, a thread scans each; with fewer, a block scans each.
 const MANY_LANES: u64 = 4_096;
 
 impl Task<'_> {

@@ -1,4 +1,4 @@
-//! Operators that wait for the next one: what comes out is what each alone would make, and when it is queued.
+//! Operators that wait for the next one: the result equals that of separate operators, and when it is queued.
 
 use super::super::test_devices;
 use super::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 const CASES: u32 = 400;
 
-/// A tensor to normalise, and what comes then.
+/// A tensor to normalise, and the operators that follow.
 #[derive(Clone, Debug)]
 struct Chain {
     dtype: DType,
@@ -49,7 +49,7 @@ fn chains() -> impl Strategy<Value = Chain> {
     })
 }
 
-/// What each step of a chain makes. With `each`, every step is read before the next one.
+/// The results of the steps of a chain. With `each`, every step is read before the next one.
 fn steps(device: &Arc<dyn Device>, chain: &Chain, each: bool) -> Vec<Vec<u8>> {
     let account = device.ledger().account(Owner::Invocation { tenant: "default".into() }, BUDGET_BYTES, 1_000);
     let limits = device.limits();
@@ -71,7 +71,7 @@ fn steps(device: &Arc<dyn Device>, chain: &Chain, each: bool) -> Vec<Vec<u8>> {
         }
         tensors.extend(next);
     }
-    // The last one first: nobody needed those before it.
+    // The last one first: the ones before it were not needed.
     let mut made: Vec<Vec<u8>> = tensors.iter().skip(1).rev().map(whole).collect();
     made.reverse();
     drop(tensors);
@@ -101,7 +101,7 @@ fn normalize() -> Op {
 
 const MOVED: [i32; 3] = [2, 0, 1];
 
-/// A picture of threes, and it normalised.
+/// A picture of threes, and its normalised form.
 fn picture(device: &Cuda, account: &Arc<Account>) -> (Tensor, Tensor) {
     let image = device.create(account, DType::U8, shape(&[8, 8, 3]), &[3; 192]).unwrap();
     let normal = run(device, account, &normalize(), &[&image]).unwrap().remove(0);
@@ -116,7 +116,7 @@ fn a_chain_is_one_launch_and_is_queued_when_somebody_needs_it() {
     let moved = run(&device, &account, &Op::Permute { axes: MOVED.to_vec() }, &[&normal]).unwrap().remove(0);
     let half = run(&device, &account, &Op::Cast { dtype: DType::F16 }, &[&moved]).unwrap().remove(0);
     assert_eq!((driver.launches(), account.used_bytes()), (0, 192 * (1 + 4 + 4 + 2)));
-    // Nobody needs these any more, but the image, which the last one is made of, is still there.
+    // These are not needed any more, but the image, which the last one is made of, still exists.
     drop((image, normal, moved));
     assert_eq!(account.used_bytes(), 192 * (1 + 2));
     assert_eq!(half.read(0..4).unwrap(), [0, 0x45, 0, 0x45], "3 * 2 - 1 as f16");
@@ -124,7 +124,7 @@ fn a_chain_is_one_launch_and_is_queued_when_somebody_needs_it() {
     half.read(0..384).unwrap();
     assert_eq!(driver.launches(), 1);
 
-    // What was needed on its own is not made a second time for the next one.
+    // A result that was needed on its own is not made a second time for the next one.
     let (_image, normal) = picture(&device, &account);
     let sum = run(&device, &account, &Op::Arithmetic(Arithmetic::Add), &[&normal, &normal]).unwrap().remove(0);
     assert!(all_are(&sum, 10.0) && all_are(&normal, 5.0));

@@ -1,4 +1,4 @@
-//! Kernels on disk: those that this node signed are loaded, and all others are compiled anew.
+//! Kernels on disk: those that this node signed are loaded, and all others are compiled again.
 
 use super::super::machine_code::MachineCode;
 use super::*;
@@ -9,7 +9,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A process that uses a data folder: what negated numbers it gets, and how many units it compiled for that.
+/// A process that uses a data folder: the negated numbers that it computes, and the number of units it compiled for them.
 fn negated(data: &Path, dtypes: &[DType]) -> usize {
     let key = NodeKey::open(data).unwrap();
     let driver = OnCpu::keeping(MachineCode::open(data.join("kernels"), &key, 90, (13, 5)).unwrap());
@@ -59,7 +59,7 @@ fn kernels_that_this_node_did_not_sign_are_compiled_anew() {
     let whole = fs::read(&file).unwrap();
     let strangers = fs::read(kernel(strange.path(), "elements-f32")).unwrap();
     assert!(whole[32..] == strangers[32..] && whole[..32] != strangers[..32], "only the signatures differ");
-    // What version 0.1 wrote, under the same name: code, and its SHA-256.
+    // What version 0.1 wrote under the same name: code, and its SHA-256.
     let code = &whole[32..];
     let old = [code, &Sha256::digest(code)[..]].concat();
     let mut damages = damages(&whole, &fs::read(&other).unwrap(), &strangers);
@@ -75,7 +75,7 @@ fn kernels_that_this_node_did_not_sign_are_compiled_anew() {
         assert!(fs::read(&file).unwrap() == whole, "{what}: it was replaced");
         assert_eq!(negated(data, &both), 0, "{what}");
     }
-    // Another node's key: none of what is there is taken.
+    // Another node's key: none of the kept code is used.
     fs::copy(strange.path().join("node.key"), data.join("node.key")).unwrap();
     assert_eq!(negated(data, &both), 2);
     assert_eq!(mode(&file), 0o600);
@@ -93,7 +93,7 @@ fn kernels_of_another_architecture_or_compiler_are_not_taken() {
     assert_eq!(code(90, (13, 5), b"second"), b"first");
     assert_eq!(code(80, (13, 5), b"of another GPU"), b"of another GPU");
     assert_eq!(code(90, (12, 9), b"of another compiler"), b"of another compiler");
-    // Under the name of another one its signature is wrong.
+    // Under another unit's name its signature is wrong.
     let file = |part: &str| {
         let mut files = fs::read_dir(data.path().join("kernels")).unwrap().map(|entry| entry.unwrap().path());
         files.find(|path| path.to_str().unwrap().contains(part)).unwrap()
