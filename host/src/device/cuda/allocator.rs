@@ -83,8 +83,8 @@ impl Allocator {
     pub(super) fn take(self: &Arc<Allocator>, bytes: u64) -> Outcome<Block> {
         let size = class_of(bytes).ok_or(Failure::OutOfMemory)?;
         let mut state = self.state();
-        // A larger block serves too, as long as it wastes little: a quarter of a large block would be much, and the ledger does not
-        // count the waste.
+        // A larger block serves too, as long as it wastes little: a quarter of a large block would be much, and the ledger does
+        // not count the waste.
         let largest = if size > LARGE_BYTES { size } else { size + size / 4 };
         let fitting = state.kept.range(size..=largest).next().map(|(size, _)| *size);
         if let Some(size) = fitting

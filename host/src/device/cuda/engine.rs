@@ -119,8 +119,8 @@ impl Cuda {
         self.ordinal
     }
 
-    /// Lends memory to the calling thread's engine, until the result is dropped: the first `covered_bytes` of what it holds at once
-    /// are already charged, the rest is charged to `account`.
+    /// Lends memory to the calling thread's engine, until the result is dropped: the first `covered_bytes` of what it holds at
+    /// once are already charged, the rest is charged to `account`.
     ///
     /// Errors: `unavailable` once the device is lost.
     pub fn lend(&self, account: &Arc<Account>, covered_bytes: u64) -> Result<Lent<'_>> {
@@ -182,9 +182,9 @@ impl Lent<'_> {
         self.refusal.lock().take()
     }
 
-    /// Takes over the data that the engine left at an address: the engine's own block where it was taken under this lending, else a
-    /// copy, because the address may be that of an input tensor or a weight. The engine gives the address back afterwards, and
-    /// before the result is dropped.
+    /// Takes over the data that the engine left at an address: the engine's own block where it was taken under this lending,
+    /// else a copy, because the address may be that of an input tensor or a weight. The engine gives the address back
+    /// afterwards, and before the result is dropped.
     ///
     /// Errors: `overloaded`; failures of the device.
     ///

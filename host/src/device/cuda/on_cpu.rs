@@ -42,7 +42,7 @@ struct State {
     lengths: HashMap<usize, usize>,
     pinned: HashMap<usize, Vec<u64>>,
     libraries: Vec<libloading::Library>,
-    /// The files of libraries from kept code: the system takes a library for one that is already loaded if their files are the same.
+    /// The files of libraries from kept code: the system takes a library for one that is loaded if their files are the same.
     files: Vec<tempfile::NamedTempFile>,
     queues: [VecDeque<Job>; 3],
     events: HashMap<u64, (usize, bool)>,

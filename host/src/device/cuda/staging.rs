@@ -108,8 +108,8 @@ impl Staging {
         unsafe { self.upload_from(to, bytes.len(), &source, purpose) }
     }
 
-    /// Queues a copy to the device of the data that `source` gives: it gets the offset of a part and writes all of that part. Several
-    /// threads call it.
+    /// Queues a copy to the device of the data that `source` gives: it gets the offset of a part and writes all of that part.
+    /// Several threads call it.
     ///
     /// Errors: those of `source`; some parts may be queued by then.
     ///
@@ -128,7 +128,7 @@ impl Staging {
             for start in range.clone().step_by(pool.chunk_bytes) {
                 let length = (range.end - start).min(pool.chunk_bytes);
                 let chunk = pool.take(&*self.driver)?;
-                // SAFETY: only this call uses the chunk, it is at least this long, and it is initialised, at least with the system's zeros.
+                // SAFETY: only this call uses the chunk, it is long enough, and it is initialised, at least with the system's zeros.
                 let place = unsafe { std::slice::from_raw_parts_mut(chunk.address as *mut u8, length) };
                 if let Err(failure) = source(start, place) {
                     chunk.put();
