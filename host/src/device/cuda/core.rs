@@ -157,7 +157,7 @@ impl Core {
         }
         let function = self.function(unit, name)?;
         // SAFETY: `parameters` has the layout of the kernel's own (the tests compare the sizes), and the memory it names
-        // belongs to tensors and scratch; these return to the allocator before they are freed, and it hands them only to work that
+        // belongs to tensors and scratch. It returns to the allocator before it is freed, and is handed only to work that
         // is queued after this.
         #[allow(unsafe_code)]
         let queued = unsafe { self.driver.launch(function, blocks as u32, bytemuck::bytes_of(parameters)) };

@@ -128,7 +128,7 @@ impl Staging {
             for start in range.clone().step_by(pool.chunk_bytes) {
                 let length = (range.end - start).min(pool.chunk_bytes);
                 let chunk = pool.take(&*self.driver)?;
-                // SAFETY: only this call uses the chunk, it is long enough, and it is initialised, at least with the system's zeros.
+                // SAFETY: only this call uses the chunk, it is long enough, and at least the system's zeros initialise it.
                 let place = unsafe { std::slice::from_raw_parts_mut(chunk.address as *mut u8, length) };
                 if let Err(failure) = source(start, place) {
                     chunk.put();
